@@ -1,0 +1,129 @@
+"""Analytic FLOPs of the model, two per multiply-add, matrix products only.
+
+Letters are those of `linformer_jax.attention`: N length, K projected, H heads,
+D head_dim, M embed = H * D, F mlp, V vocab. The counts are what the
+computation needs, not what a compiler happens to execute; model FLOPs
+utilisation (MFU) divides them by time and by the device's peak.
+"""
+
+# Published dense peaks per chip in FLOP/s with bfloat16 inputs, by
+# `jax.Device.device_kind`. float32 work runs below them on these devices.
+PEAK_FLOPS = {
+  "TPU v2": 45e12,
+  "TPU v3": 123e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5": 459e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+  "TPU v6e": 918e12,
+  "NVIDIA A100-SXM4-40GB": 312e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def keys_and_values(
+  order: str, sharing: str, n: int, k: int, m: int, h: int, window: int = 0
+) -> int:
+  """FLOPs to make the projected keys and values of one sequence.
+
+  Args:
+    order: 'before' contracts E and F with X and then with W_K and W_V; 'after'
+      the other way round, as equation 7 of arXiv 2006.04768 is written.
+    sharing: 'none', 'headwise', 'key_value' or 'layerwise'. The last two have
+      E = F, so that 'before' contracts once.
+    n: length of the memory.
+    k: projected length.
+    m: width of the model.
+    h: number of heads.
+    window: n / k when the rows of E touch only their own window (pooling),
+      0 for a dense E.
+
+  Returns:
+    The count for keys and values together.
+  """
+  rows = n if window else n * k  # non-zeros of one E
+  if order == "after":
+    return 2 * (2 * n * m * m + 2 * rows * m)
+  once = sharing in ("key_value", "layerwise")
+  matrices = (1 if once else 2) * (h if sharing == "none" else 1)
+  return 2 * matrices * rows * m + 2 * (2 * k * m * m)
+
+
+def cheaper_order(sharing: str, n: int, k: int, m: int, h: int) -> str:
+  """The order of contraction with fewer FLOPs: 'before' or 'after'."""
+  before = keys_and_values("before", sharing, n, k, m, h)
+  return (
+    "before"
+    if before <= keys_and_values("after", sharing, n, k, m, h)
+    else "after"
+  )
+
+
+def attention(
+  kind: str,
+  projection: str,
+  sharing: str,
+  n: int,
+  k: int,
+  m: int,
+  h: int,
+) -> int:
+  """Forward FLOPs of one attention layer on one sequence of n tokens.
+
+  Query and output projections, keys and values, scores and weighted sum.
+  """
+  query_and_output = 2 * (2 * n * m * m)
+  if kind == "softmax":
+    return query_and_output + 4 * n * m * m + 4 * n * n * m
+  scores = 4 * n * k * m
+  if projection == "convolution":  # a window of D x D kernels in each head
+    pool = 2 * (2 * n * m * (m // h))
+    return query_and_output + 4 * n * m * m + pool + scores
+  if projection == "max_pool":
+    return query_and_output + 4 * n * m * m + scores
+  if projection == "mean_pool":
+    shared = "key_value"
+    return (
+      query_and_output
+      + keys_and_values("before", shared, n, k, m, h, n // k)
+      + scores
+    )
+  order = cheaper_order(sharing, n, k, m, h)
+  return query_and_output + keys_and_values(order, sharing, n, k, m, h) + scores
+
+
+def forward(model, n: int, predictions: int) -> int:
+  """Forward FLOPs of a masked language model on one sequence.
+
+  Args:
+    model: a `linformer_jax.ModelConfig`.
+    n: tokens in the sequence.
+    predictions: positions at which the vocabulary is scored.
+
+  Returns:
+    FLOPs of the encoder and the tied head. Embedding lookups are free.
+  """
+  m = model.embed_dim
+  layers = sum(
+    attention(
+      model.attention,
+      model.projection,
+      model.sharing,
+      n,
+      k,
+      m,
+      model.num_heads,
+    )
+    + 4 * n * m * model.mlp_dim
+    for k in model.projected_lengths
+  )
+  return layers + predictions * (2 * m * m + 2 * m * model.vocab_size)
+
+
+def train_step(model, n: int, predictions: int, sequences: int) -> int:
+  """FLOPs of one update: forward plus twice that for the backward pass."""
+  return 3 * sequences * forward(model, n, predictions)

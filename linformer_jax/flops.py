@@ -26,9 +26,15 @@ PEAK_FLOPS = {
 
 
 def keys_and_values(
-  order: str, sharing: str, n: int, k: int, m: int, h: int, window: int = 0
+  order: str,
+  sharing: str,
+  n: int,
+  k: int,
+  m: int,
+  h: int,
+  memory_m: int = 0,
 ) -> int:
-  """FLOPs to make the projected keys and values of one sequence.
+  """FLOPs to make the keys and values of one sequence with dense E and F.
 
   Args:
     order: 'before' contracts E and F with X and then with W_K and W_V; 'after'
@@ -37,30 +43,28 @@ def keys_and_values(
       E = F, so that 'before' contracts once.
     n: length of the memory.
     k: projected length.
-    m: width of the model.
+    m: width of the keys and values, all heads together.
     h: number of heads.
-    window: n / k when the rows of E touch only their own window (pooling),
-      0 for a dense E.
+    memory_m: width of the memory, 0 where it is m too.
 
   Returns:
     The count for keys and values together.
   """
-  rows = n if window else n * k  # non-zeros of one E
+  memory_m = memory_m or m
   if order == "after":
-    return 2 * (2 * n * m * m + 2 * rows * m)
+    return 4 * n * memory_m * m + 4 * n * k * m
   once = sharing in ("key_value", "layerwise")
   matrices = (1 if once else 2) * (h if sharing == "none" else 1)
-  return 2 * matrices * rows * m + 2 * (2 * k * m * m)
+  return 2 * matrices * n * k * memory_m + 4 * k * memory_m * m
 
 
-def cheaper_order(sharing: str, n: int, k: int, m: int, h: int) -> str:
+def cheaper_order(
+  sharing: str, n: int, k: int, m: int, h: int, memory_m: int = 0
+) -> str:
   """The order of contraction with fewer FLOPs: 'before' or 'after'."""
-  before = keys_and_values("before", sharing, n, k, m, h)
-  return (
-    "before"
-    if before <= keys_and_values("after", sharing, n, k, m, h)
-    else "after"
-  )
+  sizes = (sharing, n, k, m, h, memory_m)
+  before = keys_and_values("before", *sizes)
+  return "before" if before <= keys_and_values("after", *sizes) else "after"
 
 
 def attention(
@@ -81,17 +85,12 @@ def attention(
     return query_and_output + 4 * n * m * m + 4 * n * n * m
   scores = 4 * n * k * m
   if projection == "convolution":  # a window of D x D kernels in each head
-    pool = 2 * (2 * n * m * (m // h))
+    pool = 4 * n * m * (m // h)
     return query_and_output + 4 * n * m * m + pool + scores
   if projection == "max_pool":
     return query_and_output + 4 * n * m * m + scores
-  if projection == "mean_pool":
-    shared = "key_value"
-    return (
-      query_and_output
-      + keys_and_values("before", shared, n, k, m, h, n // k)
-      + scores
-    )
+  if projection == "mean_pool":  # before W_K and W_V; sums are no products
+    return query_and_output + 4 * k * m * m + scores
   order = cheaper_order(sharing, n, k, m, h)
   return query_and_output + keys_and_values(order, sharing, n, k, m, h) + scores
 
@@ -108,18 +107,17 @@ def forward(model, n: int, predictions: int) -> int:
     FLOPs of the encoder and the tied head. Embedding lookups are free.
   """
   m = model.embed_dim
+  linformer = model.attention == "linformer"
+  windowed = linformer and model.projection not in ("linear", "random")
+
+  def slots(k):  # a short input fills only the first ones of a windowed kind
+    return -(-n // (model.max_length // k)) if windowed else k
+
+  kind, sharing = (model.projection, model.sharing) if linformer else ("", "")
   layers = sum(
-    attention(
-      model.attention,
-      model.projection,
-      model.sharing,
-      n,
-      k,
-      m,
-      model.num_heads,
-    )
+    attention(model.attention, kind, sharing, n, slots(k), m, model.num_heads)
     + 4 * n * m * model.mlp_dim
-    for k in model.projected_lengths
+    for k in (model.projected_lengths if linformer else [0] * model.num_layers)
   )
   return layers + predictions * (2 * m * m + 2 * m * model.vocab_size)
 

@@ -1,6 +1,5 @@
 """The model: RoBERTa's encoder with Linformer or softmax attention (linen)."""
 
-import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -11,166 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from linformer_jax import attention as attention_lib
+from linformer_jax import model_config
 from linformer_jax.attention import heads
 from linformer_jax.attention import linformer as linformer_lib
-from linformer_jax.attention import projection as projection_lib
 
-ATTENTION = ("linformer", "softmax")
-NORM_POSITIONS = ("post", "pre")
-POSITION_INITS = ("normal", "sinusoidal")
-DTYPES = ("float32", "bfloat16")
+ModelConfig = model_config.ModelConfig
 
 
-def _one_of(name, value, choices):
-  if value not in choices:
-    raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Sizes and choices of a model, validated when made.
-
-  Attributes:
-    vocab_size: V.
-    max_length: N, the longest input in tokens.
-    num_layers: of the encoder.
-    embed_dim: M.
-    num_heads: H, divides M.
-    mlp_dim: F.
-    attention: 'linformer' or 'softmax'.
-    projected_length: K, for all layers or one a layer. Unused by softmax.
-    sharing: of E and F: 'none', 'headwise', 'key_value' or 'layerwise'.
-    projection: 'linear', 'convolution', 'mean_pool', 'max_pool' or 'random'.
-    norm_position: 'post' (RoBERTa) or 'pre'.
-    position_offset: unused rows ahead in the position table; RoBERTa's 2.
-    position_init: 'normal', or 'sinusoidal' (of Vaswani et al. 2017, scaled to
-      the spread of the token embeddings); learned from there.
-    initializer_std: of embeddings and dense kernels; RoBERTa's 0.02. 0 draws
-      dense kernels by Xavier's rule and embeddings with 1 / sqrt(M).
-    projection_init: start of E and F, a key of `PROJECTION_INITS`.
-    projection_std: spread of its random part; the authors' 0.02.
-    dropout_rate: after embeddings, attention and MLP.
-    attention_dropout_rate: on attention weights.
-    norm_epsilon: of the layer norms.
-    query_block: queries that attention handles at a time, 0 for all.
-    scan_layers: run layers that are alike as one loop: compile time does not
-      grow with depth, and their parameters are stacked.
-    remat: recompute each layer in the backward pass, to save memory.
-    dtype: of matrix products: 'float32' or 'bfloat16'. Parameters, logits,
-      softmax and layer-norm statistics are float32.
-  """
-
-  vocab_size: int
-  max_length: int
-  num_layers: int
-  embed_dim: int
-  num_heads: int
-  mlp_dim: int
-  attention: str = "linformer"
-  projected_length: int | tuple[int, ...] = 128
-  sharing: str = "headwise"
-  projection: str = "linear"
-  norm_position: str = "post"
-  position_offset: int = 0
-  position_init: str = "normal"
-  initializer_std: float = 0.02
-  projection_init: str = "normal"
-  projection_std: float = 0.02
-  dropout_rate: float = 0.0
-  attention_dropout_rate: float = 0.0
-  norm_epsilon: float = 1e-5
-  query_block: int = 0
-  scan_layers: bool = True
-  remat: bool = False
-  dtype: str = "float32"
-
-  def __post_init__(self):
-    if not isinstance(self.projected_length, int):
-      lengths = tuple(int(k) for k in self.projected_length)
-      object.__setattr__(self, "projected_length", lengths)
-    _one_of("attention", self.attention, ATTENTION)
-    _one_of("norm_position", self.norm_position, NORM_POSITIONS)
-    _one_of("position_init", self.position_init, POSITION_INITS)
-    _one_of("dtype", self.dtype, DTYPES)
-    sizes = ("vocab_size", "max_length", "num_layers", "embed_dim", "mlp_dim")
-    for name in sizes:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-    for name in ("dropout_rate", "attention_dropout_rate"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1)")
-    if self.num_heads < 1 or self.embed_dim % self.num_heads:
-      raise ValueError(
-        f"embed_dim {self.embed_dim} is not divisible by num_heads "
-        f"{self.num_heads}"
-      )
-    if self.query_block and self.attention_dropout_rate:
-      raise ValueError(
-        f"attention_dropout_rate {self.attention_dropout_rate} does not go "
-        f"with query_block {self.query_block}: set one of them to 0"
-      )
-    if self.attention == "linformer":
-      self._check_projection()
-
-  def _check_projection(self):
-    _one_of("sharing", self.sharing, linformer_lib.SHARING)
-    _one_of("projection_init", self.projection_init, PROJECTION_INITS)
-    lengths = self.projected_lengths
-    if len(lengths) != self.num_layers:
-      raise ValueError(
-        f"projected_length lists {len(lengths)} values for num_layers "
-        f"{self.num_layers}"
-      )
-    for k in lengths:
-      projection_lib.weights_shape(
-        self.projection, self.max_length, k, self.embed_dim // self.num_heads
-      )
-    if self.sharing == "layerwise" and len(set(lengths)) > 1:
-      raise ValueError(
-        "sharing 'layerwise' needs one projected_length for all layers, not "
-        f"{lengths}"
-      )
-
-  @property
-  def projected_lengths(self) -> tuple[int, ...]:
-    """K of every layer."""
-    if isinstance(self.projected_length, int):
-      return (self.projected_length,) * self.num_layers
-    return self.projected_length
-
-  def kernel_init(self):
-    """Initialiser of dense kernels."""
-    if self.initializer_std:
-      return nn.initializers.normal(self.initializer_std)
-    return nn.initializers.xavier_uniform()
-
-  @property
-  def embedding_std(self) -> float:
-    """Standard deviation of the embeddings at the start."""
-    return self.initializer_std or self.embed_dim**-0.5
-
-  def weights_init(self):
-    """Initialiser of E and F."""
-    return PROJECTION_INITS[self.projection_init](self.projection_std)
-
-
-def _mean_of_neighbours(std):
-  """E starts as the mean of each window of N / K neighbours, plus N(0, std)."""
-
-  def init(key, shape, dtype=jnp.float32):
-    *_, k, n = shape
-    window = np.arange(n)[None] * k // n == np.arange(k)[:, None]
-    mean = jnp.asarray(window / window.sum(1, keepdims=True), dtype)
-    return mean + std * jax.random.normal(key, shape, dtype)
-
-  return init
-
-
-# Name -> initialiser of E [..., K, N], given the spread of its random part.
-PROJECTION_INITS = {
-  "normal": nn.initializers.normal,
-  "mean_pool": _mean_of_neighbours,
-}
+def _layer_norm(config, name):
+  return nn.LayerNorm(
+    epsilon=config.norm_epsilon,
+    dtype=config.dtype,
+    use_fast_variance=False,
+    name=name,
+  )
 
 
 def _sinusoidal(std):
@@ -186,15 +39,6 @@ def _sinusoidal(std):
     return jnp.asarray(waves * std * np.sqrt(2), dtype)
 
   return init
-
-
-def _layer_norm(config, name):
-  return nn.LayerNorm(
-    epsilon=config.norm_epsilon,
-    dtype=config.dtype,
-    use_fast_variance=False,
-    name=name,
-  )
 
 
 class Embed(nn.Module):
@@ -308,8 +152,12 @@ class _ScannedBlock(nn.Module):
   @nn.compact
   def __call__(self, x, mask, shared, deterministic):
     block = Block
-    if self.config.remat:  # static: deterministic, counted from self
-      block = nn.remat(Block, prevent_cse=False, static_argnums=(4,))
+    if self.config.remat:
+      # A loop needs no barrier against sharing the recomputed with the first
+      # values; layers one after another do. Static: deterministic, self is 0.
+      block = nn.remat(
+        Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
+      )
     block = block(self.config, self.projected_length, name="block")
     return block(x, mask, shared, deterministic), None
 
@@ -327,6 +175,7 @@ class Encoder(nn.Module):
     self.embed = Embed(config)
     self.drop = nn.Dropout(config.dropout_rate)
     self.norm = _layer_norm(config, None)
+    self.shared = None
     if config.attention == "linformer" and config.sharing == "layerwise":
       self.shared = linformer_lib.SequenceProjection(
         config.projection,
@@ -373,7 +222,7 @@ class Encoder(nn.Module):
     if config.norm_position == "post":
       x = self.norm(x)
     x = self.drop(x.astype(config.dtype), deterministic=deterministic)
-    shared = self.shared() if hasattr(self, "shared") else None
+    shared = None if self.shared is None else self.shared()
     for group in self.groups:
       x, _ = group(x, mask, shared, deterministic)
     return self.norm(x) if config.norm_position == "pre" else x

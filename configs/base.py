@@ -1,0 +1,139 @@
+"""Every field of an experiment, with its unit. Other configs change values.
+
+RoBERTa's pretraining recipe (arXiv 1907.11692) on the paper's model sizes is
+the natural reading of arXiv 2006.04768, which prints no hyper-parameters.
+
+Command: not run by itself; see linformer.py, transformer.py and smoke.py.
+"""
+
+from ml_collections import config_dict
+
+# layers, width, heads, MLP width: RoBERTa's two sizes.
+SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
+
+
+def parse_argument(argument: str, **defaults):
+  """Reads a config argument such as 'n=512,k=128,sharing=headwise'.
+
+  Args:
+    argument: name=value pairs, comma separated; '' for all defaults.
+    **defaults: the names that are understood; values are read as the default's
+      type.
+
+  Returns:
+    A dict of all names.
+
+  Raises:
+    ValueError: for an unknown name or a value that cannot be read.
+  """
+  values = dict(defaults)
+  for pair in filter(None, (argument or "").split(",")):
+    name, separator, text = pair.partition("=")
+    if not separator or name not in defaults:
+      raise ValueError(
+        f"config argument {pair!r} is not one of "
+        + ", ".join(f"{known}=..." for known in defaults)
+      )
+    kind = type(defaults[name])
+    try:
+      values[name] = kind(text)
+    except ValueError:
+      raise ValueError(
+        f"config argument {pair!r}: {text!r} is not {kind.__name__}"
+      ) from None
+  return values
+
+
+def set_size(config, size: str):
+  """Sets depth and widths to one of `SIZES`.
+
+  Raises:
+    ValueError: for an unknown size.
+  """
+  if size not in SIZES:
+    raise ValueError(
+      f"config argument size={size!r} is not one of {', '.join(SIZES)}"
+    )
+  model = config.model
+  (model.num_layers, model.embed_dim, model.num_heads, model.mlp_dim) = SIZES[
+    size
+  ]
+
+
+def get_config() -> config_dict.ConfigDict:
+  """All fields, at RoBERTa-base's size and recipe."""
+  config = config_dict.ConfigDict()
+  config.seed = 0  # of parameters, dropout, data order and masks
+
+  model = config.model = config_dict.ConfigDict()
+  model.vocab_size = 50_265  # subwords
+  model.max_length = 512  # n, tokens in an input
+  model.num_layers = 12
+  model.embed_dim = 768  # width
+  model.num_heads = 12
+  model.mlp_dim = 3072
+  model.attention = "linformer"  # or 'softmax'
+  model.projected_length = 128  # k, of every layer
+  model.projected_lengths = ()  # k layer by layer; () for projected_length
+  model.sharing = "headwise"  # or none, key_value, layerwise
+  model.projection = "linear"  # convolution, mean_pool, max_pool, random
+  model.norm_position = "post"  # or 'pre'
+  model.position_offset = 2  # rows that RoBERTa leaves unused
+  model.position_init = "normal"  # or 'sinusoidal'
+  model.initializer_std = 0.02  # 0: Xavier kernels, 1/sqrt(width) embeddings
+  model.projection_init = "normal"  # start of E and F; see ModelConfig
+  model.projection_std = 0.02  # spread of its random part
+  model.dropout_rate = 0.1
+  model.attention_dropout_rate = 0.1
+  model.norm_epsilon = 1e-5
+  model.query_block = 0  # queries handled at a time; 0 for all
+  model.scan_layers = True  # compile time does not grow with depth
+  model.remat = False  # recompute layers in the backward pass
+  model.dtype = "float32"  # or 'bfloat16', of matrix products
+
+  data = config.data = config_dict.ConfigDict()
+  data.source = "sotu"  # synthetic, files, tfds
+  data.files = ""  # globs of text, JSON lines, .gz, .xz, comma separated
+  data.tfds_name = ""  # wiki40b/en, lm1b, pg19, ...
+  data.tfds_train_split = "train"
+  data.tfds_validation_split = ""  # '' holds out training documents
+  data.tfds_data_dir = ""  # '' for the default of TFDS
+  data.text_feature = "text"  # field of TFDS examples and of JSON lines
+  data.holdout_fraction = 0.05  # of documents, for validation
+  data.vocab_size = model.get_ref("vocab_size")
+  data.tokenizer_path = ""  # a tokenizer.json; '' trains one
+  data.tokenizer_train_megabytes = 100.0  # of training text, at most
+  data.cache_dir = ""  # '' for $LINFORMER_CACHE or ~/.cache/linformer_jax
+  data.sequence_length = model.get_ref("max_length")
+  data.mask_rate = 0.15  # of tokens, to be predicted
+  data.seed = config.get_ref("seed")
+
+  optimizer = config.optimizer = config_dict.ConfigDict()
+  optimizer.learning_rate = 6e-4  # peak
+  optimizer.warmup_steps = 24_000  # updates, linear from 0
+  optimizer.adam_b1 = 0.9
+  optimizer.adam_b2 = 0.98
+  optimizer.adam_epsilon = 1e-6
+  optimizer.weight_decay = 0.01  # of kernels and embeddings
+  optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: none
+
+  train = config.train = config_dict.ConfigDict()
+  train.batch_size = 256  # sequences an update, over all devices
+  train.accumulation_steps = 1  # parts that a batch is worked through in
+  train.num_steps = 250_000  # updates; the schedule ends at 0 with them
+
+  mesh = config.mesh = config_dict.ConfigDict()  # devices an axis; -1: rest
+  mesh.data = -1
+  mesh.fsdp = 1
+  mesh.sequence = 1
+  mesh.tensor = 1
+
+  # What may change between a run and its resumption; the rest may not.
+  run = config.run = config_dict.ConfigDict()
+  run.log_every_steps = 100
+  run.eval_every_steps = 5_000  # 0: only at the end
+  run.eval_batch_size = 256  # sequences, over all devices
+  run.checkpoint_every_steps = 5_000
+  run.keep_checkpoints = 2
+  run.profile_steps = 0  # updates traced for TensorBoard from step 10 on
+  return config.lock()

@@ -1,0 +1,27 @@
+"""The default job: a small Linformer on the packaged speeches."""
+
+from configs import base
+
+
+def get_config():
+  """See the module's docstring."""
+  config = base.get_config()
+  model = config.model
+  model.vocab_size = 1024
+  model.max_length = 128
+  model.num_layers = 4
+  model.embed_dim = 128
+  model.num_heads = 4
+  model.mlp_dim = 512
+  model.projected_length = 64
+  model.dropout_rate = model.attention_dropout_rate = 0.0
+  model.position_offset = 0
+  config.optimizer.learning_rate = 1.5e-3
+  config.optimizer.warmup_steps = 20
+  config.train.batch_size = 16
+  config.train.num_steps = 100
+  config.run.log_every_steps = 20
+  config.run.eval_every_steps = 50
+  config.run.eval_batch_size = 64
+  config.run.checkpoint_every_steps = 50
+  return config

@@ -1,0 +1,40 @@
+"""One pass over a whole split: sums in, exact means and perplexity out."""
+
+import collections
+
+import jax
+
+from linformer_jax import metrics, sharding
+
+
+def evaluate(steps, state, batches) -> dict[str, float]:
+  """Evaluates the state on every batch.
+
+  Args:
+    steps: of `step.build_steps`.
+    state: a TrainState.
+    batches: of `data.pipeline.validation_batches`; every process gives the
+      same number, and rows that only fill up a batch weigh nothing.
+
+  Returns:
+    eval/loss, eval/perplexity = exp(sum of nll / sum of weights) over the whole
+    split, eval/accuracy, and eval/targets, how many tokens were predicted.
+  """
+  total = collections.Counter()
+  pending = None  # read one batch late, so that the device is never idle
+
+  def add(sums):
+    for name, value in jax.device_get(sums).items():
+      total[name] += float(value)
+
+  for batch in batches:
+    sums = steps.evaluate(
+      state, sharding.to_global(batch, steps.batch_sharding)
+    )
+    if pending is not None:
+      add(pending)
+    pending = sums
+  if pending is None:
+    raise ValueError("the validation split has no batch")
+  add(pending)
+  return metrics.means(total, "eval") | {"eval/targets": total["weight"]}

@@ -1,0 +1,71 @@
+"""RoBERTa's optimiser: AdamW, linear warm-up and decay, as an optax chain."""
+
+import jax
+import optax
+
+# Leaves that weight decay leaves alone: biases and layer norms.
+_NOT_DECAYED = ("bias", "scale", "head_bias")
+
+
+def learning_rate(config, num_steps: int) -> optax.Schedule:
+  """Linear warm-up to the peak and linear decay towards 0 at `num_steps`.
+
+  Args:
+    config: the `optimizer` group of a config.
+    num_steps: updates in all.
+
+  Returns:
+    The rate of the update after `count` updates; never 0 itself, so that no
+    update is wasted.
+
+  Raises:
+    ValueError: when the warm-up is longer than the run.
+  """
+  peak, warmup = config.learning_rate, config.warmup_steps
+  if not 0 <= warmup < num_steps:
+    raise ValueError(
+      f"optimizer.warmup_steps {warmup} must lie between 0 and "
+      f"train.num_steps {num_steps}"
+    )
+  if peak <= 0:
+    raise ValueError(f"optimizer.learning_rate {peak} must be positive")
+
+  def schedule(count):
+    up = (count + 1) / max(warmup, 1)
+    down = (num_steps - count) / (num_steps - warmup)
+    return peak * jax.numpy.clip(jax.numpy.minimum(up, down), 0.0, 1.0)
+
+  return schedule
+
+
+def decayed(params):
+  """True at the leaves that weight decay shrinks: kernels, E, embeddings."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key not in _NOT_DECAYED, params
+  )
+
+
+def create(config, num_steps: int) -> optax.GradientTransformation:
+  """AdamW with the schedule, decay mask and clipping of `config`.
+
+  Raises:
+    ValueError: for values outside their range.
+  """
+  for name in ("adam_b1", "adam_b2"):
+    if not 0 <= config[name] < 1:
+      raise ValueError(f"optimizer.{name} {config[name]} must lie in [0, 1)")
+  for name in ("weight_decay", "clip_norm"):
+    if config[name] < 0:
+      raise ValueError(f"optimizer.{name} {config[name]} must be 0 or more")
+  clip = [optax.clip_by_global_norm(config.clip_norm)] * bool(config.clip_norm)
+  return optax.chain(
+    *clip,
+    optax.adamw(
+      learning_rate(config, num_steps),
+      b1=config.adam_b1,
+      b2=config.adam_b2,
+      eps=config.adam_epsilon,
+      weight_decay=config.weight_decay,
+      mask=decayed,
+    ),
+  )

@@ -1,0 +1,241 @@
+"""What a run tells while it goes and at its end: speed, progress, summary."""
+
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from linformer_jax import metrics, model
+
+RESULT = "result.json"
+
+
+class NonFiniteError(Exception):
+  """The loss or the gradient of an update is not a finite number."""
+
+
+def say(line: str):
+  """Prints a line from the first process."""
+  if jax.process_index() == 0:
+    print(line, flush=True)
+
+
+def clock(seconds: float) -> str:
+  """61 -> '1:01', 3661 -> '1:01:01'."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02}:{seconds:02}"
+  return f"{minutes}:{seconds:02}"
+
+
+class Throughput:
+  """Tokens per second and MFU of the updates since it was last read.
+
+  Attributes:
+    peak: FLOP/s that MFU is a fraction of.
+    peak_source: where that number comes from.
+    busy_seconds: spent in updates so far, without evaluation and saving; a
+      resumed run goes on from what it had.
+  """
+
+  def __init__(
+    self, tokens_per_step: int, flops_per_step: int, busy_seconds: float = 0.0
+  ):
+    self._tokens = tokens_per_step
+    self._flops = flops_per_step
+    self.peak, self.peak_source = metrics.device_peak()
+    self.busy_seconds = busy_seconds
+    self._since = busy_seconds  # when last read
+    self._started = None
+
+  def start(self):
+    """The clock runs: updates from here on."""
+    if self._started is None:
+      self._started = time.perf_counter()
+
+  def pause(self):
+    """The clock stops, for evaluation or saving."""
+    if self._started is not None:
+      self.busy_seconds += time.perf_counter() - self._started
+      self._started = None
+
+  def read(self, steps: int) -> dict[str, float]:
+    """Metrics of the last `steps` updates, which took all the busy time since.
+
+    Returns:
+      step_seconds, tokens_per_second, mfu.
+    """
+    self.pause()
+    spent = (self.busy_seconds - self._since) / steps
+    self._since = self.busy_seconds
+    self.start()
+    return self._rates("train/", spent)
+
+  def average(self, steps: int) -> dict[str, float]:
+    """The same over all of the run's `steps` updates, and without prefix."""
+    return self._rates("", self.busy_seconds / steps)
+
+  def _rates(self, prefix, spent):
+    return {
+      f"{prefix}step_seconds": spent,
+      f"{prefix}tokens_per_second": self._tokens / spent,
+      f"{prefix}mfu": self._flops / spent / self.peak,
+    }
+
+
+class Progress:
+  """Lines on the terminal, with the time that is left."""
+
+  def __init__(self, config, unigram: float):
+    self._total = config.train.num_steps
+    self._eval_every = config.run.eval_every_steps or self._total
+    self._eval_seconds = 0.0  # of the last evaluation
+    self._unigram = unigram
+
+  def train(self, step: int, values: dict[str, float]):
+    """One line on the updates since the last one."""
+    evals = -(-self._total // self._eval_every) - step // self._eval_every
+    left = (self._total - step) * values["train/step_seconds"]
+    left += evals * self._eval_seconds
+    say(
+      f"update {step:>7,}/{self._total:,} {step / self._total:4.0%}"
+      f"  loss {values['train/loss']:.3f}"
+      f"  perplexity {values['train/perplexity']:8.2f}"
+      f"  {values['train/tokens_per_second']:9,.0f} tokens/s"
+      f"  MFU {values['train/mfu']:4.0%}"
+      f"  {clock(left)} left"
+    )
+
+  def evaluation(self, step: int, values: dict[str, float]):
+    """One line on an evaluation."""
+    self._eval_seconds = values["eval/seconds"]
+    say(
+      f"update {step:>7,} validation perplexity "
+      f"{values['eval/perplexity']:.2f}, "
+      f"{values['eval/perplexity'] / self._unigram:.1%} of the unigram "
+      f"perplexity {self._unigram:.2f}"
+    )
+
+
+class Window:
+  """Metrics of the updates since the last line, read one update late."""
+
+  def __init__(self, writer, progress, throughput, every: int):
+    self._writer = writer
+    self._progress = progress
+    self._throughput = throughput
+    self._every = every
+    self._pending = None  # (step, device values) of the last update
+    self._sums = {"loss": 0.0, "correct": 0.0, "weight": 0.0}
+    self._steps = 0
+
+  def add(self, step: int, values):
+    """Takes the metrics of an update that has just been dispatched."""
+    before, self._pending = self._pending, (step, values)
+    self._read(before)
+
+  def close(self):
+    """Reads what is still under way, and stops the clock of the updates."""
+    before, self._pending = self._pending, None
+    self._read(before)
+    self._throughput.pause()
+
+  def _read(self, entry):
+    if entry is None:
+      return
+    step, values = entry
+    values = {k: float(v) for k, v in jax.device_get(values).items()}
+    loss = values["loss"] / max(values["weight"], 1)
+    if not np.isfinite([loss, values["gradient_norm"]]).all():
+      raise NonFiniteError(
+        f"update {step}: the loss is {loss}, the norm of its gradient "
+        f"{values['gradient_norm']}"
+      )
+    for name in self._sums:
+      self._sums[name] += values[name]
+    self._steps += 1
+    if step % self._every == 0:
+      self._write(step, values)
+
+  def _write(self, step, values):
+    row = metrics.means(self._sums, "train") | {
+      "train/learning_rate": values["learning_rate"],
+      "train/gradient_norm": values["gradient_norm"],
+      "train/memory_bytes": metrics.memory_bytes(),
+    }
+    row |= self._throughput.read(self._steps)
+    self._writer.scalars(step, row)
+    self._progress.train(step, row)
+    self._sums = dict.fromkeys(self._sums, 0.0)
+    self._steps = 0
+
+
+def draw_curve(workdir, unigram: float) -> pathlib.Path:
+  """Draws a run's validation perplexity against updates as curve.png.
+
+  Args:
+    workdir: folder of the run, read from its metrics.jsonl.
+    unigram: perplexity of token frequencies alone on the same targets.
+
+  Returns:
+    The path of the picture.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  rows = metrics.read_json_lines(workdir)
+  figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+  for prefix, style in (("train", {"alpha": 0.4}), ("eval", {"marker": "o"})):
+    name = f"{prefix}/perplexity"
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    if points:
+      label = {"train": "training", "eval": "validation"}[prefix]
+      axes.plot(*zip(*points, strict=True), label=label, **style)
+  axes.axhline(unigram, color="gray", linestyle="--", label="unigram")
+  axes.set(xlabel="updates", ylabel="perplexity of masked tokens", yscale="log")
+  axes.set_title(str(pathlib.Path(workdir).name))
+  axes.grid(True, which="both", alpha=0.3)
+  axes.legend()
+  path = pathlib.Path(workdir) / "curve.png"
+  figure.savefig(path, dpi=120)
+  pyplot.close(figure)
+  return path
+
+
+def summarise(experiment, workdir, final, throughput) -> dict:
+  """Draws curve.png, writes result.json and returns its content.
+
+  Args:
+    experiment: of `train.build`.
+    workdir: folder of the run.
+    final: metrics of the last evaluation.
+    throughput: of the whole run.
+  """
+  config = experiment.config
+  total = config.train.num_steps
+  params = experiment.steps.abstract_state.params
+  result = {
+    "step": total,
+    "perplexity": final["eval/perplexity"],
+    "unigram_perplexity": experiment.unigram,
+    "accuracy": final["eval/accuracy"],
+    "targets": final["eval/targets"],
+    "parameters": model.num_parameters(params),
+    "tokens": total * config.train.batch_size * config.data.sequence_length,
+    "busy_seconds": throughput.busy_seconds,
+    **throughput.average(total),
+    "peak_flops": throughput.peak,
+    "peak_source": throughput.peak_source,
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "jax": jax.__version__,
+  }
+  if jax.process_index() == 0:
+    draw_curve(workdir, experiment.unigram)
+    text = json.dumps(result, indent=1) + "\n"
+    metrics.write_atomically(pathlib.Path(workdir) / RESULT, text)
+  return result

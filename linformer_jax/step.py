@@ -1,0 +1,163 @@
+"""The training state and the steps over it: the one place that jits a step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from linformer_jax import model as model_lib
+from linformer_jax import optimizer, sharding, tasks
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that an update changes, and the constants that it reads.
+
+  Attributes:
+    step: int32 scalar, updates completed.
+    params: float32 parameters.
+    constants: fixed random projections, empty for the other kinds.
+    opt_state: optax's.
+  """
+
+  step: jax.Array
+  params: Any
+  constants: Any
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """Compiled functions of one config on one mesh.
+
+  Attributes:
+    init: () -> TrainState.
+    train: (state, batch) -> (state, metrics); the state is donated.
+    evaluate: (state, batch) -> sums of `tasks.masked_lm_sums`.
+    abstract_state: TrainState of shapes with shardings.
+    batch_sharding: where batches must lie.
+    model: the ModelConfig.
+  """
+
+  init: Callable
+  train: Callable
+  evaluate: Callable
+  abstract_state: TrainState
+  batch_sharding: jax.sharding.NamedSharding
+  model: model_lib.ModelConfig
+
+
+def model_config(group) -> model_lib.ModelConfig:
+  """The `model` group of a config as a validated ModelConfig."""
+  fields = group.to_dict()
+  lengths = fields.pop("projected_lengths")
+  if lengths:
+    fields["projected_length"] = tuple(lengths)
+  return model_lib.ModelConfig(**fields)
+
+
+def _accumulated(sums_of, params, batch, key, parts):
+  """Gradients and sums of a batch worked through in `parts` parts."""
+
+  def differentiate(rows, part):
+    def loss(params):
+      sums = sums_of(params, rows, jax.random.fold_in(key, part))
+      return sums["loss"], sums
+
+    grads, sums = jax.grad(loss, has_aux=True)(params)
+    return grads, sums
+
+  if parts == 1:
+    return differentiate(batch, 0)
+  # Strided, so that each part is spread over the devices as the batch is.
+  rows = jax.tree.map(
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], rows), 0),
+  )
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, differentiate(*part)), None
+
+  total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(parts)))
+  return total
+
+
+def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
+  """Makes the steps of a config on a mesh. Nothing is computed yet.
+
+  Args:
+    config: a whole experiment config, as configs/base.py.
+    mesh: of `sharding.make_mesh`.
+
+  Raises:
+    ValueError: for a config whose values do not fit each other or the mesh.
+  """
+  model_cfg = model_config(config.model)
+  model = model_lib.MaskedLM(model_cfg)
+  tx = optimizer.create(config.optimizer, config.train.num_steps)
+  rate = optimizer.learning_rate(config.optimizer, config.train.num_steps)
+  parts = config.train.accumulation_steps
+  sharding.check_batch("train.batch_size", config.train.batch_size, mesh, parts)
+  sharding.check_batch("run.eval_batch_size", config.run.eval_batch_size, mesh)
+  whole = sharding.replicated(mesh)
+  rows = sharding.by_sequence(mesh)
+  dropout = model_cfg.dropout_rate or model_cfg.attention_dropout_rate
+
+  def init():
+    key = jax.random.key(config.seed)
+    tokens = jnp.zeros((1, model_cfg.max_length), jnp.int32)
+    variables = model.init(key, tokens)
+    params = variables["params"]
+    return TrainState(
+      jnp.int32(0), params, variables.get("constants", {}), tx.init(params)
+    )
+
+  def train(state, batch):
+    def sums_of(params, rows, key):
+      variables = {"params": params, "constants": state.constants}
+      return tasks.masked_lm_sums(
+        model, variables, rows, key if dropout else None
+      )
+
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    grads, sums = _accumulated(sums_of, state.params, batch, key, parts)
+    weight = jnp.maximum(sums["weight"], 1)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = sums | {
+      "gradient_norm": optax.global_norm(grads),
+      "learning_rate": rate(state.step),
+    }
+    return state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    ), metrics
+
+  def evaluate(state, batch):
+    variables = {"params": state.params, "constants": state.constants}
+    return tasks.masked_lm_sums(model, variables, batch)
+
+  return Steps(
+    init=jax.jit(init, out_shardings=whole),
+    train=jax.jit(
+      train,
+      in_shardings=(whole, rows),
+      out_shardings=(whole, whole),
+      donate_argnums=0,
+    ),
+    evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
+    abstract_state=jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+      jax.eval_shape(init),
+    ),
+    batch_sharding=rows,
+    model=model_cfg,
+  )

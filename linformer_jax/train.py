@@ -1,0 +1,216 @@
+"""Pretraining: build, restore, loop. The order of things and nothing else."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+from clu import periodic_actions
+
+from linformer_jax import (
+  checkpoint,
+  evaluate,
+  flops,
+  metrics,
+  preemption,
+  report,
+  sharding,
+)
+from linformer_jax import model as model_lib
+from linformer_jax import step as step_lib
+from linformer_jax.data import masking, pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything a run needs, made before anything is written to its folder."""
+
+  config: Any
+  mesh: jax.sharding.Mesh
+  steps: step_lib.Steps
+  data: pipeline.DataConfig
+  corpus: pipeline.Corpus
+  unigram: float  # perplexity of token frequencies on the validation targets
+
+
+def build(config) -> Experiment:
+  """Checks a config as a whole and makes what it describes.
+
+  Raises:
+    ValueError: naming what does not fit, before any file of the run exists.
+  """
+  run = config.run
+  for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+    if run[name] < 1:
+      raise ValueError(f"run.{name} {run[name]} must be at least 1")
+  if run.eval_every_steps < 0:
+    raise ValueError(f"run.eval_every_steps {run.eval_every_steps} is negative")
+  mesh = sharding.make_mesh(config.mesh)
+  steps = step_lib.build_steps(config, mesh)
+  data = pipeline.DataConfig(**config.data.to_dict())
+  corpus = pipeline.prepare(data)
+  unigram = pipeline.unigram_perplexity(
+    corpus.unigram_counts, validation(config, data, corpus)
+  )
+  return Experiment(config, mesh, steps, data, corpus, unigram)
+
+
+def validation(config, data, corpus):
+  """A fresh pass over the validation batches of this process."""
+  return pipeline.validation_batches(
+    corpus,
+    data,
+    config.run.eval_batch_size,
+    jax.process_index(),
+    jax.process_count(),
+  )
+
+
+def _start(experiment, saved):
+  """The newest state with its place in the data, or a fresh one."""
+  config, steps = experiment.config, experiment.steps
+  iterator = pipeline.train_iterator(
+    experiment.corpus,
+    experiment.data,
+    config.train.batch_size,
+    jax.process_index(),
+    jax.process_count(),
+  )
+  restored = saved.restore(steps.abstract_state, iterator)
+  if restored is None:
+    return steps.init(), iterator, 0.0
+  state, iterator, meta = restored
+  report.say(
+    f"resuming at update {int(state.step):,} of {config.train.num_steps:,}"
+  )
+  return state, iterator, meta["busy_seconds"]
+
+
+def _throughput(experiment, busy_seconds):
+  config = experiment.config
+  batch, length = config.train.batch_size, config.data.sequence_length
+  predictions = masking.num_predictions(length, config.data.mask_rate)
+  needed = flops.train_step(experiment.steps.model, length, predictions, batch)
+  return report.Throughput(batch * length, needed, busy_seconds)
+
+
+def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
+  """Trains to the last update, resuming what the folder holds.
+
+  The order within an update: evaluate, save, fetch, dispatch, and only then
+  read the metrics of the update before, so that the device is never idle.
+  `step` counts completed updates. The place in the data is saved before the
+  next batch is taken.
+
+  Args:
+    experiment: of `build`.
+    workdir: folder of the run, for checkpoints, metrics and curve.png.
+
+  Returns:
+    The summary that result.json holds.
+
+  Raises:
+    report.NonFiniteError: at an update whose loss or gradient is not finite;
+      the last checkpoint is from before it.
+    preemption.Interrupted: after SIGTERM or SIGINT, all saved.
+    checkpoint.CheckpointError: when no checkpoint can be read.
+  """
+  config, steps = experiment.config, experiment.steps
+  run, total = config.run, config.train.num_steps
+  with (
+    checkpoint.Checkpoints(workdir, run.keep_checkpoints) as saved,
+    preemption.Signals() as signals,
+  ):
+    state, iterator, busy_seconds = _start(experiment, saved)
+    first = int(state.step)
+    evaluated = metrics.forget_after(workdir, first)
+    throughput = _throughput(experiment, busy_seconds)
+    with metrics.Writer(workdir) as writer:
+      writer.config(config)
+      progress = report.Progress(config, experiment.unigram)
+      window = report.Window(writer, progress, throughput, run.log_every_steps)
+      profile = _profile(run, workdir, first)
+      for step in range(first, total + 1):
+        last, signal = step == total, signals.received(step)
+        if last or (step and _due(step, run.eval_every_steps)):
+          if step not in evaluated:  # by the run that this one resumes
+            window.close()
+            evaluated[step] = _evaluate(experiment, state, step)
+            writer.scalars(step, evaluated[step])
+          progress.evaluation(step, evaluated[step])
+        if last or signal or _due(step, run.checkpoint_every_steps):
+          window.close()  # nothing that is not finite is saved
+          note = {"busy_seconds": throughput.busy_seconds}
+          saved.save(step, state, iterator, note | {"config": config.to_dict()})
+        if last:
+          break
+        if signal:
+          saved.wait()
+          raise preemption.Interrupted(signal, step)
+        throughput.start()
+        batch = sharding.to_global(next(iterator), steps.batch_sharding)
+        state, values = steps.train(state, batch)
+        window.add(step + 1, values)
+        profile(step + 1)
+    saved.wait()
+  return report.summarise(experiment, workdir, evaluated[total], throughput)
+
+
+def _due(step, every):
+  return every > 0 and step % every == 0
+
+
+def _profile(run, workdir, first):
+  """Called after each update: traces some of them, if the config says so."""
+  if not run.profile_steps or jax.process_index():
+    return lambda step: None
+  return periodic_actions.Profile(
+    logdir=str(workdir),
+    num_profile_steps=run.profile_steps,
+    first_profile=first + 10,
+  )
+
+
+def _evaluate(experiment, state, step):
+  """Metrics over the whole validation split, and the seconds they took."""
+  start = time.perf_counter()
+  batches = validation(experiment.config, experiment.data, experiment.corpus)
+  values = evaluate.evaluate(experiment.steps, state, batches)
+  return values | {"eval/seconds": time.perf_counter() - start}
+
+
+def evaluate_newest(experiment: Experiment, workdir):
+  """Evaluates the newest checkpoint of a run.
+
+  Returns:
+    The update it is from, and its metrics.
+
+  Raises:
+    checkpoint.CheckpointError: when none can be read.
+  """
+  run = experiment.config.run
+  with checkpoint.Checkpoints(workdir, run.keep_checkpoints) as saved:
+    state, _, _ = _start(experiment, saved)
+  return int(state.step), _evaluate(experiment, state, int(state.step))
+
+
+def describe(experiment: Experiment, workdir) -> str:
+  """A few lines on what is about to run."""
+  config, corpus = experiment.config, experiment.corpus
+  model = experiment.steps.model
+  size = model_lib.num_parameters(experiment.steps.abstract_state.params)
+  kind = model.attention
+  if kind == "linformer":
+    lengths = sorted(set(model.projected_lengths))
+    kind += f" (k = {', '.join(map(str, lengths))}, {model.sharing} sharing, "
+    kind += f"{model.projection} projection)"
+  return (
+    f"{size:,} parameters: {model.num_layers} layers of width "
+    f"{model.embed_dim}, {model.num_heads} heads, {kind}, n = "
+    f"{model.max_length}, {model.dtype}\n"
+    f"{len(corpus.train):,} training and {len(corpus.validation):,} validation "
+    f"blocks of {config.data.sequence_length} tokens, from {corpus.directory}\n"
+    f"{config.train.num_steps:,} updates of {config.train.batch_size} "
+    f"sequences on {jax.device_count()} {jax.devices()[0].device_kind} "
+    f"device(s), into {workdir}"
+  )

@@ -30,10 +30,8 @@ def parse_argument(argument: str, **defaults):
   for pair in filter(None, (argument or "").split(",")):
     name, separator, text = pair.partition("=")
     if not separator or name not in defaults:
-      raise ValueError(
-        f"config argument {pair!r} is not one of "
-        + ", ".join(f"{known}=..." for known in defaults)
-      )
+      known = ", ".join(f"{name}=..." for name in defaults) or "none at all"
+      raise ValueError(f"config argument {pair!r} is not understood: {known}")
     kind = type(defaults[name])
     try:
       values[name] = kind(text)

@@ -3,8 +3,9 @@
 from configs import base
 
 
-def get_config():
+def get_config(argument: str = ""):
   """See the module's docstring."""
+  base.parse_argument(argument)
   config = base.get_config()
   model = config.model
   model.vocab_size = 1024

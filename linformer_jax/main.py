@@ -13,10 +13,11 @@ Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
 --config.model.projected_length=64; configs/base.py lists them with their units.
 """
 
-import fcntl
+import contextlib
 import json
 import os
 import pathlib
+import re
 import sys
 
 # TensorFlow only writes event files here; its start-up lines help nobody.
@@ -28,91 +29,41 @@ from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 MODES = ("train", "evaluate")
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, and its argument after a colon."
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run: checkpoints, metrics, curve.png."
-)
-_NEW = flags.DEFINE_bool(
-  "new", False, "Start a new run in DIR-2, DIR-3, ... if DIR holds one."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-  "distributed",
-  False,
-  "Join the processes of a TPU pod or a cluster (jax.distributed.initialize).",
-)
-# Config fields in which a run may differ from what it resumes.
-_FREE = ("run.", "mesh.", "data.cache_dir", "data.tfds_data_dir")
 
 
 class UsageError(Exception):
   """What the user asked for cannot be done; the message says why."""
 
 
-def _stored_config(workdir):
-  """The flat config of the run in a folder, or None when it holds none.
-
-  Raises:
-    UsageError: for a file, or a folder with other content.
-  """
-  if not workdir.exists():
-    return None
-  if not workdir.is_dir():
-    raise UsageError(f"--workdir={workdir} is a file, not a folder")
-  path = workdir / "config.json"
-  if path.exists():
-    try:
-      return json.loads(path.read_text())
-    except ValueError as error:
-      raise UsageError(f"{path} cannot be read: {error}") from None
-  others = sorted(p.name for p in workdir.iterdir() if p.name != ".lock")
-  if others:
-    raise UsageError(
-      f"--workdir={workdir} holds no run, but other files ({others[0]}): "
-      "choose a new or an empty folder"
-    )
-  return None
-
-
-def _check_same(workdir, stored, config):
-  """Raises a UsageError that names how two configs differ, if they do."""
-  from linformer_jax import metrics
-
-  here = metrics.flatten(json.loads(json.dumps(config.to_dict())))
-  there = metrics.flatten(stored)
-  differences = [
-    f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-    for name in sorted(here.keys() | there.keys())
-    if here.get(name) != there.get(name) and not name.startswith(_FREE)
-  ]
-  if differences:
-    raise UsageError(
-      f"--workdir={workdir} holds a run of another config "
-      f"({'; '.join(differences[:4])}): choose another --workdir, or add --new"
-    )
-
-
-def _numbered(workdir):
-  """The folder itself when it holds no run, or DIR-2, DIR-3, ..."""
-  candidate, number = workdir, 1
-  while _stored_config(candidate) is not None:
-    number += 1
-    candidate = workdir.with_name(f"{workdir.name}-{number}")
-  return candidate
-
-
-def _lock(workdir):
-  """An open file that holds the folder for this process until it ends."""
-  file = (workdir / ".lock").open("w")
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise UsageError(
-      f"another process is training in --workdir={workdir}: wait for it, stop "
-      "it, or add --new"
-    ) from None
-  return file
+def _flags():
+  """The flags, unparsed; a set of its own and not absl's global one."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, and its argument after a colon.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run: checkpoints, metrics, curve.png.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "new",
+    False,
+    "Start a new run in DIR-2, DIR-3, ... if DIR holds one.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the processes of a TPU pod or a cluster "
+    "(jax.distributed.initialize).",
+    flag_values=values,
+  )
+  return values
 
 
 _SUMMARY = """
@@ -146,81 +97,78 @@ def _summary(result, workdir):
   )
 
 
-def _train(config, workdir):
-  from linformer_jax import metrics, report, train
+def _train(config, directory, new):
+  from linformer_jax import report, train, workdir
 
-  workdir = _numbered(workdir) if _NEW.value else workdir
-  stored = _stored_config(workdir)
-  if stored is not None:
-    _check_same(workdir, stored, config)
-    result = workdir / report.RESULT
-    if result.exists():
-      report.say(_summary(json.loads(result.read_text()), workdir))
-      report.say("\nThis run was complete; --new starts another one.")
-      return
+  held = None
   try:
+    if new:
+      directory = workdir.numbered(directory)
+    stored = workdir.stored_config(directory)
+    if stored is not None:
+      workdir.check_same(directory, stored, config)
+      result = directory / report.RESULT
+      if result.exists():
+        report.say(_summary(json.loads(result.read_text()), directory))
+        report.say("\nThis run was complete; --new starts another one.")
+        return
     experiment = train.build(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = _lock(workdir) if jax.process_index() == 0 else None
-    if stored is None and jax.process_index() == 0:
-      text = json.dumps(config.to_dict(), indent=1) + "\n"
-      metrics.write_atomically(workdir / "config.json", text)
+    if jax.process_index() == 0:
+      held = workdir.claim(directory, config)
   except (ValueError, OSError) as error:
     raise UsageError(str(error)) from error
-  report.say(train.describe(experiment, workdir))
-  report.say(_summary(train.train_and_evaluate(experiment, workdir), workdir))
-  if lock:
-    lock.close()
+  with held or contextlib.nullcontext():
+    report.say(train.describe(experiment, directory))
+    result = train.train_and_evaluate(experiment, directory)
+    report.say(_summary(result, directory))
 
 
-def _evaluate(workdir):
-  from linformer_jax import report, train
+def _evaluate(directory):
+  from linformer_jax import report, train, workdir
 
-  stored = _stored_config(workdir)
-  if stored is None:
-    raise UsageError(f"--workdir={workdir} holds no run to evaluate")
-  config = config_dict.ConfigDict(stored)
   try:
+    stored = workdir.stored_config(directory)
+    if stored is None:
+      raise ValueError(f"--workdir={directory} holds no run to evaluate")
+    config = config_dict.ConfigDict(stored)
     experiment = train.build(config)
   except (ValueError, OSError) as error:
     raise UsageError(str(error)) from error
-  step, values = train.evaluate_newest(experiment, workdir)
-  progress = report.Progress(config, experiment.unigram)
-  progress.evaluation(step, values)
+  step, values = train.evaluate_newest(experiment, directory)
+  report.Progress(config, experiment.unigram).evaluation(step, values)
 
 
-def _run(argv):
+def _run(given, mode, *extra):
+  """Runs a command; returns the exit status."""
   from linformer_jax import checkpoint, preemption, report
 
-  mode = argv[1] if len(argv) > 1 else "train"
-  if mode not in MODES or len(argv) > 2:
+  if mode not in MODES or extra:
     raise UsageError(
-      f"{' '.join(argv[1:])!r} is not a command: {' or '.join(MODES)}"
+      f"{' '.join((mode, *extra))!r} is not one of {', '.join(MODES)}"
     )
-  if not _WORKDIR.value:
+  if not given.workdir:
     raise UsageError("--workdir=DIR is needed: the folder of the run")
-  workdir = pathlib.Path(_WORKDIR.value)
-  if mode == "train" and _CONFIG.value is None:
+  if mode == "train" and given.config is None:
     raise UsageError("--config=FILE.py is needed, e.g. configs/smoke.py")
-  if _DISTRIBUTED.value:
+  directory = pathlib.Path(given.workdir)
+  if given.distributed:
     jax.distributed.initialize()
   try:
     if mode == "evaluate":
-      _evaluate(workdir)
+      _evaluate(directory)
     else:
-      _train(_CONFIG.value, workdir)
+      _train(given.config, directory, given.new)
   except report.NonFiniteError as error:
     return _fail(
-      f"{error}. The checkpoints from before it are kept in {workdir}; lower "
+      f"{error}. The checkpoints from before it are kept in {directory}; lower "
       "optimizer.learning_rate or set optimizer.clip_norm, and train anew",
       1,
     )
   except checkpoint.CheckpointError as error:
     return _fail(str(error), 1)
   except preemption.Interrupted as error:
-    return _fail(
-      f"{error}; the same command goes on from there", 128 + error.number
-    )
+    status = 128 + error.number
+    return _fail(f"{error}; the same command goes on from there", status)
   return 0
 
 
@@ -229,24 +177,53 @@ def _fail(message: str, status: int) -> int:
   return status
 
 
-def main(argv=None) -> int:
-  """Parses flags and runs a command.
+def _parse(given, argv):
+  """Reads the flags; returns the words that are none.
+
+  Raises:
+    UsageError: in one line, for what config_flags reports with a traceback.
+  """
+  for word in argv[1:]:
+    path = re.match(r"--?config=([^:]*)", word)
+    if path and not os.path.isfile(path[1]):
+      raise UsageError(f"--config={path[1]}: there is no such file")
+    if path and not path[1].endswith(".py"):
+      raise UsageError(f"--config={path[1]} is not a Python file (.py)")
+  try:
+    return given(argv)[1:]
+  except flags.Error as error:
+    # Of an exception inside the config file, only its own message.
+    message = re.sub(r"(?s)Traceback.*\n\w+: ", "", str(error))
+    raise UsageError(message) from None
+  except SyntaxError as error:
+    raise UsageError(
+      f"{error.filename}, line {error.lineno}: {error.msg}"
+    ) from None
+  except (AttributeError, KeyError) as error:
+    field = str(error).strip("\"'")
+    by_field = re.compile(rf"--?config\..*\b{re.escape(field)}\b")
+    raise UsageError(
+      f"{' '.join(filter(by_field.match, argv))}: the config has no field "
+      f"{field!r}; configs/base.py lists them all"
+    ) from None
+
+
+def main() -> int:
+  """Reads sys.argv and runs a command.
 
   Returns:
     The exit status: 0; 1 for a run that broke down; 2 for a wrong flag, file or
     value, with one line on stderr and nothing written; 128 + the signal that
     stopped it.
   """
-  argv = sys.argv if argv is None else argv
-  if {"--help", "-h", "-help"} & set(argv[1:]):
-    print(__doc__)
-    print(flags.FLAGS.module_help(sys.modules[__name__]) or "")
+  given = _flags()
+  if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
+    print(__doc__ + given.get_help())
     return 0
   logging.set_verbosity(logging.ERROR)
   try:
-    rest = flags.FLAGS(argv)
-    return _run(rest)
-  except (UsageError, flags.Error) as error:
+    return _run(given, *(_parse(given, sys.argv) or ["train"]))
+  except UsageError as error:
     return _fail(str(error), 2)
 
 

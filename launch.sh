@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# One door to the project; ./launch.sh --help lists what is behind it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+Usage: ./launch.sh [COMMAND] [ARGUMENTS]
+
+  (none) [FLAGS]          pretrain a small Linformer on the packaged speeches,
+                          ten minutes on two cores, into runs/smoke; run again,
+                          it resumes or says what is done. --new starts another
+                          run in runs/smoke-2, and so on
+  train FLAGS             pretrain what a config says, for example
+                            ./launch.sh train --workdir=runs/x \
+                              --config=configs/linformer.py:n=512,k=128 \
+                              --config.optimizer.learning_rate=3e-4
+                          ./launch.sh train --help lists the flags
+  evaluate --workdir=DIR  exact validation perplexity of a run's newest
+                          checkpoint
+  tensorboard [FLAGS]     serve the curves of all runs under runs/
+  test [--slow] [PYTEST]  check the style and run the tests; --slow adds those
+                          that take minutes; the rest goes to pytest
+  setup [tpu|cuda12|cuda13]
+                          only make .venv and install the requirements, for a
+                          TPU VM or an NVIDIA GPU with JAX's plugin for it
+
+Every command makes .venv and installs requirements.txt first, where that has
+not been done. PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or
+newer).
+TEXT
+}
+
+fail() {
+  echo "launch.sh: $*" >&2
+  exit 2
+}
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer is needed and was not found; name one with" \
+    "PYTHON=/path/to/python ./launch.sh"
+}
+
+# install NAME PIP_ARGUMENTS...: once, and again when they or the files that
+# they come from have changed.
+install() {
+  local stamp=".venv/installed-$1" key
+  shift
+  key="$* $(cat requirements.txt pyproject.toml | cksum)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
+    echo "installing $* into .venv (a minute or two)" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" ||
+      fail "pip could not install $*; see its lines above"
+    echo "$key" >"$stamp"
+  fi
+}
+
+# setup [PLUGIN] [test]: the virtual environment. One process at a time.
+setup() {
+  exec 9>.venv.lock
+  if command -v flock >/dev/null; then flock 9; fi
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    local python
+    python="$(find_python)"
+    echo "making .venv with $("$python" --version)" >&2
+    rm -rf .venv
+    "$python" -m venv .venv ||
+      fail "$python -m venv failed; on Debian or Ubuntu: apt install python3-venv"
+  fi
+  install requirements -r requirements.txt
+  case "${1:-}" in
+    "") ;;
+    tpu | cuda12 | cuda13) install plugin -r requirements.txt "jax[$1]" ;;
+    test) install test -e ".[test]" ;;
+    *) fail "setup '$1' is not one of tpu, cuda12, cuda13" ;;
+  esac
+  exec 9>&-
+}
+
+command="${1:-}"
+case "$command" in
+  -h | --help | help)
+    usage
+    ;;
+  "" | --*)
+    setup
+    exec .venv/bin/python -m linformer_jax.main train \
+      --config=configs/smoke.py --workdir=runs/smoke "$@"
+    ;;
+  train | evaluate)
+    setup
+    exec .venv/bin/python -m linformer_jax.main "$@"
+    ;;
+  tensorboard)
+    setup
+    shift
+    exec .venv/bin/tensorboard --logdir=runs "$@"
+    ;;
+  test)
+    shift
+    setup test
+    marks=(-m "not slow")
+    if [ "${1:-}" = --slow ]; then
+      marks=()
+      shift
+    fi
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check --quiet . ||
+      fail "the code is not formatted: .venv/bin/ruff format ."
+    exec .venv/bin/python -m pytest "${marks[@]}" "$@"
+    ;;
+  setup)
+    shift
+    setup "$@"
+    ;;
+  *)
+    fail "'$command' is not a command; ./launch.sh --help lists them"
+    ;;
+esac

@@ -1,0 +1,1 @@
+"""Text in, batches for masked language modelling out; start at `pipeline`."""

@@ -1,0 +1,217 @@
+"""Cache entries: written once and whole, and checked whenever opened.
+
+An entry is a folder named by the hash of its settings. It is written under
+another name, flushed to disk and renamed, so a reader sees all of it or none.
+Processes of one host queue at a lock; across hosts on a network filesystem,
+where locks may not work, the first rename wins and the others use its entry.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+META = "meta.json"
+# Sizes are always checked; contents up to here, as hashing 1 GB takes seconds.
+HASHED_BYTES = 256 * 2**20
+
+
+def root_directory(configured: str) -> str:
+  """The folder of all entries: `configured`, $LINFORMER_CACHE or the default.
+
+  Args:
+    configured: a path, or ''.
+
+  Returns:
+    An absolute path.
+  """
+  path = configured or os.environ.get("LINFORMER_CACHE", "")
+  path = path or os.path.join("~", ".cache", "linformer_jax")
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def key(settings: dict[str, Any]) -> str:
+  """The sha256, in hex, of the settings as canonical JSON."""
+  text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_or_build(
+  root: str,
+  name: str,
+  settings: dict[str, Any],
+  build: Callable[["Writer"], None],
+) -> str:
+  """Returns the folder of a sound entry, building it where there is none.
+
+  Args:
+    root: the folder of all entries; made if absent.
+    name: a readable prefix of the entry's name.
+    settings: JSON-like; whatever the contents depend on.
+    build: writes the files of the entry.
+
+  Returns:
+    The path of the entry.
+
+  Raises:
+    ValueError: if `root` cannot be written.
+  """
+  settings = json.loads(json.dumps(settings))
+  slug = re.sub(r"[^A-Za-z0-9.]+", "_", name)
+  directory = os.path.join(root, f"{slug}-{key(settings)[:16]}")
+  if damage(directory, settings) is None:
+    return directory
+  try:
+    os.makedirs(root, exist_ok=True)
+    lock = open(f"{directory}.lock", "ab")
+  except OSError as error:
+    raise ValueError(f"cannot write to cache_dir {root}: {error}") from error
+  with lock:
+    alone = _lock(lock, directory)
+    found = damage(directory, settings)
+    if found is None:
+      return directory
+    if os.path.exists(directory):
+      _log.warning("%s is damaged (%s): building it anew", directory, found)
+    _build(directory, settings, build, alone)
+  return directory
+
+
+def damage(directory: str, settings: dict[str, Any]) -> str | None:
+  """What is wrong with an entry, in a few words, or None if it is sound."""
+  try:
+    with open(os.path.join(directory, META), encoding="utf-8") as file:
+      meta = json.load(file)
+    if not isinstance(meta, dict) or meta.get("settings") != settings:
+      return f"{META} is of other settings"
+    for name, expected in meta["files"].items():
+      path = os.path.join(directory, name)
+      size = os.path.getsize(path)
+      if size != expected["bytes"]:
+        return f"{name} has {size} bytes, not {expected['bytes']}"
+      if size <= HASHED_BYTES:
+        with open(path, "rb") as file:
+          digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != expected["sha256"]:
+          return f"the checksum of {name} is wrong"
+  except (FileNotFoundError, NotADirectoryError) as error:
+    return f"{os.path.basename(error.filename)} is missing"
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    return f"{META} is unreadable: {error!r}"
+  return None
+
+
+class Writer:
+  """Writes the files of one entry and remembers their sizes and hashes."""
+
+  def __init__(self, directory: str):
+    self._directory = directory
+    self.files: dict[str, dict[str, Any]] = {}
+
+  @contextlib.contextmanager
+  def file(self, name: str) -> Iterator[Callable[[bytes], None]]:
+    """Yields a function that appends bytes to the file `name`."""
+    digest = hashlib.sha256()
+    count = 0
+    with open(os.path.join(self._directory, name), "wb") as file:
+
+      def write(data: bytes) -> None:
+        nonlocal count
+        digest.update(data)
+        count += len(data)
+        file.write(data)
+
+      yield write
+      _flush(file)
+    self.files[name] = {"bytes": count, "sha256": digest.hexdigest()}
+
+
+def _build(
+  directory: str,
+  settings: dict[str, Any],
+  build: Callable[[Writer], None],
+  alone: bool,
+) -> None:
+  prefix = f"{directory}.tmp-{socket.gethostname()}-"
+  if alone:
+    _remove_abandoned(prefix)
+  temporary = f"{prefix}{uuid.uuid4().hex}"
+  os.mkdir(temporary)
+  try:
+    writer = Writer(temporary)
+    build(writer)
+    meta = {"format": FORMAT, "settings": settings, "files": writer.files}
+    with open(os.path.join(temporary, META), "wb") as file:
+      file.write(json.dumps(meta, indent=1).encode())
+      _flush(file)
+    _flush_directory(temporary)
+    _publish(temporary, directory, settings)
+    _flush_directory(os.path.dirname(directory))
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: str, directory: str, settings: dict[str, Any]) -> None:
+  """Renames the new entry into place, unless a sound one is there by now."""
+  try:
+    os.rename(temporary, directory)
+  except OSError as error:
+    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+      raise
+    if damage(directory, settings) is None:
+      return
+    aside = f"{temporary}-old"
+    os.rename(directory, aside)
+    os.rename(temporary, directory)
+    if os.path.isdir(aside):
+      shutil.rmtree(aside, ignore_errors=True)
+    else:
+      os.remove(aside)
+
+
+def _remove_abandoned(prefix: str) -> None:
+  """Removes what a killed process of this host left: the lock is ours now."""
+  parent, start = os.path.split(prefix)
+  for name in os.listdir(parent):
+    if name.startswith(start):
+      shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+
+
+def _lock(lock: BinaryIO, directory: str) -> bool:
+  """Takes the lock until the file is closed; False if there are no locks."""
+  try:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      _log.info("Waiting for another process to write %s", directory)
+      fcntl.flock(lock, fcntl.LOCK_EX)
+  except OSError as error:
+    if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+      raise
+    return False
+  return True
+
+
+def _flush(file: BinaryIO) -> None:
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def _flush_directory(path: str) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

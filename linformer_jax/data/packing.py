@@ -1,0 +1,66 @@
+"""Documents to a flat stream of tokens, and the stream to blocks.
+
+RoBERTa's FULL-SENTENCES input (Liu et al., 2019, section 4.2): documents follow
+each other with `</s>` after each, and a block is `<s>` and the next n - 1
+tokens of the stream, across document boundaries. The stream is what is stored;
+blocks are cut when read, so one cache serves every sequence length.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from linformer_jax.data import tokenizer as tokenizer_lib
+
+
+def stream(
+  documents: Iterable[list[int]], dtype: np.dtype
+) -> Iterator[np.ndarray]:
+  """Yields each document's ids with `</s>` after them, as `dtype`."""
+  for ids in documents:
+    yield np.asarray([*ids, tokenizer_lib.EOS_ID], dtype=dtype)
+
+
+class BlockSource:
+  """Random access to the blocks of a stream: `len(source)`, `source[i]`.
+
+  A block is `{'tokens': int32 [N], 'mask': bool [N]}`. The tokens after the
+  last full block are dropped, or kept in a block padded with `<pad>`, whose
+  mask is False at the padding.
+
+  Attributes:
+    tokens: the stream, uint16 or uint32, usually a memory map.
+    sequence_length: N.
+    pad_last: whether the last, partial block is kept.
+  """
+
+  def __init__(self, tokens: np.ndarray, sequence_length: int, pad_last: bool):
+    if sequence_length < 2:
+      raise ValueError(
+        f"sequence_length is {sequence_length}; a block needs at least 2,"
+        " <s> and a token"
+      )
+    # A plain array over the same map: slices of np.memmap cost microseconds.
+    self.tokens = np.asarray(tokens)
+    self.sequence_length = sequence_length
+    self.pad_last = pad_last
+    stride = sequence_length - 1
+    full, rest = divmod(len(tokens), stride)
+    self._length = full + (1 if pad_last and rest else 0)
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __repr__(self) -> str:
+    return f"BlockSource({len(self)} blocks of {self.sequence_length})"
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    if not 0 <= index < self._length:
+      raise IndexError(f"block {index} of {self._length}")
+    stride = self.sequence_length - 1
+    piece = self.tokens[index * stride : (index + 1) * stride]
+    block = np.full(self.sequence_length, tokenizer_lib.PAD_ID, dtype=np.int32)
+    block[0] = tokenizer_lib.BOS_ID
+    block[1 : 1 + len(piece)] = piece
+    mask = np.arange(self.sequence_length) <= len(piece)
+    return {"tokens": block, "mask": mask}

@@ -15,6 +15,7 @@ Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -24,8 +25,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import absl.logging
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_dict, config_flags
 
 MODES = ("train", "evaluate")
@@ -200,11 +202,12 @@ def _parse(given, argv):
       f"{error.filename}, line {error.lineno}: {error.msg}"
     ) from None
   except (AttributeError, KeyError) as error:
-    field = str(error).strip("\"'")
+    field = re.search(r"\w+", str(error))[0]
+    meant = re.search(r'Did you mean "\w+"', str(error))
     by_field = re.compile(rf"--?config\..*\b{re.escape(field)}\b")
     raise UsageError(
       f"{' '.join(filter(by_field.match, argv))}: the config has no field "
-      f"{field!r}; configs/base.py lists them all"
+      f"{field!r}; {f'{meant[0]}?' if meant else 'configs/base.py lists them'}"
     ) from None
 
 
@@ -220,7 +223,9 @@ def main() -> int:
   if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
     print(__doc__ + given.get_help())
     return 0
-  logging.set_verbosity(logging.ERROR)
+  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells a lot
+  logging.basicConfig(format="%(message)s", stream=sys.stderr)
+  logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
     return _run(given, *(_parse(given, sys.argv) or ["train"]))
   except UsageError as error:

@@ -1,0 +1,251 @@
+"""The command line: one line and exit 2 for bad input, nothing left behind."""
+
+import gzip
+import json
+import pathlib
+import sys
+
+import pytest
+
+from linformer_jax import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMOKE = "--config=configs/smoke.py"
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+  """Runs main on some words, with {tmp} filled in: status, stdout, stderr."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv("LINFORMER_CACHE", str(tmp_path / "cache"))
+
+  def run(*words):
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    status = main.main()
+    streams = capsys.readouterr()
+    return status, streams.out, streams.err
+
+  return run
+
+
+@pytest.fixture
+def files(tmp_path):
+  """Inputs that are wrong in one way each."""
+  (tmp_path / "empty.txt").write_text("")
+  (tmp_path / "short.txt").write_text("Too short for a block.")
+  (tmp_path / "no_field.jsonl").write_text('{"body": "words"}\n')
+  (tmp_path / "broken.jsonl").write_text('{"text": "words"}\n{"text": \n')
+  (tmp_path / "broken.txt.gz").write_bytes(gzip.compress(b"a b" * 99)[:20])
+  (tmp_path / "tokenizer.json").write_text("{}")
+  (tmp_path / "not_python.yaml").write_text("a: 1")
+  (tmp_path / "syntax.py").write_text("def get_config(:\n")
+  (tmp_path / "folder_of_others").mkdir()
+  (tmp_path / "folder_of_others" / "thesis.tex").write_text("mine")
+  (tmp_path / "a_file").write_text("")
+  (tmp_path / "damaged_run").mkdir()
+  (tmp_path / "damaged_run" / "config.json").write_text("{")
+  return tmp_path
+
+
+RUN = "--workdir={tmp}/run"
+FILES = "--config.data.source=files"
+BAD = {
+  "no config": ([RUN], "--config"),
+  "no workdir": ([SMOKE], "--workdir"),
+  "no such command": (["fly", SMOKE, RUN], "'fly'"),
+  "two commands": (["train", "evaluate", SMOKE, RUN], "'train evaluate'"),
+  "no such flag": ([SMOKE, RUN, "--wrokdir=x"], "wrokdir"),
+  "no such config": (["--config=configs/smok.py", RUN], "configs/smok.py"),
+  "config is yaml": (["--config={tmp}/not_python.yaml", RUN], "yaml"),
+  "syntax error": (["--config={tmp}/syntax.py", RUN], "syntax.py, line 1"),
+  "argument": (["--config=configs/linformer.py:m=3", RUN], "'m=3'"),
+  "argument type": (["--config=configs/linformer.py:n=x", RUN], "'n=x'"),
+  "no such field": ([SMOKE, RUN, "--config.model.width=3"], "'width'"),
+  "no such group": ([SMOKE, RUN, "--config.modle.max_length=3"], "'modle'"),
+  "field type": ([SMOKE, RUN, "--config.model.num_heads=two"], "two"),
+  "k above n": ([SMOKE, RUN, "--config.model.projected_length=500"], "500"),
+  "k is 0": ([SMOKE, RUN, "--config.model.projected_length=0"], "0"),
+  "k does not divide n": (
+    [
+      SMOKE,
+      RUN,
+      "--config.model.projection=mean_pool",
+      "--config.model.projected_length=48",
+    ],
+    "128 = 2 * 48 + 32",
+  ),
+  "k a layer": (
+    [SMOKE, RUN, "--config.model.projected_lengths=(64, 32)"],
+    "2 values",
+  ),
+  "heads do not divide": ([SMOKE, RUN, "--config.model.num_heads=7"], "7"),
+  "sharing": ([SMOKE, RUN, "--config.model.sharing=all"], "'all'"),
+  "projection": ([SMOKE, RUN, "--config.model.projection=fft"], "'fft'"),
+  "attention": ([SMOKE, RUN, "--config.model.attention=flash"], "'flash'"),
+  "dtype": ([SMOKE, RUN, "--config.model.dtype=float8"], "'float8'"),
+  "dropout": ([SMOKE, RUN, "--config.model.dropout_rate=1.0"], "1.0"),
+  "batch 0": ([SMOKE, RUN, "--config.train.batch_size=0"], "batch_size 0"),
+  "parts": (
+    [
+      SMOKE,
+      RUN,
+      "--config.train.batch_size=10",
+      "--config.train.accumulation_steps=4",
+    ],
+    "10 is not divisible by",
+  ),
+  "warm-up": (
+    [SMOKE, RUN, "--config.optimizer.warmup_steps=10000000"],
+    "10000000",
+  ),
+  "rate": ([SMOKE, RUN, "--config.optimizer.learning_rate=-1.0"], "-1.0"),
+  "beta": ([SMOKE, RUN, "--config.optimizer.adam_b2=1.5"], "1.5"),
+  "mesh": ([SMOKE, RUN, "--config.mesh.data=3"], "3 devices"),
+  "mesh axis": ([SMOKE, RUN, "--config.mesh.tensor=2"], "mesh.tensor=2"),
+  "log cadence": ([SMOKE, RUN, "--config.run.log_every_steps=0"], "0"),
+  "mask rate": ([SMOKE, RUN, "--config.data.mask_rate=1.5"], "1.5"),
+  "hold-out": ([SMOKE, RUN, "--config.data.holdout_fraction=0.0"], "0.0"),
+  "vocabulary": ([SMOKE, RUN, "--config.model.vocab_size=100"], "100"),
+  "source": ([SMOKE, RUN, "--config.data.source=web"], "'web'"),
+  "no files given": ([SMOKE, RUN, FILES], "files"),
+  "no files match": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/*.nothing"],
+    "*.nothing",
+  ),
+  "empty corpus": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/empty.txt"],
+    "empty.txt",
+  ),
+  "too few documents": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/short.txt"],
+    "document",
+  ),
+  "JSON field": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/no_field.jsonl"],
+    "'text'",
+  ),
+  "JSON line": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/broken.jsonl"],
+    "line 2",
+  ),
+  "gzip": (
+    [SMOKE, RUN, FILES, "--config.data.files={tmp}/broken.txt.gz"],
+    "broken.txt.gz",
+  ),
+  "no tokenizer": (
+    [SMOKE, RUN, "--config.data.tokenizer_path={tmp}/none.json"],
+    "none.json",
+  ),
+  "tokenizer": (
+    [SMOKE, RUN, "--config.data.tokenizer_path={tmp}/tokenizer.json"],
+    "tokenizer.json",
+  ),
+  "TFDS name": (
+    [
+      SMOKE,
+      RUN,
+      "--config.data.source=tfds",
+      "--config.data.tfds_name=no_such_set",
+    ],
+    "no_such_set",
+  ),
+  "workdir is a file": ([SMOKE, "--workdir={tmp}/a_file"], "is a file"),
+  "workdir of others": (
+    [SMOKE, "--workdir={tmp}/folder_of_others"],
+    "thesis.tex",
+  ),
+  "damaged run": ([SMOKE, "--workdir={tmp}/damaged_run"], "config.json"),
+  "nothing to evaluate": (["evaluate", RUN], "holds no run"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(case, command, files):
+  words, expected = BAD[case]
+  before = sorted(p for p in files.rglob("*") if "cache" not in p.parts)
+  status, out, err = command(*words)
+  assert status == 2, err
+  assert err.count("\n") == 1 and err.startswith("linformer_jax: "), err
+  assert expected in err
+  assert "Traceback" not in err
+  assert sorted(p for p in files.rglob("*") if "cache" not in p.parts) == before
+  assert not (files / "run").exists()
+
+
+TINY = [
+  SMOKE,
+  "--config.data.source=synthetic",
+  "--config.model.vocab_size=300",
+  "--config.model.max_length=16",
+  "--config.model.projected_length=8",
+  "--config.model.embed_dim=16",
+  "--config.model.num_heads=2",
+  "--config.model.mlp_dim=32",
+  "--config.model.num_layers=2",
+  "--config.train.batch_size=4",
+  "--config.train.num_steps=4",
+  "--config.optimizer.warmup_steps=1",
+  "--config.run.log_every_steps=2",
+  "--config.run.eval_every_steps=2",
+  "--config.run.eval_batch_size=64",
+  "--config.run.checkpoint_every_steps=2",
+]
+
+
+def test_run_again_says_what_is_done_and_never_mixes_configs(command, tmp_path):
+  status, out, err = command(*TINY, RUN)
+  assert status == 0, err
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  summary = out[out.index("Done:") :]
+  for part in (
+    f"{result['perplexity']:.2f}",
+    f"{result['unigram_perplexity']:.2f}",
+    "tokens/s",
+    "MFU",
+    str(tmp_path / "run"),
+    "./launch.sh tensorboard",
+    "./launch.sh test",
+  ):
+    assert part in summary
+  assert (tmp_path / "run" / "curve.png").stat().st_size > 5000
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+
+  status, out, err = command(*TINY, RUN)  # the same again: nothing is done
+  assert status == 0 and "complete" in out and f"{result['step']} up" in out
+  assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+  other = "--config.optimizer.learning_rate=0.1"
+  status, out, err = command(*TINY, RUN, other)
+  assert status == 2 and "optimizer.learning_rate" in err and "0.1" in err
+  assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+  status, out, err = command(*TINY, RUN, other, "--new")
+  assert status == 0, err
+  assert (tmp_path / "run-2" / "result.json").exists()
+  assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+  status, out, err = command("evaluate", RUN)
+  assert status == 0 and f"{result['perplexity']:.2f}" in out, err
+
+
+def test_two_processes_in_one_folder(command, tmp_path):
+  from linformer_jax import workdir
+
+  (tmp_path / "run").mkdir()
+  with workdir.lock(tmp_path / "run"):
+    status, _, err = command(*TINY, RUN)
+  assert status == 2 and "another process" in err
+
+
+def test_help_is_worth_reading(command):
+  status, out, _ = command("--help")
+  assert status == 0
+  for word in (
+    "--config",
+    "--workdir",
+    "--[no]new",
+    "evaluate",
+    "configs/base.py",
+  ):
+    assert word in out

@@ -77,9 +77,11 @@ def get_config() -> config_dict.ConfigDict:
   model.projection = "linear"  # convolution, mean_pool, max_pool, random
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
-  model.position_init = "normal"  # or 'sinusoidal'
+  model.position_init = "normal"  # or sinusoidal, neighbours
+  model.position_dims = 64  # features left to positions by 'neighbours'
+  model.position_gain = 1.7  # of the heads that read them
   model.initializer_std = 0.02  # 0: Xavier kernels, 1/sqrt(width) embeddings
-  model.projection_init = "normal"  # start of E and F; see ModelConfig
+  model.projection_init = "normal"  # of E, F; or mean_pool, strided
   model.projection_std = 0.02  # spread of its random part
   model.dropout_rate = 0.1
   model.attention_dropout_rate = 0.1

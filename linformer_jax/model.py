@@ -26,21 +26,6 @@ def _layer_norm(config, name):
   )
 
 
-def _sinusoidal(std):
-  """Initialiser: sines and cosines of Vaswani et al. 2017, spread `std`."""
-
-  def init(key, shape, dtype=jnp.float32):
-    del key
-    rows, width = shape
-    half = (width + 1) // 2
-    rates = 10000.0 ** (-np.arange(half) / half)
-    angles = np.arange(rows)[:, None] * rates[None]
-    waves = np.concatenate([np.sin(angles), np.cos(angles)], -1)[:, :width]
-    return jnp.asarray(waves * std * np.sqrt(2), dtype)
-
-  return init
-
-
 class Embed(nn.Module):
   """Token and position embeddings; `attend` scores against the tokens."""
 
@@ -48,15 +33,12 @@ class Embed(nn.Module):
 
   def setup(self):
     config = self.config
-    draw = nn.initializers.normal(config.embedding_std)
     self.tokens = nn.Embed(
-      config.vocab_size, config.embed_dim, embedding_init=draw
+      config.vocab_size, config.embed_dim, embedding_init=config.token_init()
     )
-    if config.position_init == "sinusoidal":
-      draw = _sinusoidal(config.embedding_std)
     self.positions = self.param(
       "positions",
-      draw,
+      config.positions_init(),
       (config.max_length + config.position_offset, config.embed_dim),
     )
 
@@ -88,12 +70,15 @@ class Embed(nn.Module):
 
 def _attention(config, projected_length):
   """The attention module of one layer."""
+  query_init, key_init = config.query_and_key_init(projected_length)
   common = dict(
     num_heads=config.num_heads,
     dropout_rate=config.attention_dropout_rate,
     query_block=config.query_block,
     dtype=config.dtype,
     kernel_init=config.kernel_init(),
+    query_init=query_init,
+    key_init=key_init,
     name="attention",
   )
   if config.attention == "softmax":

@@ -3,16 +3,15 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from linformer_jax import initializers
 from linformer_jax.attention import linformer as linformer_lib
 from linformer_jax.attention import projection as projection_lib
 
 ATTENTION = ("linformer", "softmax")
 NORM_POSITIONS = ("post", "pre")
-POSITION_INITS = ("normal", "sinusoidal")
+POSITION_INITS = ("normal", "sinusoidal", "neighbours")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -21,23 +20,14 @@ def _one_of(name, value, choices):
     raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
-def _mean_of_neighbours(std):
-  """E starts as the mean of each window of N / K neighbours, plus N(0, std)."""
-
-  def init(key, shape, dtype=jnp.float32):
-    *_, k, n = shape
-    window = np.arange(n)[None] * k // n == np.arange(k)[:, None]
-    mean = jnp.asarray(window / window.sum(1, keepdims=True), dtype)
-    return mean + std * jax.random.normal(key, shape, dtype)
-
-  return init
-
-
 # Name -> initialiser of E [..., K, N], given the spread of its random part.
 PROJECTION_INITS = {
   "normal": nn.initializers.normal,
-  "mean_pool": _mean_of_neighbours,
+  "mean_pool": initializers.window_mean,
+  "strided": initializers.strided,
 }
+# Of query and key kernels where they read tokens, beside neighbour heads.
+_CONTENT_SCALE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +47,11 @@ class ModelConfig:
     projection: 'linear', 'convolution', 'mean_pool', 'max_pool' or 'random'.
     norm_position: 'post' (RoBERTa) or 'pre'.
     position_offset: unused rows ahead in the position table; RoBERTa's 2.
-    position_init: 'normal', or 'sinusoidal' (of Vaswani et al. 2017, scaled to
-      the spread of the token embeddings); learned from there.
+    position_init: 'normal'; 'sinusoidal' (of Vaswani et al. 2017, scaled to
+      the spread of the token embeddings); or 'neighbours', with which heads
+      start out looking at neighbours (see `initializers`). Learned from there.
+    position_dims: features left to positions by 'neighbours'.
+    position_gain: of the query and key kernels that read them.
     initializer_std: of embeddings and dense kernels; RoBERTa's 0.02. 0 draws
       dense kernels by Xavier's rule and embeddings with 1 / sqrt(M).
     projection_init: start of E and F, a key of `PROJECTION_INITS`.
@@ -87,6 +80,8 @@ class ModelConfig:
   norm_position: str = "post"
   position_offset: int = 0
   position_init: str = "normal"
+  position_dims: int = 64
+  position_gain: float = 1.7
   initializer_std: float = 0.02
   projection_init: str = "normal"
   projection_std: float = 0.02
@@ -121,6 +116,8 @@ class ModelConfig:
         f"embed_dim {self.embed_dim} is not divisible by num_heads "
         f"{self.num_heads}"
       )
+    if self.position_init == "neighbours":
+      self._check_neighbours()
     if self.query_block and self.attention_dropout_rate:
       raise ValueError(
         f"attention_dropout_rate {self.attention_dropout_rate} does not go "
@@ -128,6 +125,14 @@ class ModelConfig:
       )
     if self.attention == "linformer":
       self._check_projection()
+
+  def _check_neighbours(self):
+    dims, head_dim = self.position_dims, self.embed_dim // self.num_heads
+    if not 2 <= dims < self.embed_dim or dims % 2 or head_dim % 2:
+      raise ValueError(
+        f"position_init 'neighbours' needs an even position_dims {dims} below "
+        f"embed_dim {self.embed_dim}, and an even head_dim {head_dim}"
+      )
 
   def _check_projection(self):
     _one_of("sharing", self.sharing, linformer_lib.SHARING)
@@ -165,6 +170,41 @@ class ModelConfig:
   def embedding_std(self) -> float:
     """Standard deviation of the embeddings at the start."""
     return self.initializer_std or self.embed_dim**-0.5
+
+  def token_init(self):
+    """Initialiser of the token embeddings."""
+    if self.position_init == "neighbours":
+      return initializers.tokens_apart(self.embedding_std, self.position_dims)
+    return nn.initializers.normal(self.embedding_std)
+
+  def positions_init(self):
+    """Initialiser of the position embeddings."""
+    if self.position_init == "neighbours":
+      return initializers.positions_apart(
+        self.embedding_std, self.position_dims
+      )
+    if self.position_init == "sinusoidal":
+      return initializers.sinusoidal(self.embedding_std)
+    return nn.initializers.normal(self.embedding_std)
+
+  def query_and_key_init(self, projected_length: int):
+    """Initialisers of the query and key kernels of a layer."""
+    noise = self.kernel_init()
+    if self.position_init != "neighbours":
+      return noise, noise
+    strided = self.attention == "linformer" and self.sharing == "none"
+    strided = strided and self.projection_init == "strided"
+    window = self.max_length // projected_length if strided else 1
+    offsets = initializers.head_offsets(self.num_heads, window)
+    return tuple(
+      initializers.neighbour_heads(
+        looked_at,
+        self.position_dims,
+        self.position_gain,
+        initializers.scaled(noise, _CONTENT_SCALE),
+      )
+      for looked_at in (np.zeros_like(offsets), offsets)
+    )
 
   def weights_init(self):
     """Initialiser of E and F."""

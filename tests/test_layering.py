@@ -15,7 +15,7 @@ ROOMS = [
   ("benchmark", "tasks", "optimizer", "sharding", "data"),
   ("model",),
   ("model_config",),
-  ("attention",),
+  ("attention", "initializers"),
   ("flops",),
 ]
 LEVEL = {name: i for i, rooms in enumerate(ROOMS) for name in rooms}

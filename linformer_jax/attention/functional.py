@@ -38,7 +38,8 @@ def projected_attention(
     k: keys [B, K, H, D].
     v: values [B, K, H, D].
     mask: bool [B, K], True at slots that may be attended, or None. Where a row
-      has no slot, the result is zero.
+      has no slot, the result is zero. Slots that may not be attended weigh
+      zero, but k and v must be finite there: zero times NaN is NaN.
     query_block: queries handled at a time, 0 for all. In blocks the scores
       take B H query_block K floats and not B H N K, also in the backward pass,
       which computes them again.
@@ -63,7 +64,7 @@ def projected_attention(
   whole = length // query_block * query_block
   blocks = q[:, :whole].reshape(q.shape[0], -1, query_block, *q.shape[2:])
   out = jax.lax.map(attend, blocks.swapaxes(0, 1)).swapaxes(0, 1)
-  out = out.reshape(q.shape[0], whole, *q.shape[2:])
+  out = out.reshape(q.shape[0], whole, *out.shape[3:])
   if whole == length:
     return out
   return jnp.concatenate([out, attend(q[:, whole:])], axis=1)

@@ -10,6 +10,7 @@ from linformer_jax import flops
 from linformer_jax.attention import functional, heads, projection
 
 SHARING = ("none", "headwise", "key_value", "layerwise")
+ORDERS = ("auto", "before", "after")
 
 
 class SequenceProjection(nn.Module):
@@ -48,12 +49,10 @@ class SequenceProjection(nn.Module):
           "constants", "kernel", lambda: draw(self.make_rng("params"), shape)
         ).value
       elif self.kind == "convolution":
-        fan_in = nn.initializers.variance_scaling(
+        fan_in = nn.initializers.variance_scaling(  # of W * D entries
           1.0,
           "fan_in",
           "truncated_normal",
-          in_axis=(-3, -2),
-          out_axis=-1,
           batch_axis=tuple(range(len(shape) - 3)),
         )
         weights = self.param("kernel", fan_in, shape)
@@ -82,6 +81,7 @@ class LinformerSelfAttention(nn.Module):
     query_block: queries handled at a time, 0 for all.
     dtype: of the matrix products.
     kernel_init: initialiser of the four dense kernels.
+    query_init, key_init: of those two in its place, or None.
     projection_init: initialiser of E and F.
   """
 
@@ -95,6 +95,8 @@ class LinformerSelfAttention(nn.Module):
   query_block: int = 0
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.xavier_uniform()
+  query_init: Any = None
+  key_init: Any = None
   projection_init: Any = nn.initializers.normal(0.02)
 
   def _projections(self, head_dim, shared):
@@ -120,24 +122,48 @@ class LinformerSelfAttention(nn.Module):
       return one, one
     return make(name="key_projection")(), make(name="value_projection")()
 
-  def _order(self, memory):
+  def _order(self, memory, features, by, shared):
     """'before' or 'after' W_K and W_V, for the memory [B, N, M] at hand."""
-    if self.projection not in projection.COMMUTING:
-      if self.order == "before":
-        raise ValueError(
-          f"projection {self.projection!r} does not commute with W_K and W_V: "
-          "order must be 'auto' or 'after'"
-        )
+    commutes = by.kind in projection.COMMUTING
+    choices = ORDERS if commutes else ("auto", "after")
+    if self.order not in choices:
+      raise ValueError(
+        f"order {self.order!r} is not one of {', '.join(choices)}, those of "
+        f"projection {by.kind!r}"
+      )
+    if not commutes:
       return "after"
     if self.order != "auto":
       return self.order
+    if by.kind in projection.POOLING:  # no product at all, and fewer rows
+      return "before"
     return flops.cheaper_order(
-      self.sharing,
+      self.sharing if shared is None else "layerwise",
       memory.shape[1],
-      self.projected_length,
-      memory.shape[2],
+      by.projected_length,
+      features,
       self.num_heads,
+      memory.shape[2],
     )
+
+  def _keys_and_values(self, memory, features, mask, shared, dense):
+    """k and v [B, K, H, D], and the mask of the slots [B, K] or None."""
+    head_dim = features // self.num_heads
+    key_projection, value_projection = self._projections(head_dim, shared)
+
+    def project(rows, by):
+      return projection.project_sequence(rows, by, mask)[0]
+
+    if self._order(memory, features, key_projection, shared) == "after":
+      k = dense("key", memory, lambda rows: project(rows, key_projection))
+      v = dense("value", memory, lambda rows: project(rows, value_projection))
+    else:
+      rows = project(memory, key_projection)
+      k = dense("key", rows)
+      if value_projection is not key_projection:
+        rows = project(memory, value_projection)
+      v = dense("value", rows)
+    return k, v, projection.slot_mask(key_projection, mask)
 
   @nn.compact
   def __call__(
@@ -150,7 +176,8 @@ class LinformerSelfAttention(nn.Module):
       memory: None, or what keys and values are made of [B, N', M'].
       mask: bool, True at real rows of the memory ([B, N'], or [B, N] when x is
         its own memory), or None. In cross-attention queries are not masked.
-      shared: None, or the `Projection` that all layers share.
+      shared: None, or the `Projection` that all layers share; it then stands
+        for this module's own, whose attributes are not looked at.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
@@ -158,7 +185,8 @@ class LinformerSelfAttention(nn.Module):
 
     Raises:
       ValueError: when the memory is longer than `max_length`, the heads do not
-        divide the width, or the mask does not fit the memory.
+        divide the width, the mask does not fit the memory, or an attribute is
+        none of its choices.
     """
     head_dim = heads.split_width(x.shape[-1], self.num_heads)
     if memory is None:
@@ -166,28 +194,17 @@ class LinformerSelfAttention(nn.Module):
     else:
       memory = heads.select_real(memory, mask)
     memory = jnp.asarray(memory, self.dtype)
-    key_projection, value_projection = self._projections(head_dim, shared)
-
-    order = self._order(memory)
-
-    def project(rows, by):
-      return projection.project_sequence(rows, by, mask)[0]
 
     def dense(name, x, between=None):
+      inits = {"query": self.query_init, "key": self.key_init}
+      init = inits.get(name) or self.kernel_init
       return heads.HeadDense(
-        self.num_heads, head_dim, self.dtype, self.kernel_init, name=name
+        self.num_heads, head_dim, self.dtype, init, name=name
       )(x, between)
 
-    if order == "after":
-      k = dense("key", memory, lambda rows: project(rows, key_projection))
-      v = dense("value", memory, lambda rows: project(rows, value_projection))
-    else:
-      rows = project(memory, key_projection)
-      k = dense("key", rows)
-      if value_projection is not key_projection:
-        rows = project(memory, value_projection)
-      v = dense("value", rows)
-
+    k, v, slots = self._keys_and_values(
+      memory, x.shape[-1], mask, shared, dense
+    )
     dropout = None
     if self.dropout_rate and not deterministic:
       dropout = nn.Dropout(self.dropout_rate, deterministic=False)
@@ -195,7 +212,7 @@ class LinformerSelfAttention(nn.Module):
       dense("query", x),
       k,
       v,
-      projection.slot_mask(key_projection, mask),
+      slots,
       query_block=self.query_block,
       dropout=dropout,
     )

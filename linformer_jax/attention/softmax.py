@@ -17,6 +17,7 @@ class SoftmaxSelfAttention(nn.Module):
     query_block: queries handled at a time, 0 for all.
     dtype: of the matrix products.
     kernel_init: initialiser of the four dense kernels.
+    query_init, key_init: of those two in its place, or None.
   """
 
   num_heads: int
@@ -24,6 +25,8 @@ class SoftmaxSelfAttention(nn.Module):
   query_block: int = 0
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.xavier_uniform()
+  query_init: Any = None
+  key_init: Any = None
 
   @nn.compact
   def __call__(self, x, memory=None, mask=None, deterministic=True):
@@ -49,17 +52,18 @@ class SoftmaxSelfAttention(nn.Module):
     else:
       memory = heads.select_real(memory, mask)
 
-    def dense(name):
+    def dense(name, init=None):
+      init = init or self.kernel_init
       return heads.HeadDense(
-        self.num_heads, head_dim, self.dtype, self.kernel_init, name=name
+        self.num_heads, head_dim, self.dtype, init, name=name
       )
 
     dropout = None
     if self.dropout_rate and not deterministic:
       dropout = nn.Dropout(self.dropout_rate, deterministic=False)
     attended = functional.projected_attention(
-      dense("query")(x),
-      dense("key")(memory),
+      dense("query", self.query_init)(x),
+      dense("key", self.key_init)(memory),
       dense("value")(memory),
       mask,
       query_block=self.query_block,

@@ -1,0 +1,87 @@
+"""Starting values: what heads see at the first update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linformer_jax import initializers
+
+KEY = jax.random.key(0)
+ZERO = jax.nn.initializers.zeros
+
+
+@pytest.mark.parametrize("heads, k, n", [(4, 8, 16), (4, 4, 16), (3, 6, 6)])
+def test_strided_heads_see_rows_unmixed_and_all_of_them_together(heads, k, n):
+  matrix = np.asarray(initializers.strided(0.0)(KEY, (heads, k, n)))
+  np.testing.assert_array_equal(matrix.sum(2), 1)  # one row a slot
+  np.testing.assert_array_equal(np.unique(matrix), [0, 1][: 2 if n > 1 else 1])
+  seen = matrix.sum((0, 1)) > 0
+  window = n // k
+  assert seen.all() == (heads >= window)
+  rows = np.arange(n)
+  for h in range(heads):
+    np.testing.assert_array_equal(
+      matrix[h] @ rows, np.arange(k) * window + h % window
+    )
+
+
+def test_strided_without_heads_takes_the_first_of_each_window():
+  matrix = np.asarray(initializers.strided(0.0)(KEY, (4, 8)))
+  np.testing.assert_array_equal(matrix @ np.arange(8), [0, 2, 4, 6])
+
+
+@pytest.mark.parametrize("start", ["strided", "window_mean"])
+def test_noise_has_the_spread_that_is_asked_for(start):
+  init = getattr(initializers, start)
+  noise = init(0.1)(KEY, (4, 64, 128)) - init(0.0)(KEY, (4, 64, 128))
+  # The deviation of a sample's standard deviation is std / sqrt(2 size).
+  error = 0.1 / np.sqrt(2 * noise.size)
+  assert abs(float(jnp.std(noise)) - 0.1) < 5 * error
+
+
+def test_window_mean_averages_neighbours():
+  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (3, 6)))
+  np.testing.assert_allclose(matrix @ np.arange(6.0), [0.5, 2.5, 4.5])
+
+
+def test_tokens_leave_features_to_positions():
+  tokens = initializers.tokens_apart(1.0, 8)(KEY, (50, 32))
+  positions = initializers.positions_apart(1.0, 8)(KEY, (50, 32))
+  np.testing.assert_array_equal(np.asarray(tokens * positions), 0)
+  assert float(jnp.abs(tokens[:, :24]).min()) > 0
+  squares = jnp.mean(jnp.square(positions[:, 24:]), axis=1)
+  np.testing.assert_allclose(squares, 1.0, rtol=1e-5)  # cos^2 + sin^2 = 1
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 32])
+def test_a_head_looks_at_its_offset_from_everywhere(head_dim):
+  """argmax_j of q_i k_j is i + offset, for tokens whatever they are."""
+  heads, length, dims = 4, 24, 16
+  width = heads * head_dim
+  offsets = initializers.head_offsets(heads, window=1)
+  np.testing.assert_array_equal(offsets, [-1, 1, -2, 2])
+  positions = initializers.positions_apart(1.0, dims)(KEY, (length, width))
+  x = positions + initializers.tokens_apart(5.0, dims)(KEY, (length, width))
+
+  def read(offsets):
+    init = initializers.neighbour_heads(offsets, dims, 1.0, ZERO)
+    kernel = init(KEY, (width, heads * head_dim))
+    return (x @ kernel).reshape(length, heads, head_dim)
+
+  scores = jnp.einsum("ihd,jhd->hij", read(np.zeros(heads, int)), read(offsets))
+  for h, offset in enumerate(offsets):
+    here = np.arange(max(0, -offset), min(length, length - offset))
+    best = np.asarray(jnp.argmax(scores[h], axis=1))
+    np.testing.assert_array_equal(best[here], here + offset)
+
+
+def test_offsets_repeat_where_a_head_sees_every_second_row():
+  np.testing.assert_array_equal(
+    initializers.head_offsets(8, window=2), [-1, -1, 1, 1, -2, -2, 2, 2]
+  )
+
+
+def test_sinusoidal_has_the_spread_that_is_asked_for():
+  table = np.asarray(initializers.sinusoidal(0.5)(KEY, (512, 64)))
+  np.testing.assert_allclose(np.sqrt(np.mean(table**2)), 0.5, rtol=1e-5)

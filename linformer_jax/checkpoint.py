@@ -1,26 +1,35 @@
-"""Orbax checkpoints: state, place in the data, config, and a fingerprint.
+"""Orbax checkpoints: a state, a note of what belongs to it, and checksums.
 
-A checkpoint is trusted only when the fingerprint of what was read equals that
-of what was saved: storage formats do not notice every flipped byte.
+A checkpoint is trusted only when what is read has the checksums of what was
+saved, as storage formats do not notice every flipped byte. Those of the files
+are looked at before anything is parsed: given a damaged file, parsers fail in
+ways that help nobody. The fingerprint of the arrays tells whether what went to
+disk is what was in memory.
 """
 
+import contextlib
+import json
 import pathlib
+import shutil
 import sys
+import zlib
 
-import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-# What reading a damaged file can raise: a malformed value or JSON, a file or a
-# key that is missing, a tree of another form.
-_DAMAGE = (ValueError, OSError, KeyError, TypeError)
+_CHECKSUMS = "checksums.json"
 
 
 class CheckpointError(Exception):
-  """No checkpoint of a run can be read."""
+  """No checkpoint of a run can be read, or one cannot be written."""
+
+
+def _reason(error) -> str:
+  """The start of an error's message, on one line."""
+  return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _leaf_fingerprint(x):
@@ -39,24 +48,62 @@ def _leaf_fingerprint(x):
 
 @jax.jit
 def _fingerprints(state):
-  return [_leaf_fingerprint(leaf) for leaf in jax.tree.leaves(state)]
+  return jnp.stack([_leaf_fingerprint(leaf) for leaf in jax.tree.leaves(state)])
 
 
 def fingerprint(state) -> list[int]:
   """One integer a leaf, equal for equal bits whatever the sharding."""
-  return [int(x) for x in np.asarray(jax.device_get(_fingerprints(state)))]
+  return jax.device_get(_fingerprints(state)).tolist()
+
+
+def _file_checksums(folder: pathlib.Path) -> dict[str, int]:
+  """CRC-32 of the files of the saved items, by their names."""
+  found = {}
+  for path in sorted(folder.glob("*/**/*")):  # Orbax adds to the folder itself
+    if path.is_file():
+      crc = 0
+      with path.open("rb") as file:
+        while block := file.read(2**24):
+          crc = zlib.crc32(block, crc)
+      found[str(path.relative_to(folder))] = crc
+  return found
 
 
 class Checkpoints:
   """The checkpoints of one run, in <workdir>/checkpoints; use as a context."""
 
-  def __init__(self, workdir, keep: int):
+  def __init__(self, workdir, keep: int = 1, read_only: bool = False):
+    """Opens or makes the folder.
+
+    Args:
+      workdir: folder of the run.
+      keep: how many of the newest stay; older ones are deleted once a newer one
+        is on disk.
+      read_only: change nothing, as another process may be saving there.
+    """
     self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
-    self._manager = ocp.CheckpointManager(
+    self._keep = keep
+    self._read_only = read_only
+    self._saving = None  # the newest step on its way to the disk
+    if not read_only and jax.process_index() == 0:
+      # Of a kill. Orbax would do so in a thread that a second manager races.
+      for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
+    self._manager = self._open()
+
+  def _open(self):
+    return ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(keep),
-        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        preservation_policy=checkpoint_managers.LatestN(self._keep),
+        create=not self._read_only,
+        read_only=self._read_only,
+        save_interval_steps=0 if self._read_only else 1,
+        # Opening reads no file, so damage is met where it is handled.
+        lightweight_initialize=True,
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._write_checksums
+        ),
       ),
     )
 
@@ -64,61 +111,100 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_):
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """What goes wrong in Orbax's threads is raised by a later call of it."""
+    try:
+      yield
+    except (ValueError, OSError) as error:
+      raise CheckpointError(
+        f"checkpoint {self._saving} cannot be written, those before it are "
+        f"kept: {_reason(error)}"
+      ) from error
 
   def steps(self) -> list[int]:
     """Updates at which there is a checkpoint."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state, iterator, meta: dict):
+  def save(self, step: int, state, note: dict):
     """Starts to save; training may go on meanwhile. No-op when it is there.
 
     Args:
       step: updates completed.
-      state: a TrainState.
-      iterator: the grain iterator, at the batch of the next update.
-      meta: JSON of the config and what else shall come back.
+      state: a tree of arrays, which may be donated once this returns.
+      note: JSON of what belongs to it: the place in the data, the config.
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        data=grain.checkpoint.CheckpointSave(iterator),
-        meta=ocp.args.JsonSave(meta | {"fingerprint": fingerprint(state)}),
-      ),
-    )
+    self.wait()  # as Orbax does anyway
+    self._saving = step
+    note = note | {"fingerprint": fingerprint(state)}
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
+        ),
+        force=True,  # whether it is due is for the caller to say
+      )
+
+  def _write_checksums(self):
+    """Called by Orbax on the first process, in the thread that saves.
+
+    The items are complete, the folder has its temporary name: the renaming that
+    makes it a checkpoint makes the checksums part of it.
+    """
+    step = str(self._saving)
+    entries = self._directory.iterdir()
+    [folder] = [path for path in entries if path.name.split(".")[0] == step]
+    text = json.dumps(_file_checksums(folder), indent=1)
+    (folder / _CHECKSUMS).write_text(text)
 
   def wait(self):
-    """Returns when all that was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when all that was saved is on disk.
 
-  def _restore_step(self, step, abstract_state, iterator):
+    Raises:
+      CheckpointError: when it cannot be written, e.g. to a full disk.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def _check_files(self, step):
+    folder = self._directory / str(step)
+    expected = json.loads((folder / _CHECKSUMS).read_text())
+    found = _file_checksums(folder)
+    for name, crc in expected.items():
+      if found.get(name) != crc:
+        raise ValueError(f"{name} is {'changed' if name in found else 'gone'}")
+
+  def _read(self, step, abstract_state):
+    self._check_files(step)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract_state),
-        data=grain.checkpoint.CheckpointRestore(iterator),
-        meta=ocp.args.JsonRestore(),
+        note=ocp.args.JsonRestore(),
       ),
     )
-    if fingerprint(restored.state) != restored.meta["fingerprint"]:
-      raise ValueError("the arrays differ from those that were saved")
-    return restored.state, restored.data, restored.meta
+    note = dict(restored.note)
+    if note.pop("fingerprint") != fingerprint(restored.state):
+      raise ValueError("the arrays are not those that were to be saved")
+    return restored.state, note
 
-  def restore(self, abstract_state, iterator):
+  def restore(self, abstract_state):
     """The newest checkpoint that is whole.
 
-    Damaged ones are reported and set aside as damaged-<step>, once an older one
-    has been read.
+    Damaged ones are reported; once an older one has been read they are set
+    aside, as damaged-<step> in the folder of the run.
 
     Args:
-      abstract_state: TrainState of shapes and shardings to restore to.
-      iterator: a fresh data iterator, which is moved to its place.
+      abstract_state: the tree of shapes and shardings to restore to.
 
     Returns:
-      (state, iterator, meta), or None when nothing has been saved.
+      (state, note), or None when nothing has been saved.
 
     Raises:
       CheckpointError: when there are checkpoints and none can be read.
@@ -126,17 +212,18 @@ class Checkpoints:
     damaged = []
     for step in reversed(self.steps()):
       try:
-        found = self._restore_step(step, abstract_state, iterator)
-      except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
-        print(
-          f"checkpoint {step} is damaged and is left out: {reason}",
-          file=sys.stderr,
-          flush=True,
-        )
+        found = self._read(step, abstract_state)
+      except (ValueError, OSError) as error:
+        if jax.process_index() == 0:
+          print(
+            f"checkpoint {step} is damaged and is left out: {_reason(error)}",
+            file=sys.stderr,
+            flush=True,
+          )
         damaged.append(step)
         continue
-      self._set_aside(damaged)
+      if damaged and not self._read_only:
+        self._set_aside(damaged)
       return found
     if damaged:
       raise CheckpointError(
@@ -147,9 +234,15 @@ class Checkpoints:
     return None
 
   def _set_aside(self, steps):
+    """Makes room for these steps to be saved again, and deletes nothing."""
+    self._manager.close()
     if jax.process_index() == 0:
       for step in steps:
-        path = self._directory / str(step)
-        path.rename(self._directory.parent / f"damaged-{step}")
-    if steps:
-      self._manager.reload()
+        target, number = self._directory.parent / f"damaged-{step}", 1
+        while target.exists():
+          number += 1
+          target = target.with_name(f"damaged-{step}-{number}")
+        (self._directory / str(step)).rename(target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints set aside")
+    self._manager = self._open()

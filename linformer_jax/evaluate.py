@@ -7,7 +7,9 @@ import jax
 from linformer_jax import metrics, sharding
 
 
-def evaluate(steps, state, batches) -> dict[str, float]:
+def evaluate(
+  steps, state, batches, stop=lambda: False
+) -> dict[str, float] | None:
   """Evaluates the state on every batch.
 
   Args:
@@ -15,10 +17,15 @@ def evaluate(steps, state, batches) -> dict[str, float]:
     state: a TrainState.
     batches: of `data.pipeline.validation_batches`; every process gives the
       same number, and rows that only fill up a batch weigh nothing.
+    stop: asked before every batch whether to break off.
 
   Returns:
     eval/loss, eval/perplexity = exp(sum of nll / sum of weights) over the whole
-    split, eval/accuracy, and eval/targets, how many tokens were predicted.
+    split, eval/accuracy, and eval/targets, how many tokens were predicted; or
+    None when broken off.
+
+  Raises:
+    ValueError: for no batch at all.
   """
   total = collections.Counter()
   pending = None  # read one batch late, so that the device is never idle
@@ -28,6 +35,8 @@ def evaluate(steps, state, batches) -> dict[str, float]:
       total[name] += float(value)
 
   for batch in batches:
+    if stop():
+      return None
     sums = steps.evaluate(
       state, sharding.to_global(batch, steps.batch_sharding)
     )

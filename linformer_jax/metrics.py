@@ -80,21 +80,24 @@ def read_json_lines(workdir) -> list[dict]:
   return rows
 
 
-def forget_after(workdir, step: int) -> dict[int, dict]:
-  """Drops rows of updates that a resumed run is going to repeat.
+def forget_after(workdir, step: int, evaluated: bool):
+  """Drops rows that a resumed run is going to write again.
 
   Args:
     workdir: folder of the run.
     step: updates completed.
-
-  Returns:
-    The evaluations that are left, by update.
+    evaluated: whether the evaluation at that step has been done, too.
   """
-  rows = [row for row in read_json_lines(workdir) if row["step"] <= step]
   path = pathlib.Path(workdir) / JSON_LINES
-  if path.exists():
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-  return {row["step"]: row for row in rows if "eval/loss" in row}
+  if jax.process_index() or not path.exists():
+    return
+  rows = [
+    row
+    for row in read_json_lines(workdir)
+    if row["step"] < step
+    or (row["step"] == step and (evaluated or "eval/loss" not in row))
+  ]
+  write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_atomically(path: pathlib.Path, text: str):

@@ -24,10 +24,10 @@ def learning_rate(config, num_steps: int) -> optax.Schedule:
   peak, warmup = config.learning_rate, config.warmup_steps
   if not 0 <= warmup < num_steps:
     raise ValueError(
-      f"optimizer.warmup_steps {warmup} must lie between 0 and "
+      f"optimizer.warmup_steps {warmup} must be at least 0 and below "
       f"train.num_steps {num_steps}"
     )
-  if peak <= 0:
+  if not peak > 0:
     raise ValueError(f"optimizer.learning_rate {peak} must be positive")
 
   def schedule(count):

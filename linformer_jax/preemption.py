@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT end a run at the next update, with everything saved."""
 
+import os
 import signal
 import threading
 
@@ -21,18 +22,24 @@ class Interrupted(Exception):
 
 
 class Signals:
-  """Remembers SIGTERM and SIGINT until an update is done.
+  """Remembers SIGTERM and SIGINT until an update is done; use as a context.
 
-  Where several processes run, all of them learn of it at the same update.
+  A second signal does what it did before this context: it stops at once.
+
+  Where several processes run, JAX's preemption service has them all stop at the
+  same update. It listens to SIGTERM itself, so that is left to it, and SIGINT
+  is passed on as one.
   """
 
   def __init__(self):
     self._number = None
     self._before = {}
+    self._many = jax.process_count() > 1
 
   def __enter__(self):
+    numbers = [signal.SIGINT] if self._many else [signal.SIGTERM, signal.SIGINT]
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
+      for number in numbers:
         self._before[number] = signal.signal(number, self._remember)
     return self
 
@@ -42,15 +49,17 @@ class Signals:
 
   def _remember(self, number, frame):
     del frame
-    if self._number is not None:  # asked twice: stop at once
+    if self._number is not None:
       signal.signal(number, self._before[number])
       signal.raise_signal(number)
+      return
     self._number = number
+    if self._many:
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def received(self, step: int) -> int | None:
-    """The signal that came, or None."""
-    if jax.process_count() > 1:
-      if multihost_utils.reached_preemption_sync_point(step):
-        return signal.SIGTERM
-      return None
+    """The signal that came, or None. All processes ask, at the same steps."""
+    if self._many:
+      reached = multihost_utils.reached_preemption_sync_point(step)
+      return signal.SIGTERM if reached else None
     return self._number

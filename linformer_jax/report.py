@@ -7,13 +7,13 @@ import time
 import jax
 import numpy as np
 
-from linformer_jax import metrics, model
+from linformer_jax import benchmark, metrics, model
 
 RESULT = "result.json"
 
 
 class NonFiniteError(Exception):
-  """The loss or the gradient of an update is not a finite number."""
+  """The loss, gradient or parameters of an update are not finite numbers."""
 
 
 def say(line: str):
@@ -41,15 +41,30 @@ class Throughput:
       resumed run goes on from what it had.
   """
 
-  def __init__(
-    self, tokens_per_step: int, flops_per_step: int, busy_seconds: float = 0.0
-  ):
+  def __init__(self, tokens_per_step: int, flops_per_step: int, state=None):
+    """Starts at zero, or at the `state` of a run that this one resumes."""
     self._tokens = tokens_per_step
     self._flops = flops_per_step
     self.peak, self.peak_source = metrics.device_peak()
-    self.busy_seconds = busy_seconds
-    self._since = busy_seconds  # when last read
+    state = state or dict.fromkeys(("busy_seconds", "last_read", "wall"), 0.0)
+    self._wall_before = state["wall"]
+    self._made = time.perf_counter()
+    self.busy_seconds = state["busy_seconds"]
+    self._last_read = state["last_read"]
     self._started = None
+
+  def state(self) -> dict[str, float]:
+    """What a resumed run starts from; JSON."""
+    return {
+      "busy_seconds": self.busy_seconds,
+      "last_read": self._last_read,
+      "wall": self.wall_seconds,
+    }
+
+  @property
+  def wall_seconds(self) -> float:
+    """With compilation, evaluation and saving, of all resumed parts."""
+    return self._wall_before + time.perf_counter() - self._made
 
   def start(self):
     """The clock runs: updates from here on."""
@@ -69,8 +84,8 @@ class Throughput:
       step_seconds, tokens_per_second, mfu.
     """
     self.pause()
-    spent = (self.busy_seconds - self._since) / steps
-    self._since = self.busy_seconds
+    spent = (self.busy_seconds - self._last_read) / steps
+    self._last_read = self.busy_seconds
     self.start()
     return self._rates("train/", spent)
 
@@ -123,14 +138,19 @@ class Progress:
 class Window:
   """Metrics of the updates since the last line, read one update late."""
 
-  def __init__(self, writer, progress, throughput, every: int):
+  def __init__(self, writer, progress, throughput, every: int, state=None):
+    """Starts empty, or with the `state` of a run that this one resumes."""
     self._writer = writer
     self._progress = progress
     self._throughput = throughput
     self._every = every
     self._pending = None  # (step, device values) of the last update
-    self._sums = {"loss": 0.0, "correct": 0.0, "weight": 0.0}
-    self._steps = 0
+    state = state or {"loss": 0.0, "correct": 0.0, "weight": 0.0, "steps": 0}
+    self._sums = dict(state)
+
+  def state(self) -> dict[str, float]:
+    """Sums of the updates that no line is about yet; JSON. Close it first."""
+    return dict(self._sums)
 
   def add(self, step: int, values):
     """Takes the metrics of an update that has just been dispatched."""
@@ -148,15 +168,16 @@ class Window:
       return
     step, values = entry
     values = {k: float(v) for k, v in jax.device_get(values).items()}
+    values["steps"] = 1
     loss = values["loss"] / max(values["weight"], 1)
-    if not np.isfinite([loss, values["gradient_norm"]]).all():
+    norms = values["gradient_norm"], values["parameter_norm"]
+    if not np.isfinite([loss, *norms]).all():
       raise NonFiniteError(
         f"update {step}: the loss is {loss}, the norm of its gradient "
-        f"{values['gradient_norm']}"
+        f"{norms[0]}, of the parameters after it {norms[1]}"
       )
     for name in self._sums:
       self._sums[name] += values[name]
-    self._steps += 1
     if step % self._every == 0:
       self._write(step, values)
 
@@ -164,13 +185,13 @@ class Window:
     row = metrics.means(self._sums, "train") | {
       "train/learning_rate": values["learning_rate"],
       "train/gradient_norm": values["gradient_norm"],
+      "train/parameter_norm": values["parameter_norm"],
       "train/memory_bytes": metrics.memory_bytes(),
     }
-    row |= self._throughput.read(self._steps)
+    row |= self._throughput.read(self._sums["steps"])
     self._writer.scalars(step, row)
     self._progress.train(step, row)
-    self._sums = dict.fromkeys(self._sums, 0.0)
-    self._steps = 0
+    self._sums = dict.fromkeys(self._sums, 0)
 
 
 def draw_curve(workdir, unigram: float) -> pathlib.Path:
@@ -228,11 +249,11 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     "parameters": model.num_parameters(params),
     "tokens": total * config.train.batch_size * config.data.sequence_length,
     "busy_seconds": throughput.busy_seconds,
+    "wall_seconds": throughput.wall_seconds,
     **throughput.average(total),
     "peak_flops": throughput.peak,
     "peak_source": throughput.peak_source,
-    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "jax": jax.__version__,
+    **benchmark.environment(),
   }
   if jax.process_index() == 0:
     draw_curve(workdir, experiment.unigram)

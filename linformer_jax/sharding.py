@@ -20,17 +20,17 @@ def make_mesh(config, devices=None) -> Mesh:
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config[axis] for axis in AXES]
-  for axis, size in zip(AXES[1:], sizes[1:], strict=True):
-    if size not in (1, -1):
-      raise ValueError(
-        f"mesh.{axis}={size}: only the data axis may be above 1 so far"
-      )
   if any(size < 1 and size != -1 for size in sizes):
     raise ValueError(f"mesh sizes {sizes} must be positive, or -1 for the rest")
   if sizes.count(-1) > 1:
     raise ValueError(f"mesh sizes {sizes}: only one axis may be -1")
   known = int(np.prod([size for size in sizes if size != -1]))
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
+  for axis, size in zip(AXES[1:], sizes[1:], strict=True):
+    if size > 1:
+      raise ValueError(
+        f"mesh.{axis}={size}: only the data axis may be above 1 so far"
+      )
   if int(np.prod(sizes)) != len(devices):
     raise ValueError(
       f"mesh {dict(zip(AXES, sizes, strict=True))} needs {np.prod(sizes)} "

@@ -11,6 +11,7 @@ import optax
 
 from linformer_jax import model as model_lib
 from linformer_jax import optimizer, sharding, tasks
+from linformer_jax.data import masking
 
 
 @flax.struct.dataclass
@@ -39,6 +40,7 @@ class Steps:
     train: (state, batch) -> (state, metrics); the state is donated.
     evaluate: (state, batch) -> sums of `tasks.masked_lm_sums`.
     abstract_state: TrainState of shapes with shardings.
+    abstract_batch: a training batch, likewise.
     batch_sharding: where batches must lie.
     model: the ModelConfig.
   """
@@ -47,6 +49,7 @@ class Steps:
   train: Callable
   evaluate: Callable
   abstract_state: TrainState
+  abstract_batch: dict[str, jax.ShapeDtypeStruct]
   batch_sharding: jax.sharding.NamedSharding
   model: model_lib.ModelConfig
 
@@ -58,6 +61,23 @@ def model_config(group) -> model_lib.ModelConfig:
   if lengths:
     fields["projected_length"] = tuple(lengths)
   return model_lib.ModelConfig(**fields)
+
+
+def _abstract_batch(config, rows):
+  """Shapes of a global training batch, as `data.pipeline` makes them."""
+  size, length = config.train.batch_size, config.data.sequence_length
+  picked = masking.num_predictions(length, config.data.mask_rate)
+  fields = {
+    "tokens": (length, jnp.int32),
+    "mask": (length, jnp.bool_),
+    "positions": (picked, jnp.int32),
+    "targets": (picked, jnp.int32),
+    "weights": (picked, jnp.float32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct((size, width), dtype, sharding=rows)
+    for name, (width, dtype) in fields.items()
+  }
 
 
 def _accumulated(sums_of, params, batch, key, parts):
@@ -131,14 +151,15 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     weight = jnp.maximum(sums["weight"], 1)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     metrics = sums | {
-      "gradient_norm": optax.global_norm(grads),
+      "gradient_norm": optax.tree.norm(grads),
+      # Finite norms say that all of the new state is: what is saved is sound.
+      "parameter_norm": optax.tree.norm(params),
       "learning_rate": rate(state.step),
     }
     return state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
+      step=state.step + 1, params=params, opt_state=opt_state
     ), metrics
 
   def evaluate(state, batch):
@@ -158,6 +179,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
       jax.eval_shape(init),
     ),
+    abstract_batch=_abstract_batch(config, rows),
     batch_sharding=rows,
     model=model_cfg,
   )

@@ -1,6 +1,7 @@
 """Pretraining: build, restore, loop. The order of things and nothing else."""
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -50,24 +51,28 @@ def build(config) -> Experiment:
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data)
   unigram = pipeline.unigram_perplexity(
-    corpus.unigram_counts, validation(config, data, corpus)
+    corpus.unigram_counts, validation(config, data, corpus, 0, 1)
   )
   return Experiment(config, mesh, steps, data, corpus, unigram)
 
 
-def validation(config, data, corpus):
-  """A fresh pass over the validation batches of this process."""
+def validation(config, data, corpus, index=None, count=None):
+  """A fresh pass over the validation batches, of this process by default."""
   return pipeline.validation_batches(
     corpus,
     data,
     config.run.eval_batch_size,
-    jax.process_index(),
-    jax.process_count(),
+    jax.process_index() if index is None else index,
+    jax.process_count() if count is None else count,
   )
 
 
 def _start(experiment, saved):
-  """The newest state with its place in the data, or a fresh one."""
+  """The newest state with its place in the data, or a fresh one.
+
+  Returns:
+    (state, iterator, note), the note empty or as `_note` made it.
+  """
   config, steps = experiment.config, experiment.steps
   iterator = pipeline.train_iterator(
     experiment.corpus,
@@ -76,22 +81,34 @@ def _start(experiment, saved):
     jax.process_index(),
     jax.process_count(),
   )
-  restored = saved.restore(steps.abstract_state, iterator)
+  restored = saved.restore(steps.abstract_state)
   if restored is None:
-    return steps.init(), iterator, 0.0
-  state, iterator, meta = restored
+    return steps.init(), iterator, {}
+  state, note = restored
+  iterator.set_state(note["data"])
   report.say(
     f"resuming at update {int(state.step):,} of {config.train.num_steps:,}"
   )
-  return state, iterator, meta["busy_seconds"]
+  return state, iterator, note
 
 
-def _throughput(experiment, busy_seconds):
+def _note(config, iterator, evaluation, window, throughput):
+  """What is saved beside the state, so that a resumed run repeats nothing."""
+  return {
+    "data": iterator.get_state(),
+    "evaluation": evaluation,
+    "window": window.state(),
+    "throughput": throughput.state(),
+    "config": config.to_dict(),
+  }
+
+
+def _throughput(experiment, state):
   config = experiment.config
   batch, length = config.train.batch_size, config.data.sequence_length
   predictions = masking.num_predictions(length, config.data.mask_rate)
   needed = flops.train_step(experiment.steps.model, length, predictions, batch)
-  return report.Throughput(batch * length, needed, busy_seconds)
+  return report.Throughput(batch * length, needed, state)
 
 
 def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
@@ -110,8 +127,8 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     The summary that result.json holds.
 
   Raises:
-    report.NonFiniteError: at an update whose loss or gradient is not finite;
-      the last checkpoint is from before it.
+    report.NonFiniteError: at an update whose loss, gradient or new parameters
+      are not finite; the last checkpoint is from before it.
     preemption.Interrupted: after SIGTERM or SIGINT, all saved.
     checkpoint.CheckpointError: when no checkpoint can be read.
   """
@@ -121,39 +138,51 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     checkpoint.Checkpoints(workdir, run.keep_checkpoints) as saved,
     preemption.Signals() as signals,
   ):
-    state, iterator, busy_seconds = _start(experiment, saved)
+    state, iterator, note = _start(experiment, saved)
     first = int(state.step)
-    evaluated = metrics.forget_after(workdir, first)
-    throughput = _throughput(experiment, busy_seconds)
+    evaluation = note.get("evaluation")  # at `step`, if there was one
+    metrics.forget_after(workdir, first, evaluation is not None)
+    throughput = _throughput(experiment, note.get("throughput"))
+    # Compiled ahead: outside of the clock, and never again.
+    update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
+    update = update.compile()
     with metrics.Writer(workdir) as writer:
       writer.config(config)
       progress = report.Progress(config, experiment.unigram)
-      window = report.Window(writer, progress, throughput, run.log_every_steps)
+      window = report.Window(
+        writer, progress, throughput, run.log_every_steps, note.get("window")
+      )
       profile = _profile(run, workdir, first)
       for step in range(first, total + 1):
         last, signal = step == total, signals.received(step)
-        if last or (step and _due(step, run.eval_every_steps)):
-          if step not in evaluated:  # by the run that this one resumes
+        due = last or (step and _due(step, run.eval_every_steps))
+        if due and not signal:
+          if not evaluation:
             window.close()
-            evaluated[step] = _evaluate(experiment, state, step)
-            writer.scalars(step, evaluated[step])
-          progress.evaluation(step, evaluated[step])
+            stop = functools.partial(signals.received, step)
+            evaluation = _evaluate(experiment, state, stop)
+            signal = signals.received(step)
+            if evaluation:
+              writer.scalars(step, evaluation)
+          if evaluation:
+            progress.evaluation(step, evaluation)
         if last or signal or _due(step, run.checkpoint_every_steps):
           window.close()  # nothing that is not finite is saved
-          note = {"busy_seconds": throughput.busy_seconds}
-          saved.save(step, state, iterator, note | {"config": config.to_dict()})
-        if last:
-          break
+          note = _note(config, iterator, evaluation, window, throughput)
+          saved.save(step, state, note)
         if signal:
           saved.wait()
           raise preemption.Interrupted(signal, step)
+        if last:
+          break
         throughput.start()
         batch = sharding.to_global(next(iterator), steps.batch_sharding)
-        state, values = steps.train(state, batch)
+        state, values = update(state, batch)
         window.add(step + 1, values)
         profile(step + 1)
+        evaluation = None
     saved.wait()
-  return report.summarise(experiment, workdir, evaluated[total], throughput)
+  return report.summarise(experiment, workdir, evaluation, throughput)
 
 
 def _due(step, every):
@@ -167,16 +196,21 @@ def _profile(run, workdir, first):
   return periodic_actions.Profile(
     logdir=str(workdir),
     num_profile_steps=run.profile_steps,
+    profile_duration_ms=None,  # the steps alone say when it ends
     first_profile=first + 10,
   )
 
 
-def _evaluate(experiment, state, step):
-  """Metrics over the whole validation split, and the seconds they took."""
+def _evaluate(experiment, state, stop=lambda: False):
+  """Metrics over the whole validation split, and the seconds they took.
+
+  Returns:
+    None when `stop` broke it off.
+  """
   start = time.perf_counter()
   batches = validation(experiment.config, experiment.data, experiment.corpus)
-  values = evaluate.evaluate(experiment.steps, state, batches)
-  return values | {"eval/seconds": time.perf_counter() - start}
+  values = evaluate.evaluate(experiment.steps, state, batches, stop)
+  return values and values | {"eval/seconds": time.perf_counter() - start}
 
 
 def evaluate_newest(experiment: Experiment, workdir):
@@ -186,12 +220,14 @@ def evaluate_newest(experiment: Experiment, workdir):
     The update it is from, and its metrics.
 
   Raises:
-    checkpoint.CheckpointError: when none can be read.
+    checkpoint.CheckpointError: when there is none, or none can be read.
   """
-  run = experiment.config.run
-  with checkpoint.Checkpoints(workdir, run.keep_checkpoints) as saved:
-    state, _, _ = _start(experiment, saved)
-  return int(state.step), _evaluate(experiment, state, int(state.step))
+  with checkpoint.Checkpoints(workdir, read_only=True) as saved:
+    restored = saved.restore(experiment.steps.abstract_state)
+  if restored is None:
+    raise checkpoint.CheckpointError(f"{workdir} holds no checkpoint yet")
+  state, _ = restored
+  return int(state.step), _evaluate(experiment, state)
 
 
 def describe(experiment: Experiment, workdir) -> str:

@@ -35,9 +35,11 @@ def test_a_resumed_run_forgets_what_it_repeats(tmp_path):
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   path.write_text(lines + '{"step": 4, "tra')  # cut short by a kill
   assert metrics.read_json_lines(tmp_path) == rows
-  assert metrics.forget_after(tmp_path, 2) == {2: rows[1]}
+  metrics.forget_after(tmp_path, 2, evaluated=True)
   assert metrics.read_json_lines(tmp_path) == rows[:2]
   assert path.read_text().endswith("\n")
+  metrics.forget_after(tmp_path, 2, evaluated=False)
+  assert metrics.read_json_lines(tmp_path) == rows[:1]
 
 
 def test_device_peak_is_a_plausible_rate():
@@ -50,7 +52,8 @@ def test_every_published_peak_is_in_flops_per_second():
 
 
 def test_throughput_counts_busy_seconds_alone():
-  throughput = report.Throughput(100, 10**6, busy_seconds=5.0)
+  state = {"busy_seconds": 5.0, "last_read": 5.0, "wall": 9.0}
+  throughput = report.Throughput(100, 10**6, state)
   throughput.start()
   time.sleep(0.05)
   throughput.pause()
@@ -62,6 +65,7 @@ def test_throughput_counts_busy_seconds_alone():
   )
   throughput.pause()
   assert 5.05 <= throughput.busy_seconds < 5.2
+  assert 9.25 <= throughput.wall_seconds < 10
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,8 @@ def run(tmp_path_factory):
     for step in range(1, 5):
       throughput.start()
       values = {"loss": 8.0 / step, "correct": 1.0, "weight": 2.0}
-      values |= {"gradient_norm": 1.0, "learning_rate": 0.1}
+      values |= {"gradient_norm": 1.0, "parameter_norm": 1.0}
+      values |= {"learning_rate": 0.1}
       window.add(step, jax.device_put(values))
     window.close()
     writer.scalars(
@@ -100,6 +105,7 @@ TAGS = {
   "train/accuracy",
   "train/learning_rate",
   "train/gradient_norm",
+  "train/parameter_norm",
   "train/tokens_per_second",
   "train/mfu",
   "train/step_seconds",

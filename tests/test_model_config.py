@@ -24,7 +24,10 @@ FIELDS = {
   [
     ({"attention": "sparse"}, ("attention 'sparse'", "linformer, softmax")),
     ({"norm_position": "mid"}, ("norm_position 'mid'", "post, pre")),
-    ({"position_init": "one"}, ("position_init 'one'", "normal, sinusoidal, neighbours")),
+    (
+      {"position_init": "one"},
+      ("position_init 'one'", "normal, sinusoidal, neighbours"),
+    ),
     ({"dtype": "float16"}, ("dtype 'float16'", "float32, bfloat16")),
     ({"sharing": "all"}, ("sharing 'all'", "headwise, key_value")),
     ({"projection": "fourier"}, ("projection 'fourier'", "mean_pool")),

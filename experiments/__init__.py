@@ -1,0 +1,1 @@
+"""Results, and the commands that made them."""

@@ -1,0 +1,50 @@
+"""Renders the result of the default job into README.md.
+
+  ./launch.sh && cp runs/smoke/{result.json,metrics.jsonl,curve.png} \
+    experiments/smoke/results/
+  .venv/bin/python -m experiments.smoke.render
+"""
+
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RESULT = pathlib.Path(__file__).parent / "results" / "result.json"
+README = ROOT / "README.md"
+BEGIN = "<!-- experiments/smoke/render.py -->"
+END = "<!-- end -->"
+
+
+def table(result: dict) -> str:
+  """A Markdown table of a result.json."""
+  share = result["perplexity"] / result["unigram_perplexity"]
+  minutes, seconds = divmod(round(result["busy_seconds"]), 60)
+  total_minutes, total_seconds = divmod(round(result["wall_seconds"]), 60)
+  rows = {
+    "validation perplexity": f"**{result['perplexity']:.2f}**, {share:.1%} of "
+    f"the unigram perplexity {result['unigram_perplexity']:.2f}, over the same "
+    f"{result['targets']:,.0f} masked tokens of held-out documents",
+    "accuracy": f"{result['accuracy']:.1%} of masked tokens",
+    "training": f"{result['step']:,} updates, {result['tokens']:,} tokens, "
+    f"{result['parameters']:,} parameters; {minutes}:{seconds:02} of updates, "
+    f"{total_minutes}:{total_seconds:02} with evaluation and saving",
+    "speed": f"{result['tokens_per_second']:,.0f} tokens/s, MFU "
+    f"{result['mfu']:.0%} of {result['peak_flops'] / 1e9:,.0f} GFLOP/s "
+    f"({result['peak_source']})",
+    "on": f"{result['host']}, Python {result['python']}, jax {result['jax']}, "
+    f"flax {result['flax']}, commit {result['commit']}",
+  }
+  lines = [f"| {name} | {text} |" for name, text in rows.items()]
+  return "\n".join(["| `./launch.sh` | |", "|---|---|", *lines])
+
+
+def render(page: str, result: dict) -> str:
+  """The page with the table between its marks renewed."""
+  before, rest = page.split(BEGIN)
+  _, after = rest.split(END)
+  return f"{before}{BEGIN}\n{table(result)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+  page = README.read_text()
+  README.write_text(render(page, json.loads(RESULT.read_text())))

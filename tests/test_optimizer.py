@@ -1,0 +1,149 @@
+"""AdamW by hand, the schedule's corners, and what weight decay leaves alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from linformer_jax import optimizer, sharding, step
+from tests import tiny
+
+
+def group(**changes):
+  config = tiny.get_config().optimizer
+  config.update(changes)
+  return config
+
+
+@pytest.mark.parametrize(
+  "count, share",
+  [
+    (0, 1 / 4),  # never 0: no update is wasted
+    (1, 2 / 4),
+    (3, 1),  # the peak
+    (4, 1),
+    (5, 5 / 6),
+    (9, 1 / 6),  # the last update
+  ],
+)
+def test_schedule(count, share):
+  rate = optimizer.learning_rate(group(learning_rate=0.5, warmup_steps=4), 10)
+  np.testing.assert_allclose(rate(jnp.int32(count)), 0.5 * share, rtol=1e-6)
+
+
+def test_schedule_without_warmup_starts_at_the_peak():
+  rate = optimizer.learning_rate(group(learning_rate=0.5, warmup_steps=0), 4)
+  got = [float(rate(jnp.int32(count))) for count in range(4)]
+  np.testing.assert_allclose(got, [0.5, 0.375, 0.25, 0.125])
+
+
+def test_schedule_at_full_length_is_exact_enough():
+  """Quarter of a million updates, in float32."""
+  rate = optimizer.learning_rate(
+    group(learning_rate=6e-4, warmup_steps=24_000), 250_000
+  )
+  for count, share in [(0, 1 / 24_000), (23_999, 1), (249_999, 1 / 226_000)]:
+    np.testing.assert_allclose(rate(jnp.int32(count)), 6e-4 * share, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (dict(warmup_steps=10), "warmup_steps 10 .*num_steps 10"),
+    (dict(warmup_steps=-1), "warmup_steps -1"),
+    (dict(learning_rate=0.0), "learning_rate 0.0"),
+    (dict(learning_rate=float("nan")), "learning_rate nan"),
+    (dict(adam_b1=1.0), "adam_b1 1.0"),
+    (dict(adam_b2=-0.1), "adam_b2 -0.1"),
+    (dict(weight_decay=-1.0), "weight_decay -1.0"),
+    (dict(clip_norm=-1.0), "clip_norm -1.0"),
+  ],
+)
+def test_values_out_of_range_are_named(changes, message):
+  with pytest.raises(ValueError, match=message):
+    optimizer.create(group(**changes), 10)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(sharing="none"),
+    dict(sharing="layerwise"),
+    dict(projection="convolution", scan_layers=False),
+    dict(attention="softmax", norm_position="pre"),
+  ],
+)
+def test_kernels_and_embeddings_decay_and_nothing_else(changes):
+  config = tiny.get_config()
+  config.model.update(changes)
+  steps = step.build_steps(config, sharding.make_mesh(config.mesh))
+  params = steps.abstract_state.params
+  decays = jax.tree_util.tree_leaves_with_path(optimizer.decayed(params))
+  leaves = jax.tree.leaves(params)
+  assert len(decays) == len(leaves)
+  names = {True: set(), False: set()}
+  for path, decay in decays:
+    names[decay].add(path[-1].key)
+  assert names[True] == {"kernel", "embedding", "positions"}
+  assert names[False] == {"bias", "scale", "head_bias"}
+  projections = [
+    decay
+    for path, decay in decays
+    if "projection" in jax.tree_util.keystr(path)
+  ]
+  assert all(projections)
+  assert bool(projections) == (config.model.attention == "linformer")
+
+
+def adamw(config, num_steps, params, gradients):
+  """AdamW (Loshchilov and Hutter 2019, algorithm 2) in float64."""
+  params = {name: np.float64(value) for name, value in params.items()}
+  mean = {name: np.zeros_like(value) for name, value in params.items()}
+  square = {name: np.zeros_like(value) for name, value in params.items()}
+  peak, warmup = config.learning_rate, config.warmup_steps
+  for t, gradient in enumerate(gradients, start=1):
+    norm = np.sqrt(sum(np.sum(np.float64(g) ** 2) for g in gradient.values()))
+    clip = config.clip_norm
+    scale = min(1, clip / norm) if clip else 1
+    rate = peak * min(t / warmup, (num_steps - t + 1) / (num_steps - warmup), 1)
+    for name in params:
+      g = np.float64(gradient[name]) * scale
+      mean[name] = config.adam_b1 * mean[name] + (1 - config.adam_b1) * g
+      square[name] = config.adam_b2 * square[name] + (1 - config.adam_b2) * g**2
+      m = mean[name] / (1 - config.adam_b1**t)
+      v = square[name] / (1 - config.adam_b2**t)
+      decay = config.weight_decay * params[name] if name == "kernel" else 0
+      step = m / (np.sqrt(v) + config.adam_epsilon) + decay
+      params[name] = params[name] - rate * step
+  return params
+
+
+@pytest.mark.parametrize(
+  "clip, decay", [(0.0, 0.0), (0.0, 0.1), (0.7, 0.0), (100.0, 0.1)]
+)
+def test_updates_equal_adamw_by_hand(clip, decay):
+  config = group(
+    learning_rate=0.1, warmup_steps=2, clip_norm=clip, weight_decay=decay
+  )
+  num_steps = 5
+  rng = np.random.default_rng(0)
+  shapes = {"kernel": (4, 3), "bias": (3,)}
+
+  def draw(scale):
+    return {
+      name: np.float32(scale * rng.standard_normal(shape))
+      for name, shape in shapes.items()
+    }
+
+  params = draw(1)
+  gradients = [draw(scale) for scale in (1, 0.1, 3, 1, 1e-4)]
+  wanted = adamw(config, num_steps, params, gradients)
+  tx = optimizer.create(config, num_steps)
+  state = tx.init(params)
+  for gradient in gradients:
+    updates, state = tx.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  for name in params:
+    # Five updates of size 0.1, each off by a few float32 roundings of about 1.
+    np.testing.assert_allclose(params[name], wanted[name], rtol=0, atol=3e-6)

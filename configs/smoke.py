@@ -1,4 +1,15 @@
-"""The default job: a small Linformer on the packaged speeches."""
+"""The default job: a small Linformer on the packaged speeches, in ten minutes.
+
+Two layers of width 256, eight heads with an E and an F each, n = 64, k = 32,
+1,024 subwords, batches of 1,024 tokens. What makes it quick is where it starts:
+heads look at neighbours and E picks every second row; see
+linformer_jax/initializers.py.
+
+Command: ./launch.sh
+Hardware: two CPU cores.
+Wall-clock and result: experiments/smoke/results/result.json; a validation
+  perplexity of 6% of that of word frequencies.
+"""
 
 from configs import base
 
@@ -27,9 +38,9 @@ def get_config(argument: str = ""):
   config.optimizer.warmup_steps = 100
   config.optimizer.clip_norm = 1.0
   config.train.batch_size = 16
-  config.train.num_steps = 2_500
+  config.train.num_steps = 2_400
   config.run.log_every_steps = 100
-  config.run.eval_every_steps = 500
+  config.run.eval_every_steps = 400
   config.run.eval_batch_size = 64
-  config.run.checkpoint_every_steps = 500
+  config.run.checkpoint_every_steps = 400
   return config

@@ -90,7 +90,12 @@ class Throughput:
     return self._rates("train/", spent)
 
   def average(self, steps: int) -> dict[str, float]:
-    """The same over all of the run's `steps` updates, and without prefix."""
+    """The same over all of the run's `steps` updates, and without prefix.
+
+    A measured peak is measured again, and the higher one counts: a machine that
+    was busy at the start would flatter the MFU.
+    """
+    self.peak = max(self.peak, metrics.device_peak()[0])
     return self._rates("", self.busy_seconds / steps)
 
   def _rates(self, prefix, spent):
@@ -207,7 +212,7 @@ def draw_curve(workdir, unigram: float) -> pathlib.Path:
   import matplotlib
 
   matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib import pyplot, ticker
 
   rows = metrics.read_json_lines(workdir)
   figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
@@ -219,6 +224,8 @@ def draw_curve(workdir, unigram: float) -> pathlib.Path:
       axes.plot(*zip(*points, strict=True), label=label, **style)
   axes.axhline(unigram, color="gray", linestyle="--", label="unigram")
   axes.set(xlabel="updates", ylabel="perplexity of masked tokens", yscale="log")
+  axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+  axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
   axes.set_title(str(pathlib.Path(workdir).name))
   axes.grid(True, which="both", alpha=0.3)
   axes.legend()

@@ -50,21 +50,10 @@ def build(config) -> Experiment:
   steps = step_lib.build_steps(config, mesh)
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data)
-  unigram = pipeline.unigram_perplexity(
-    corpus.unigram_counts, validation(config, data, corpus, 0, 1)
-  )
+  # The whole split, on every process.
+  targets = pipeline.validation_batches(corpus, data, run.eval_batch_size)
+  unigram = pipeline.unigram_perplexity(corpus.unigram_counts, targets)
   return Experiment(config, mesh, steps, data, corpus, unigram)
-
-
-def validation(config, data, corpus, index=None, count=None):
-  """A fresh pass over the validation batches, of this process by default."""
-  return pipeline.validation_batches(
-    corpus,
-    data,
-    config.run.eval_batch_size,
-    jax.process_index() if index is None else index,
-    jax.process_count() if count is None else count,
-  )
 
 
 def _start(experiment, saved):
@@ -208,7 +197,13 @@ def _evaluate(experiment, state, stop=lambda: False):
     None when `stop` broke it off.
   """
   start = time.perf_counter()
-  batches = validation(experiment.config, experiment.data, experiment.corpus)
+  batches = pipeline.validation_batches(
+    experiment.corpus,
+    experiment.data,
+    experiment.config.run.eval_batch_size,
+    jax.process_index(),
+    jax.process_count(),
+  )
   values = evaluate.evaluate(experiment.steps, state, batches, stop)
   return values and values | {"eval/seconds": time.perf_counter() - start}
 

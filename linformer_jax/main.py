@@ -19,6 +19,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 
 # TensorFlow only writes event files here; its start-up lines help nobody.
@@ -152,6 +153,8 @@ def _run(given, mode, *extra):
     raise UsageError("--workdir=DIR is needed: the folder of the run")
   if mode == "train" and given.config is None:
     raise UsageError("--config=FILE.py is needed, e.g. configs/smoke.py")
+  if given.new and given.distributed:
+    raise UsageError("--new does not go with --distributed: name a --workdir")
   directory = pathlib.Path(given.workdir)
   if given.distributed:
     jax.distributed.initialize()
@@ -223,7 +226,8 @@ def main() -> int:
   if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
     print(__doc__ + given.get_help())
     return 0
-  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells a lot
+  # Orbax tells a lot, and prints what is raised here too.
+  absl.logging.set_verbosity(absl.logging.FATAL)
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
@@ -233,4 +237,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C
   sys.exit(main())

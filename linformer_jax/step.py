@@ -69,7 +69,6 @@ def _abstract_batch(config, rows):
   picked = masking.num_predictions(length, config.data.mask_rate)
   fields = {
     "tokens": (length, jnp.int32),
-    "mask": (length, jnp.bool_),
     "positions": (picked, jnp.int32),
     "targets": (picked, jnp.int32),
     "weights": (picked, jnp.float32),

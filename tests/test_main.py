@@ -73,11 +73,11 @@ BAD = {
       "--config.model.projection=mean_pool",
       "--config.model.projected_length=48",
     ],
-    "128 = 2 * 48 + 32",
+    "64 = 1 * 48 + 16",
   ),
   "k a layer": (
-    [SMOKE, RUN, "--config.model.projected_lengths=(64, 32)"],
-    "2 values",
+    [SMOKE, RUN, "--config.model.projected_lengths=(64, 32, 16)"],
+    "3 values",
   ),
   "heads do not divide": ([SMOKE, RUN, "--config.model.num_heads=7"], "7"),
   "sharing": ([SMOKE, RUN, "--config.model.sharing=all"], "'all'"),
@@ -156,6 +156,7 @@ BAD = {
     "thesis.tex",
   ),
   "damaged run": ([SMOKE, "--workdir={tmp}/damaged_run"], "config.json"),
+  "new and distributed": ([SMOKE, RUN, "--new", "--distributed"], "--new"),
   "nothing to evaluate": (["evaluate", RUN], "holds no run"),
 }
 
@@ -180,6 +181,7 @@ TINY = [
   "--config.model.max_length=16",
   "--config.model.projected_length=8",
   "--config.model.embed_dim=16",
+  "--config.model.position_dims=8",
   "--config.model.num_heads=2",
   "--config.model.mlp_dim=32",
   "--config.model.num_layers=2",

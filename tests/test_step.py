@@ -51,7 +51,7 @@ def by_hand(batch):
 
   def mean_loss(params):
     logits = model.apply(
-      {"params": params}, batch["tokens"], batch["mask"], batch["positions"]
+      {"params": params}, batch["tokens"], None, batch["positions"]
     )
     scores = jax.nn.log_softmax(logits)
     nll = -jnp.take_along_axis(scores, batch["targets"][..., None], -1)[..., 0]

@@ -1,9 +1,9 @@
 """Starting values with which attention sees neighbours from the first update.
 
-From random starts a masked language model stays for thousands of updates on a
-plateau of word frequencies, until some head happens upon attending by position;
-with a random E a Linformer stays there longer still, as every slot mixes all
-positions. Two starts end that, and are learned from there like any other:
+From random starts a masked language model tends to stay for long on a plateau
+near word frequencies, until some head happens upon attending by position; a
+random E makes that harder, as every slot mixes all positions. Two starts are
+meant to end that, and are learned from there like any other:
 
 * Neighbour heads. The last `position_dims` features of the embeddings are left
   to positions: pairs (cos w i, sin w i) of linearly spaced frequencies w. The

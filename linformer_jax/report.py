@@ -150,6 +150,7 @@ class Window:
     self._throughput = throughput
     self._every = every
     self._pending = None  # (step, device values) of the last update
+    self._silent = True  # until the first update is done
     state = state or {"loss": 0.0, "correct": 0.0, "weight": 0.0, "steps": 0}
     self._sums = dict(state)
 
@@ -183,6 +184,9 @@ class Window:
       )
     for name in self._sums:
       self._sums[name] += values[name]
+    if self._silent:
+      say(f"update {step:,}: loss {loss:.3f}; a line every {self._every:,}")
+      self._silent = False
     if step % self._every == 0:
       self._write(step, values)
 

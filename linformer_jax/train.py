@@ -19,7 +19,7 @@ from linformer_jax import (
 )
 from linformer_jax import model as model_lib
 from linformer_jax import step as step_lib
-from linformer_jax.data import masking, pipeline
+from linformer_jax.data import pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _note(config, iterator, evaluation, window, throughput):
 
 
 def _throughput(experiment, state):
-  config = experiment.config
-  batch, length = config.train.batch_size, config.data.sequence_length
-  predictions = masking.num_predictions(length, config.data.mask_rate)
-  needed = flops.train_step(experiment.steps.model, length, predictions, batch)
+  steps = experiment.steps
+  batch, length = steps.abstract_batch["tokens"].shape
+  _, predictions = steps.abstract_batch["positions"].shape
+  needed = flops.train_step(steps.model, length, predictions, batch)
   return report.Throughput(batch * length, needed, state)
 
 

@@ -86,7 +86,8 @@ def get_config() -> config_dict.ConfigDict:
   model.dropout_rate = 0.1
   model.attention_dropout_rate = 0.1
   model.norm_epsilon = 1e-5
-  model.query_block = 0  # queries handled at a time; 0 for all
+  model.query_block = 0  # positions at a time after keys and values; 0: all
+  model.attention_implementation = "xla"  # or flash, cudnn (bfloat16, GPU)
   model.scan_layers = True  # compile time does not grow with depth
   model.remat = False  # recompute layers in the backward pass
   model.dtype = "float32"  # or 'bfloat16', of matrix products

@@ -75,15 +75,15 @@ def _attention(config, projected_length):
     num_heads=config.num_heads,
     dropout_rate=config.attention_dropout_rate,
     query_block=config.query_block,
+    implementation=config.attention_implementation,
     dtype=config.dtype,
     kernel_init=config.kernel_init(),
     query_init=query_init,
     key_init=key_init,
-    name="attention",
   )
   if config.attention == "softmax":
     return attention_lib.SoftmaxSelfAttention(**common)
-  module = attention_lib.LinformerSelfAttention(
+  return attention_lib.LinformerSelfAttention(
     max_length=config.max_length,
     projected_length=projected_length,
     sharing=config.sharing,
@@ -91,7 +91,6 @@ def _attention(config, projected_length):
     projection_init=config.weights_init(),
     **common,
   )
-  return module
 
 
 class Block(nn.Module):
@@ -100,32 +99,46 @@ class Block(nn.Module):
   config: ModelConfig
   projected_length: int
 
-  @nn.compact
-  def __call__(self, x, mask=None, shared=None, deterministic=True):
-    """[B, N, M] -> [B, N, M]; arguments as those of the attention modules."""
+  def setup(self):
     config = self.config
-    attend = _attention(config, self.projected_length)
-    by_layer = {"shared": shared} if config.attention == "linformer" else {}
-    attend = functools.partial(
-      attend, mask=mask, deterministic=deterministic, **by_layer
-    )
-    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    self.attention = _attention(config, self.projected_length)
+    self.attention_norm = _layer_norm(config, None)
+    self.mlp_norm = _layer_norm(config, None)
     dense = functools.partial(
       nn.Dense, dtype=config.dtype, kernel_init=config.kernel_init()
     )
+    self.mlp_in = dense(config.mlp_dim)
+    self.mlp_out = dense(config.embed_dim)
+    self.drop = nn.Dropout(config.dropout_rate)
+
+  def _from_queries(self, x, memory, deterministic):
+    """All of the layer that follows its keys and values, row by row."""
+    drop = functools.partial(self.drop, deterministic=deterministic)
+
+    def attend(y):
+      return drop(self.attention.attend(y, *memory, deterministic))
 
     def mlp(y):
-      y = nn.gelu(dense(config.mlp_dim, name="mlp_in")(y), approximate=False)
-      return dense(config.embed_dim, name="mlp_out")(y)
+      return drop(self.mlp_out(nn.gelu(self.mlp_in(y), approximate=False)))
 
-    attention_norm = _layer_norm(config, "attention_norm")
-    mlp_norm = _layer_norm(config, "mlp_norm")
-    x = heads.select_real(x, mask)
-    if config.norm_position == "post":
-      x = attention_norm(x + drop(attend(x)))
-      return mlp_norm(x + drop(mlp(x)))
-    x = x + drop(attend(attention_norm(x)))
-    return x + drop(mlp(mlp_norm(x)))
+    if self.config.norm_position == "post":
+      x = self.attention_norm(x + attend(x))
+      return self.mlp_norm(x + mlp(x))
+    x = x + attend(self.attention_norm(x))
+    return x + mlp(self.mlp_norm(x))
+
+  def __call__(self, x, mask=None, shared=None, deterministic=True):
+    """[B, N, M] -> [B, N, M]; arguments as those of the attention modules."""
+    memory = x = heads.select_real(x, mask)
+    if self.config.norm_position == "pre":
+      memory = heads.select_real(self.attention_norm(x), mask)
+    memory = self.attention.keys_and_values(memory, x.shape[-1], mask, shared)
+    return heads.in_query_blocks(
+      self,
+      lambda self, x: self._from_queries(x, memory, deterministic),
+      x,
+      self.config.query_block,
+    )
 
 
 class _ScannedBlock(nn.Module):
@@ -166,7 +179,6 @@ class Encoder(nn.Module):
         config.projection,
         config.max_length,
         config.projected_lengths[0],
-        config.embed_dim // config.num_heads,
         weights_init=config.weights_init(),
         name="projection",
       )
@@ -207,7 +219,9 @@ class Encoder(nn.Module):
     if config.norm_position == "post":
       x = self.norm(x)
     x = self.drop(x.astype(config.dtype), deterministic=deterministic)
-    shared = None if self.shared is None else self.shared()
+    shared = None
+    if self.shared is not None:
+      shared = self.shared(config.embed_dim // config.num_heads)
     for group in self.groups:
       x, _ = group(x, mask, shared, deterministic)
     return self.norm(x) if config.norm_position == "pre" else x

@@ -6,6 +6,7 @@ import flax.linen as nn
 import numpy as np
 
 from linformer_jax import initializers
+from linformer_jax.attention import functional
 from linformer_jax.attention import linformer as linformer_lib
 from linformer_jax.attention import projection as projection_lib
 
@@ -59,7 +60,10 @@ class ModelConfig:
     dropout_rate: after embeddings, attention and MLP.
     attention_dropout_rate: on attention weights.
     norm_epsilon: of the layer norms.
-    query_block: queries that attention handles at a time, 0 for all.
+    query_block: positions at a time in all of a layer that follows its keys
+      and values, 0 for all.
+    attention_implementation: 'xla', 'flash' or 'cudnn'; see
+      `attention.projected_attention`.
     scan_layers: run layers that are alike as one loop: compile time does not
       grow with depth, and their parameters are stacked.
     remat: recompute each layer in the backward pass, to save memory.
@@ -89,6 +93,7 @@ class ModelConfig:
   attention_dropout_rate: float = 0.0
   norm_epsilon: float = 1e-5
   query_block: int = 0
+  attention_implementation: str = "xla"
   scan_layers: bool = True
   remat: bool = False
   dtype: str = "float32"
@@ -101,6 +106,11 @@ class ModelConfig:
     _one_of("norm_position", self.norm_position, NORM_POSITIONS)
     _one_of("position_init", self.position_init, POSITION_INITS)
     _one_of("dtype", self.dtype, DTYPES)
+    _one_of(
+      "attention_implementation",
+      self.attention_implementation,
+      functional.IMPLEMENTATIONS,
+    )
     sizes = ("vocab_size", "max_length", "num_layers", "embed_dim", "mlp_dim")
     for name in sizes:
       if getattr(self, name) < 1:
@@ -118,10 +128,19 @@ class ModelConfig:
       )
     if self.position_init == "neighbours":
       self._check_neighbours()
-    if self.query_block and self.attention_dropout_rate:
+    implementation = self.attention_implementation
+    if self.attention_dropout_rate and (
+      self.query_block or implementation != "xla"
+    ):
       raise ValueError(
         f"attention_dropout_rate {self.attention_dropout_rate} does not go "
-        f"with query_block {self.query_block}: set one of them to 0"
+        f"with query_block {self.query_block} or attention_implementation "
+        f"{implementation!r}: set it to 0, or them to 0 and 'xla'"
+      )
+    if implementation == "cudnn" and self.dtype != "bfloat16":
+      raise ValueError(
+        f"attention_implementation 'cudnn' needs dtype 'bfloat16', not "
+        f"{self.dtype!r}"
       )
     if self.attention == "linformer":
       self._check_projection()

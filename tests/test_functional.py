@@ -154,5 +154,5 @@ def test_module_dropout_is_by_key_and_has_the_right_mean():
 
 def test_dropout_does_not_go_with_query_blocks():
   q, k = arrays.draw(1, 8, 2, 4), arrays.draw(1, 4, 2, 4)
-  with pytest.raises(ValueError, match="query blocks of 3"):
+  with pytest.raises(ValueError, match="query blocks"):
     attention.projected_attention(q, k, k, query_block=3, dropout=lambda w: w)

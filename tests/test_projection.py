@@ -136,8 +136,8 @@ def test_poisoned_pads_change_no_bit(kind, poison):
 def test_random_is_fixed_and_has_the_lemmas_variance():
   """Entries N(0, 1 / K), so that E E^T has expectation N / K and not 1."""
   n, k = 200, 50
-  module = linformer.SequenceProjection("random", n, k, D)
-  variables = module.init(jax.random.key(0))
+  module = linformer.SequenceProjection("random", n, k)
+  variables = module.init(jax.random.key(0), D)
   assert set(variables) == {"constants"}
   values = np.asarray(variables["constants"]["kernel"], np.float64)
   assert values.shape == (k, n)
@@ -145,15 +145,15 @@ def test_random_is_fixed_and_has_the_lemmas_variance():
   size, variance = values.size, 1 / k
   assert abs(values.mean()) < 5 * np.sqrt(variance / size)
   assert abs(values.var() - variance) < 5 * variance * np.sqrt(2 / size)
-  again = module.init(jax.random.key(1))["constants"]["kernel"]
+  again = module.init(jax.random.key(1), D)["constants"]["kernel"]
   assert not np.array_equal(values, again)
 
 
 def test_convolution_starts_with_the_variance_of_its_fan_in():
   """Outputs of unit-variance rows start with unit variance, in every head."""
   wide, heads = 16, 3
-  module = linformer.SequenceProjection("convolution", 8 * K, K, wide, heads)
-  kernel = module.init(jax.random.key(0))["params"]["kernel"]
+  module = linformer.SequenceProjection("convolution", 8 * K, K, heads)
+  kernel = module.init(jax.random.key(0), wide)["params"]["kernel"]
   assert kernel.shape == (heads, 8, wide, wide)
   per_head = np.var(np.asarray(kernel), axis=(1, 2, 3)) * 8 * wide
   # Truncation at two sigma leaves fourth moments below the normal's.

@@ -1,13 +1,17 @@
 """Scaled dot-product attention of N queries onto K slots, in query blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from linformer_jax.attention import flash
 
-def _attend(q, k, v, mask, dropout):
-  """One block of queries; see `projected_attention`."""
+
+def _plain(q, k, v, mask=None, dropout=None):
+  """softmax(q k^T) v with all scores at once; see `projected_attention`."""
   scores = jnp.einsum(
-    "bnhd,bkhd->bhnk", q, k, preferred_element_type=jnp.float32
+    "bnhd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32
   )
   if mask is not None:
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
@@ -16,7 +20,81 @@ def _attend(q, k, v, mask, dropout):
     weights = jnp.where(mask[:, None, None], weights, 0)
   if dropout is not None:
     weights = dropout(weights)
-  return jnp.einsum("bhnk,bkhd->bnhd", weights.astype(v.dtype), v)
+  return jnp.einsum("bhnk,bhkd->bnhd", weights.astype(v.dtype), v)
+
+
+def _cudnn(q, k, v, mask=None):
+  """The fused kernel of NVIDIA's library; bfloat16 or float16, GPU only."""
+  if mask is not None:  # bool [B, H or 1, N, K]
+    shape = (q.shape[0], 1, q.shape[1], k.shape[1])
+    mask = jnp.broadcast_to(mask[:, None, None], shape)
+  k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+  return jax.nn.dot_product_attention(
+    q, k, v, mask=mask, scale=1.0, implementation="cudnn"
+  )
+
+
+_ATTEND = {"xla": _plain, "flash": flash.attend, "cudnn": _cudnn}
+IMPLEMENTATIONS = tuple(_ATTEND)
+
+
+def in_query_blocks(function, x: jax.Array, block: int, loop=jax.lax.map):
+  """function on x [B, N, ...], `block` positions of N at a time; 0 for all.
+
+  Args:
+    function: [B, n, ...] -> [B, n, ...], position by position.
+    x: what it is applied to. The last block may be shorter.
+    block: positions.
+    loop: maps a function over the first axis of an array.
+  """
+  length = x.shape[1]
+  if not block or length <= block:
+    return function(x)
+  whole = length // block * block
+  if x.shape[0] == 1:  # no axes to move: an axis of one would cost a copy
+    out = loop(
+      lambda rows, *more: function(rows[None], *more)[0],
+      x[0, :whole].reshape(-1, block, *x.shape[2:]),
+    )
+    out = out.reshape(1, whole, *out.shape[2:])
+  else:
+    blocks = x[:, :whole].reshape(x.shape[0], -1, block, *x.shape[2:])
+    out = loop(function, blocks.swapaxes(0, 1)).swapaxes(0, 1)
+    out = out.reshape(x.shape[0], whole, *out.shape[3:])
+  if whole == length:
+    return out
+  return jnp.concatenate([out, function(x[:, whole:])], axis=1)
+
+
+def attend(
+  q, k, v, mask=None, *, recompute=False, implementation="xla", dropout=None
+):
+  """`projected_attention` of one block of queries, keys laid out by head.
+
+  Args:
+    q: [B, N, H, D].
+    k, v: [B, H, K, D].
+    mask, implementation, dropout: as there.
+    recompute: make the scores again in the backward pass.
+  """
+  if implementation not in _ATTEND:
+    raise ValueError(
+      f"implementation {implementation!r} is not one of "
+      f"{', '.join(IMPLEMENTATIONS)}"
+    )
+  q = q * (q.shape[-1] ** -0.5)
+  if dropout is not None:
+    if recompute or implementation != "xla":
+      raise ValueError(
+        "attention dropout goes neither with query blocks nor with "
+        f"implementation {implementation!r}, but with 'xla' and query_block=0: "
+        "set those, or attention_dropout_rate=0"
+      )
+    return _plain(q, k, v, mask, dropout)
+  function = _ATTEND[implementation]
+  if recompute and implementation == "xla":
+    function = jax.checkpoint(function)
+  return function(q, k, v, mask)
 
 
 def projected_attention(
@@ -26,6 +104,7 @@ def projected_attention(
   mask: jax.Array | None = None,
   *,
   query_block: int = 0,
+  implementation: str = "xla",
   dropout=None,
 ) -> jax.Array:
   """softmax(q k^T / sqrt(D)) v (arXiv 2006.04768, equation 7).
@@ -43,28 +122,27 @@ def projected_attention(
     query_block: queries handled at a time, 0 for all. In blocks the scores
       take B H query_block K floats and not B H N K, also in the backward pass,
       which computes them again.
+    implementation: 'xla', einsum and softmax as the compiler fuses them;
+      'flash', whose backward pass makes the scores again, and which takes keys
+      in blocks too, and heads one at a time on a CPU; 'cudnn', the fused kernel
+      of a GPU, which needs bfloat16 or float16.
     dropout: None, or a function on the attention weights [B, H, N, K].
 
   Returns:
     [B, N, H, D] in v's dtype; scores and softmax are float32.
 
   Raises:
-    ValueError: for dropout in query blocks, which would repeat its mask.
+    ValueError: for an unknown implementation; for dropout in query blocks,
+      which would repeat its mask, or where there are no weights to drop.
   """
-  q = q * (q.shape[-1] ** -0.5)
-  length = q.shape[1]
-  if not query_block or length <= query_block:
-    return _attend(q, k, v, mask, dropout)
-  if dropout is not None:
-    raise ValueError(
-      f"attention dropout cannot run in query blocks of {query_block}: set "
-      "query_block=0 or attention_dropout_rate=0"
-    )
-  attend = jax.checkpoint(lambda block: _attend(block, k, v, mask, None))
-  whole = length // query_block * query_block
-  blocks = q[:, :whole].reshape(q.shape[0], -1, query_block, *q.shape[2:])
-  out = jax.lax.map(attend, blocks.swapaxes(0, 1)).swapaxes(0, 1)
-  out = out.reshape(q.shape[0], whole, *out.shape[3:])
-  if whole == length:
-    return out
-  return jnp.concatenate([out, attend(q[:, whole:])], axis=1)
+  k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+  one = functools.partial(
+    attend,
+    k=k,
+    v=v,
+    mask=mask,
+    recompute=bool(query_block),
+    implementation=implementation,
+    dropout=dropout,
+  )
+  return in_query_blocks(one, q, query_block)

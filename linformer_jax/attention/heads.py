@@ -1,9 +1,12 @@
-"""Dense maps into and out of attention heads."""
+"""Dense maps into and out of attention heads, and what they enclose."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+
+from linformer_jax.attention import functional
 
 
 class HeadDense(nn.Module):
@@ -11,45 +14,112 @@ class HeadDense(nn.Module):
 
   Attributes:
     num_heads: H.
-    head_dim: D.
     dtype: of the matrix product; parameters are float32.
     kernel_init: initialiser of the kernel [M, H * D].
   """
 
   num_heads: int
-  head_dim: int
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.xavier_uniform()
 
   @nn.compact
-  def __call__(self, x, between=None):
+  def __call__(self, x, head_dim, between=None):
     """x W, then `between` along the sequence, then the bias.
 
     x is [B, N, M], or [B, N, H, M] where each head has rows of its own.
     The bias comes last in either order of contraction, so that K = (E X) W + b
     as in the authors' code; E (X W + b) would add (E 1) b instead.
     """
-    features = self.num_heads * self.head_dim
+    features = self.num_heads * head_dim
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features))
     bias = self.param("bias", nn.initializers.zeros, (features,))
     x, kernel = jnp.asarray(x, self.dtype), kernel.astype(self.dtype)
     if x.ndim == 4:
-      by_head = kernel.reshape(-1, self.num_heads, self.head_dim)
+      by_head = kernel.reshape(-1, self.num_heads, head_dim)
       y = jnp.einsum("bnhm,mhd->bnhd", x, by_head)
     else:
-      y = (x @ kernel).reshape(*x.shape[:2], self.num_heads, self.head_dim)
+      y = (x @ kernel).reshape(*x.shape[:2], self.num_heads, head_dim)
     if between is not None:
       y = between(y)
-    bias = bias.reshape(self.num_heads, self.head_dim)
+    bias = bias.reshape(self.num_heads, head_dim)
     return y + bias.astype(self.dtype)
 
 
-def output_dense(x, dtype, kernel_init):
-  """The output map [B, N, H, D] -> [B, N, M], M = H * D; call in a module."""
-  x = x.reshape(*x.shape[:-2], -1)
-  return nn.Dense(
-    x.shape[-1], dtype=dtype, kernel_init=kernel_init, name="out"
-  )(x)
+class OutDense(nn.Module):
+  """The dense map [B, N, H, D] -> [B, N, M] out of the heads, M = H * D.
+
+  Attributes:
+    dtype: of the matrix product; parameters are float32.
+    kernel_init: initialiser of the kernel [H * D, M].
+  """
+
+  dtype: Any = jnp.float32
+  kernel_init: Any = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x):
+    x = jnp.asarray(x.reshape(*x.shape[:2], -1), self.dtype)
+    features = x.shape[-1]
+    kernel = self.param("kernel", self.kernel_init, (features, features))
+    bias = self.param("bias", nn.initializers.zeros, (features,))
+    return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def dense_maps(module):
+  """W_Q, W_K, W_V, W_O and dropout of an attention module; call in setup."""
+  inits = (module.query_init, module.key_init, None)
+  query, key, value = (
+    HeadDense(module.num_heads, module.dtype, init or module.kernel_init)
+    for init in inits
+  )
+  out = OutDense(module.dtype, module.kernel_init)
+  return query, key, value, out, nn.Dropout(module.dropout_rate)
+
+
+def attend(module, x, k, v, slots, deterministic):
+  """Rows [B, N, M] to queries, onto keys and values, and out: [B, N, M].
+
+  Args:
+    module: an attention module that has `dense_maps`.
+    x: rows that ask.
+    k, v: [B, H, K, D].
+    slots: bool [B, K], True where there is something to attend to, or None.
+    deterministic: False applies dropout (rng 'dropout').
+  """
+  dropout = None
+  if module.dropout_rate and not deterministic:
+    dropout = functools.partial(module.drop, deterministic=False)
+  attended = functional.attend(
+    module.query(x, k.shape[-1]),
+    k,
+    v,
+    slots,
+    recompute=bool(module.query_block),
+    implementation=module.implementation,
+    dropout=dropout,
+  )
+  return module.out(attended)
+
+
+def in_query_blocks(module, function, x, block: int):
+  """function(module, x) on rows [B, N, M], `block` positions at a time.
+
+  All that lies between the keys and values of a layer and its output then
+  works on rows that fit a cache, and needs memory for one block only.
+  """
+
+  def call(rows, inner=module):
+    return function(inner, rows)
+
+  def loop(body, blocks):
+    scan = nn.scan(
+      lambda inner, carry, rows: (carry, body(rows, inner)),
+      variable_broadcast=("params", "constants"),
+      split_rngs={"params": False, "dropout": True},
+    )
+    return scan(module, None, blocks)[1]
+
+  return functional.in_query_blocks(call, x, block, loop)
 
 
 def split_width(embed_dim: int, num_heads: int) -> int:

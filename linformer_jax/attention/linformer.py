@@ -1,13 +1,12 @@
 """Linformer attention as a module that stands alone (arXiv 2006.04768)."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from linformer_jax import flops
-from linformer_jax.attention import functional, heads, projection
+from linformer_jax.attention import heads, projection
 
 SHARING = ("none", "headwise", "key_value", "layerwise")
 ORDERS = ("auto", "before", "after")
@@ -20,7 +19,6 @@ class SequenceProjection(nn.Module):
     kind: one of `projection.KINDS`.
     max_length: N.
     projected_length: K.
-    head_dim: D, for the channels of a convolution.
     num_heads: 0 for one projection shared by all heads, H for one each.
     weights_init: initialiser of a dense E, called with its shape. A random E is
       drawn from N(0, 1 / K) (the Johnson-Lindenstrauss lemma), is kept in the
@@ -30,14 +28,14 @@ class SequenceProjection(nn.Module):
   kind: str
   max_length: int
   projected_length: int
-  head_dim: int
   num_heads: int = 0
   weights_init: Any = nn.initializers.normal(0.02)
 
   @nn.compact
-  def __call__(self) -> projection.Projection:
+  def __call__(self, head_dim) -> projection.Projection:
+    """head_dim is D, for the channels of a convolution."""
     shape = projection.weights_shape(
-      self.kind, self.max_length, self.projected_length, self.head_dim
+      self.kind, self.max_length, self.projected_length, head_dim
     )
     weights = None
     if shape is not None:
@@ -79,6 +77,7 @@ class LinformerSelfAttention(nn.Module):
       'before' and 'after' force it. The result is the same.
     dropout_rate: on the attention weights.
     query_block: queries handled at a time, 0 for all.
+    implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
     kernel_init: initialiser of the four dense kernels.
     query_init, key_init: of those two in its place, or None.
@@ -93,34 +92,37 @@ class LinformerSelfAttention(nn.Module):
   order: str = "auto"
   dropout_rate: float = 0.0
   query_block: int = 0
+  implementation: str = "xla"
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.xavier_uniform()
   query_init: Any = None
   key_init: Any = None
   projection_init: Any = nn.initializers.normal(0.02)
 
-  def _projections(self, head_dim, shared):
-    """E for the keys and F for the values; the same object where E = F."""
+  def setup(self):
     if self.sharing not in SHARING:
       raise ValueError(
         f"sharing {self.sharing!r} is not one of {', '.join(SHARING)}"
       )
-    if shared is not None:
-      return shared, shared
-    make = functools.partial(
-      SequenceProjection,
-      self.projection,
-      self.max_length,
-      self.projected_length,
-      head_dim,
-      self.num_heads if self.sharing == "none" else 0,
-      self.projection_init,
-    )
+    maps = heads.dense_maps(self)
+    self.query, self.key, self.value, self.out, self.drop = maps
+
+    def make(name):
+      return SequenceProjection(
+        self.projection,
+        self.max_length,
+        self.projected_length,
+        self.num_heads if self.sharing == "none" else 0,
+        self.projection_init,
+        name=name,
+      )
+
     weightless = self.projection in projection.POOLING
     if self.sharing in ("key_value", "layerwise") or weightless:
-      one = make(name="projection")()
-      return one, one
-    return make(name="key_projection")(), make(name="value_projection")()
+      self.key_by = self.value_by = make("projection")
+    else:
+      self.key_by = make("key_projection")
+      self.value_by = make("value_projection")
 
   def _order(self, memory, features, by, shared):
     """'before' or 'after' W_K and W_V, for the memory [B, N, M] at hand."""
@@ -146,26 +148,46 @@ class LinformerSelfAttention(nn.Module):
       memory.shape[2],
     )
 
-  def _keys_and_values(self, memory, features, mask, shared, dense):
-    """k and v [B, K, H, D], and the mask of the slots [B, K] or None."""
-    head_dim = features // self.num_heads
-    key_projection, value_projection = self._projections(head_dim, shared)
+  def keys_and_values(self, memory, features, mask=None, shared=None):
+    """k and v [B, H, K, D] of a memory [B, N, M'], and the mask of the slots.
+
+    Args:
+      memory: rows, those that are not real zeroed.
+      features: M, the width of all heads together.
+      mask: bool [B, N], True at real rows, or None.
+      shared: as that of `__call__`.
+
+    Returns:
+      k, v, and the slots that saw a real row: bool [B, K], or None for all.
+    """
+    head_dim = heads.split_width(features, self.num_heads)
+    memory = jnp.asarray(memory, self.dtype)
+    if shared is not None:
+      key_by = value_by = shared
+    else:
+      key_by = value_by = self.key_by(head_dim)
+      if self.value_by is not self.key_by:
+        value_by = self.value_by(head_dim)
 
     def project(rows, by):
       return projection.project_sequence(rows, by, mask)[0]
 
-    if self._order(memory, features, key_projection, shared) == "after":
-      k = dense("key", memory, lambda rows: project(rows, key_projection))
-      v = dense("value", memory, lambda rows: project(rows, value_projection))
+    if self._order(memory, features, key_by, shared) == "after":
+      k = self.key(memory, head_dim, lambda rows: project(rows, key_by))
+      v = self.value(memory, head_dim, lambda rows: project(rows, value_by))
     else:
-      rows = project(memory, key_projection)
-      k = dense("key", rows)
-      if value_projection is not key_projection:
-        rows = project(memory, value_projection)
-      v = dense("value", rows)
-    return k, v, projection.slot_mask(key_projection, mask)
+      rows = project(memory, key_by)
+      k = self.key(rows, head_dim)
+      if value_by is not key_by:
+        rows = project(memory, value_by)
+      v = self.value(rows, head_dim)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    return k, v, projection.slot_mask(key_by, mask)
 
-  @nn.compact
+  def attend(self, x, k, v, slots=None, deterministic=True):
+    """From x [B, N, M] onto keys and values; see `heads.attend`."""
+    return heads.attend(self, x, k, v, slots, deterministic)
+
   def __call__(
     self, x, memory=None, mask=None, shared=None, deterministic=True
   ):
@@ -188,32 +210,14 @@ class LinformerSelfAttention(nn.Module):
         divide the width, the mask does not fit the memory, or an attribute is
         none of its choices.
     """
-    head_dim = heads.split_width(x.shape[-1], self.num_heads)
     if memory is None:
       x = memory = heads.select_real(x, mask)
     else:
       memory = heads.select_real(memory, mask)
-    memory = jnp.asarray(memory, self.dtype)
-
-    def dense(name, x, between=None):
-      inits = {"query": self.query_init, "key": self.key_init}
-      init = inits.get(name) or self.kernel_init
-      return heads.HeadDense(
-        self.num_heads, head_dim, self.dtype, init, name=name
-      )(x, between)
-
-    k, v, slots = self._keys_and_values(
-      memory, x.shape[-1], mask, shared, dense
+    k, v, slots = self.keys_and_values(memory, x.shape[-1], mask, shared)
+    return heads.in_query_blocks(
+      self,
+      lambda self, x: self.attend(x, k, v, slots, deterministic),
+      x,
+      self.query_block,
     )
-    dropout = None
-    if self.dropout_rate and not deterministic:
-      dropout = nn.Dropout(self.dropout_rate, deterministic=False)
-    attended = functional.projected_attention(
-      dense("query", x),
-      k,
-      v,
-      slots,
-      query_block=self.query_block,
-      dropout=dropout,
-    )
-    return heads.output_dense(attended, self.dtype, self.kernel_init)

@@ -75,8 +75,17 @@ def _dense(x, mask, projection):
   """By the first N columns of E; pads are zero by now and weigh nothing."""
   del mask
   matrix = projection.weights[..., : x.shape[1]].astype(x.dtype)
+  if matrix.ndim == 2 and x.ndim == 3:
+    # A CPU's products are fast along the last axes, and the compiler would
+    # move the axes of x; elsewhere E repeated for each sequence is a waste.
+    return jax.lax.platform_dependent(
+      x,
+      matrix,
+      cpu=lambda x, e: jnp.broadcast_to(e, (len(x), *e.shape)) @ x,
+      default=lambda x, e: jnp.einsum("bnm,kn->bkm", x, e),
+    )
   if matrix.ndim == 2:
-    rows = "bnm,kn->bkm" if x.ndim == 3 else "bnhd,kn->bkhd"
+    rows = "bnhd,kn->bkhd"
   else:
     rows = "bnm,hkn->bkhm" if x.ndim == 3 else "bnhd,hkn->bkhd"
   return jnp.einsum(rows, x, matrix)

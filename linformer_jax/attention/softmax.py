@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from linformer_jax.attention import functional, heads
+from linformer_jax.attention import heads
 
 
 class SoftmaxSelfAttention(nn.Module):
@@ -15,6 +15,7 @@ class SoftmaxSelfAttention(nn.Module):
     num_heads: H; must divide the width M of the input.
     dropout_rate: on the attention weights.
     query_block: queries handled at a time, 0 for all.
+    implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
     kernel_init: initialiser of the four dense kernels.
     query_init, key_init: of those two in its place, or None.
@@ -23,12 +24,34 @@ class SoftmaxSelfAttention(nn.Module):
   num_heads: int
   dropout_rate: float = 0.0
   query_block: int = 0
+  implementation: str = "xla"
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.xavier_uniform()
   query_init: Any = None
   key_init: Any = None
 
-  @nn.compact
+  def setup(self):
+    maps = heads.dense_maps(self)
+    self.query, self.key, self.value, self.out, self.drop = maps
+
+  def keys_and_values(self, memory, features, mask=None, shared=None):
+    """k and v [B, H, N, D] of a memory [B, N, M'], and its mask.
+
+    Args:
+      memory: rows, those that are not real zeroed.
+      features: M, the width of all heads together.
+      mask: bool [B, N] or None.
+      shared: unused; as that of Linformer.
+    """
+    del shared
+    head_dim = heads.split_width(features, self.num_heads)
+    k, v = self.key(memory, head_dim), self.value(memory, head_dim)
+    return k.swapaxes(1, 2), v.swapaxes(1, 2), mask
+
+  def attend(self, x, k, v, slots=None, deterministic=True):
+    """From x [B, N, M] onto keys and values; see `heads.attend`."""
+    return heads.attend(self, x, k, v, slots, deterministic)
+
   def __call__(self, x, memory=None, mask=None, deterministic=True):
     """Attends from x to itself, or to `memory`.
 
@@ -46,27 +69,14 @@ class SoftmaxSelfAttention(nn.Module):
       ValueError: when the heads do not divide the width, or the mask does not
         fit the memory.
     """
-    head_dim = heads.split_width(x.shape[-1], self.num_heads)
     if memory is None:
       x = memory = heads.select_real(x, mask)
     else:
       memory = heads.select_real(memory, mask)
-
-    def dense(name, init=None):
-      init = init or self.kernel_init
-      return heads.HeadDense(
-        self.num_heads, head_dim, self.dtype, init, name=name
-      )
-
-    dropout = None
-    if self.dropout_rate and not deterministic:
-      dropout = nn.Dropout(self.dropout_rate, deterministic=False)
-    attended = functional.projected_attention(
-      dense("query", self.query_init)(x),
-      dense("key", self.key_init)(memory),
-      dense("value")(memory),
-      mask,
-      query_block=self.query_block,
-      dropout=dropout,
+    k, v, slots = self.keys_and_values(memory, x.shape[-1], mask)
+    return heads.in_query_blocks(
+      self,
+      lambda self, x: self.attend(x, k, v, slots, deterministic),
+      x,
+      self.query_block,
     )
-    return heads.output_dense(attended, self.dtype, self.kernel_init)

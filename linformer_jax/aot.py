@@ -105,6 +105,8 @@ def devices(topology: str) -> list[jax.Device]:
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   # A v4 chip is one device of two cores, as on a TPU VM.
   options = {"chip_config_name": "megacore"} if generation == "v4" else {}
+  if math.prod(shape) == 1:  # of a host's chips, which are four else
+    options["chips_per_host_bounds"] = (1, 1, 1)
   try:
     return topologies.get_topology_desc(
       f"{generation}:{sizes}", "tpu", **options

@@ -18,6 +18,11 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           ./launch.sh train --help lists the flags
   evaluate --workdir=DIR  exact validation perplexity of a run's newest
                           checkpoint
+  plan FLAGS              what an update would take on a TPU slice or on an H100:
+                          memory, FLOPs, communication, the largest batch; it
+                          is compiled here and not run, for example
+                            ./launch.sh plan --topology=v5e:4x4 \
+                              --config=configs/linformer.py:n=512,k=128
   tensorboard [FLAGS]     serve the curves of all runs under runs/
   test [--slow] [PYTEST]  check the style and run the tests; --slow adds those
                           that take minutes; the rest goes to pytest
@@ -63,7 +68,7 @@ install() {
   fi
 }
 
-# setup [PLUGIN] [test]: the virtual environment. One process at a time.
+# setup [PLUGIN|test|plan]: the virtual environment. One process at a time.
 setup() {
   exec 9>.venv.lock
   if command -v flock >/dev/null; then flock 9; fi
@@ -80,6 +85,9 @@ setup() {
     "") ;;
     tpu | cuda12 | cuda13) install plugin -r requirements.txt "jax[$1]" ;;
     test) install test -e ".[test]" ;;
+    # In a folder of its own: where JAX finds the TPU compiler it looks for TPUs
+    # at every start, and complains that there are none.
+    plan) install plan --no-deps --upgrade --target .venv/plan libtpu ;;
     *) fail "setup '$1' is not one of tpu, cuda12, cuda13" ;;
   esac
   exec 9>&-
@@ -98,6 +106,13 @@ case "$command" in
   train | evaluate)
     setup
     exec .venv/bin/python -m linformer_jax.main "$@"
+    ;;
+  plan)
+    case "$*" in
+      *--topology[=\ ]v*) setup plan ;;
+      *) setup ;;
+    esac
+    PYTHONPATH="$PWD/.venv/plan" exec .venv/bin/python -m linformer_jax.main "$@"
     ;;
   tensorboard)
     setup

@@ -1,13 +1,17 @@
-"""Trains or evaluates a masked language model.
+"""Trains, evaluates or plans a masked language model.
 
   python -m linformer_jax.main [train] --config=FILE.py[:ARGUMENT] --workdir=DIR
   python -m linformer_jax.main evaluate --workdir=DIR
+  python -m linformer_jax.main plan --config=... --topology=v5e:4x4
 
 train     pretrains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
           refused. Ctrl-C and SIGTERM save and stop; the same command goes on.
 evaluate  exact perplexity of the newest checkpoint of a run, over the whole
           validation split.
+plan      what an update of that config would take on a TPU slice or on one H100
+          (--topology=h100): memory, FLOPs, communication, the largest batch.
+          Compiled on this host; nothing is run, read or written.
 
 Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
 --config.model.projected_length=64; configs/base.py lists them with their units.
@@ -31,7 +35,7 @@ import jax
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "plan")
 
 
 class UsageError(Exception):
@@ -51,6 +55,12 @@ def _flags():
     "workdir",
     None,
     "Folder of the run: checkpoints, metrics, curve.png.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "topology",
+    None,
+    "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -141,6 +151,19 @@ def _evaluate(directory):
   report.Progress(config, experiment.unigram).evaluation(step, values)
 
 
+def _plan(given):
+  from linformer_jax import plan
+
+  if given.topology is None:
+    raise UsageError("--topology=SLICE is needed, e.g. --topology=v5e:4x4")
+  # Compiled for others; what this host has is left alone.
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    plan.run(given.config, given.topology)
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
 def _run(given, mode, *extra):
   """Runs a command; returns the exit status."""
   from linformer_jax import checkpoint, preemption, report
@@ -149,10 +172,15 @@ def _run(given, mode, *extra):
     raise UsageError(
       f"{' '.join((mode, *extra))!r} is not one of {', '.join(MODES)}"
     )
-  if not given.workdir:
+  if mode != "plan" and not given.workdir:
     raise UsageError("--workdir=DIR is needed: the folder of the run")
-  if mode == "train" and given.config is None:
+  if mode != "evaluate" and given.config is None:
     raise UsageError("--config=FILE.py is needed, e.g. configs/smoke.py")
+  if mode == "plan":
+    _plan(given)
+    return 0
+  if given.topology:
+    raise UsageError("--topology is only for plan; train uses what is there")
   if given.new and given.distributed:
     raise UsageError("--new does not go with --distributed: name a --workdir")
   directory = pathlib.Path(given.workdir)

@@ -70,6 +70,14 @@ READY = ["venv", "pip -r requirements.txt"]
     (["--new", "--config.seed=1"], [SMOKE + " --new --config.seed=1"]),
     (["train", "--workdir=x"], [MAIN + "train --workdir=x"]),
     (["evaluate", "--workdir=x"], [MAIN + "evaluate --workdir=x"]),
+    (["plan", "--topology=h100"], [MAIN + "plan --topology=h100"]),
+    (
+      ["plan", "--topology=v5e:1"],
+      [
+        "pip --no-deps --upgrade --target .venv/plan libtpu",
+        MAIN + "plan --topology=v5e:1",
+      ],
+    ),
     (["tensorboard", "--port=1"], ["tensorboard --logdir=runs --port=1"]),
     (["setup"], []),
     (["setup", "tpu"], ["pip -r requirements.txt jax[tpu]"]),
@@ -145,7 +153,15 @@ def test_old_python_is_one_line(clone, tmp_path):
 def test_help_lists_every_command():
   status, out, _ = launch("--help")
   assert status == 0
-  for word in ("train", "evaluate", "tensorboard", "test", "setup", "--new"):
+  for word in (
+    "train",
+    "evaluate",
+    "plan",
+    "tensorboard",
+    "test",
+    "setup",
+    "--new",
+  ):
     assert word in out
 
 

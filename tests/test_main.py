@@ -158,6 +158,14 @@ BAD = {
   "damaged run": ([SMOKE, "--workdir={tmp}/damaged_run"], "config.json"),
   "new and distributed": ([SMOKE, RUN, "--new", "--distributed"], "--new"),
   "nothing to evaluate": (["evaluate", RUN], "holds no run"),
+  "plan without config": (["plan", "--topology=h100"], "--config"),
+  "plan without topology": (["plan", SMOKE], "--topology"),
+  "topology": (["plan", SMOKE, "--topology=v5e-16"], "'v5e-16'"),
+  "generation": (["plan", SMOKE, "--topology=v9:2x2"], "v5p:2x2x1"),
+  "dimensions": (["plan", SMOKE, "--topology=v5p:4x4"], "3 dimensions"),
+  "chips": (["plan", SMOKE, "--topology=v5e:16x32"], "256 chips"),
+  "no chips": (["plan", SMOKE, "--topology=v5e:0x4"], "does not exist"),
+  "topology to train": ([SMOKE, RUN, "--topology=h100"], "only for plan"),
 }
 
 

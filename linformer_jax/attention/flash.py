@@ -49,7 +49,7 @@ def _one_by_one(function, rows, slots):
   empty = jax.tree.map(
     lambda x: jnp.zeros((b, n, h, x.shape[-1]), x.dtype), one[0]
   )
-  of_rows, of_slots = jax.lax.scan(step, empty, jnp.arange(b * h))
+  of_rows, of_slots = jax.lax.scan(step, empty, jnp.arange(b * h), unroll=4)
   return of_rows, jax.tree.map(
     lambda x: x.reshape(b, h, *x.shape[1:]), of_slots
   )

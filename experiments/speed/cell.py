@@ -1,0 +1,167 @@
+"""Measures one cell, in a process of its own, and prints one JSON line.
+
+python -m experiments.speed.cell '{"scope": "layer", ...}' BUDGET
+"""
+
+import json
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from configs import base
+from experiments.speed import cells
+from linformer_jax import attention, benchmark, flops, model, sharding, step
+
+# Positions at a time, for rows, and scores of a block that stay in the cache.
+QUERY_BLOCK = 1024
+# Bytes of scores that plain attention may hold: beyond them it would not fit
+# into 24 GB of memory, in one buffer for the scores and one for the weights.
+PLAIN_BYTES = 4 * 2**30
+PLAIN_BLOCK_BYTES = 2**30
+
+
+def _blocks(cell):
+  """query_block and implementation of a cell of ours."""
+  if cell.implementation != "softmax":
+    return QUERY_BLOCK, "flash"
+  row = 4 * cells.HEADS * cell.batch * cell.n
+  if cell.n * row <= PLAIN_BYTES:
+    return 0, "xla"
+  return 2 ** ((PLAIN_BLOCK_BYTES // row).bit_length() - 1), "xla"
+
+
+def _layer(cell):
+  query_block, implementation = _blocks(cell)
+  common = dict(query_block=query_block, implementation=implementation)
+  if cell.implementation in cells.SOFTMAX:
+    module = attention.SoftmaxSelfAttention(cells.HEADS, **common)
+  else:
+    sharing = cell.implementation.removeprefix("linformer_")
+    module = attention.LinformerSelfAttention(
+      cells.HEADS,
+      cell.n,
+      cell.k,
+      "key_value" if sharing == "layerwise" else sharing,
+      **common,
+    )
+  shape = (cell.batch, cell.n, cells.WIDTH)
+  return module, jax.random.normal(jax.random.key(1), shape)
+
+
+def model_config(cell, dtype="float32", **changes):
+  """The ModelConfig of a stack."""
+  query_block, implementation = _blocks(cell)
+  kind = "softmax" if cell.implementation in cells.SOFTMAX else "linformer"
+  return model.ModelConfig(
+    **dict(
+      vocab_size=1024,
+      max_length=cell.n,
+      num_layers=cell.depth,
+      embed_dim=cells.WIDTH,
+      num_heads=cells.HEADS,
+      mlp_dim=cells.MLP,
+      attention=kind,
+      projected_length=cell.k or 1,
+      sharing=cell.implementation.removeprefix("linformer_")
+      if kind == "linformer"
+      else "headwise",
+      query_block=query_block,
+      attention_implementation=implementation,
+      scan_layers=False,
+      dtype=dtype,
+    )
+    | changes
+  )
+
+
+def _stack(cell):
+  module = model.Encoder(model_config(cell))
+  shape = (cell.batch, cell.n)
+  return module, jax.random.randint(jax.random.key(1), shape, 0, 1024)
+
+
+def _jax_call(cell):
+  """A compiled call without arguments, and what the compiler says of it."""
+  module, x = _stack(cell) if cell.scope == "stack" else _layer(cell)
+  variables = jax.jit(module.init)(jax.random.key(0), x[:1])
+  function, arguments = module.apply, (variables, x)
+  if cell.what == "forward_backward":
+    shape = (*x.shape[:2], cells.WIDTH)
+    toward = jax.random.normal(jax.random.key(2), shape)
+
+    def loss(variables, x, toward):
+      return jnp.sum(module.apply(variables, x) * toward)
+
+    wanted = 0 if cell.scope == "stack" else (0, 1)  # tokens have no gradient
+    function = jax.grad(loss, wanted)
+    arguments = (variables, x, toward)
+  compiled = jax.jit(function).lower(*arguments).compile()
+  memory = compiled.memory_analysis()
+  report = {
+    "argument_bytes": memory.argument_size_in_bytes,
+    "output_bytes": memory.output_size_in_bytes,
+    "temporary_bytes": memory.temp_size_in_bytes,
+    "input_bytes": x.nbytes,
+    "query_block": _blocks(cell)[0],
+  }
+  return lambda: jax.block_until_ready(compiled(*arguments)), report
+
+
+def _compile_seconds(cell):
+  """Seconds to trace and to compile the train step, from nothing."""
+  config = base.get_config()
+  config.model.num_layers = cell.depth
+  if cell.implementation == "softmax":
+    config.model.attention = "softmax"
+  config.train.batch_size = config.run.eval_batch_size = 8
+  start = time.perf_counter()
+  steps = step.build_steps(config, sharding.make_mesh(config.mesh))
+  lowered = steps.train.lower(steps.abstract_state, steps.abstract_batch)
+  traced = time.perf_counter()
+  lowered.compile()
+  return [time.perf_counter() - start], {"trace_seconds": traced - start}
+
+
+def needed(cell: cells.Cell) -> int:
+  """FLOPs that the pass of a cell needs; the two of PyPI need more."""
+  n, k, m, h = cell.n, cell.k, cells.WIDTH, cells.HEADS
+  if cell.implementation in cells.PYPI:  # E and F after W_K and W_V
+    layer = 8 * n * m * m + 8 * n * k * m
+  elif cell.k:
+    sharing = cell.implementation.removeprefix("linformer_")
+    layer = flops.attention("linformer", "linear", sharing, n, k, m, h)
+  else:
+    layer = flops.attention("softmax", "", "", n, 0, m, h)
+  return cell.flops(layer)
+
+
+def measure(cell: cells.Cell, budget: float) -> dict:
+  """The record of a cell: raw seconds, FLOPs, bytes, product rate."""
+  rate = benchmark.matrix_product_rate()
+  if cell.scope == "compile":
+    times, report = _compile_seconds(cell)
+  else:
+    if cell.implementation in (*cells.PYPI, cells.TORCH):
+      from experiments.speed import torch_layers
+
+      call, threads = torch_layers.calls(cell)
+      report = {"threads": threads}
+    else:
+      call, report = _jax_call(cell)
+    times = benchmark.seconds(call, repeats=7, budget=budget)
+    report["flops_needed"] = needed(cell)
+  return {
+    "seconds": times,
+    "product_rate": max(rate, benchmark.matrix_product_rate()),
+    "peak_resident_bytes": 1024
+    * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    **report,
+  }
+
+
+if __name__ == "__main__":
+  which = cells.Cell(**json.loads(sys.argv[1]))
+  print(json.dumps(measure(which, float(sys.argv[2]))))

@@ -1,0 +1,95 @@
+"""What is measured: the grid of the paper's Table 3 and the baselines."""
+
+import dataclasses
+import json
+
+LENGTHS = [512 * 2**i for i in range(8)]  # n, 512 ... 65,536 tokens
+PROJECTED = [128, 256, 512, 1024, 2048]  # k
+TOKENS = 8192  # of a batch, where one sequence is shorter
+LINEAR_LENGTHS = [4096 * 2**i for i in range(9)]  # 4,096 ... 1,048,576
+
+# RoBERTa-base.
+WIDTH, HEADS, MLP = 768, 12, 3072
+
+OURS = ("linformer_layerwise", "linformer_headwise")
+SOFTMAX = ("softmax", "softmax_flash")
+PYPI = ("pypi_linformer", "pypi_linformer_pytorch")
+TORCH = "torch_sdpa"
+PASSES = ("forward", "forward_backward")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One measurement.
+
+  Attributes:
+    scope: 'layer', one attention layer; 'stack', encoder layers; 'length', one
+      attention layer on one sequence; 'compile', the train step.
+    implementation: one of the names above.
+    n: tokens of a sequence.
+    k: projected length, 0 for softmax attention.
+    what: one of `PASSES`, or 'compile'.
+    depth: layers.
+  """
+
+  scope: str
+  implementation: str
+  n: int
+  k: int
+  what: str = "forward"
+  depth: int = 1
+
+  @property
+  def batch(self) -> int:
+    """Sequences."""
+    return 1 if self.scope == "length" else max(1, TOKENS // self.n)
+
+  @property
+  def key(self) -> str:
+    """A name of the cell, as it stands in the results."""
+    return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+  def flops(self, of_layer) -> int:
+    """FLOPs that a pass needs, by FLOPs of one attention layer's forward."""
+    layer = of_layer
+    if self.scope == "stack":
+      layer += 4 * self.n * WIDTH * MLP
+    passes = 3 if self.what == "forward_backward" else 1
+    return passes * self.batch * self.depth * layer
+
+
+def grid() -> list[tuple[int, int]]:
+  """The (n, k) of Table 3: k below n."""
+  return [(n, k) for n in LENGTHS for k in PROJECTED if k < n]
+
+
+def depth(n: int) -> int:
+  """Layers of a stack: two where time allows, times are by layer."""
+  return 2 if n <= 16_384 else 1
+
+
+def every_cell() -> list[Cell]:
+  """All cells, those first that Table 3 needs, and short before long."""
+  cells = []
+  for what in PASSES:
+    for scope in ("stack", "layer"):
+      names = (*OURS, *SOFTMAX)
+      if scope == "layer":
+        names += (*PYPI, TORCH)
+      for n in LENGTHS:
+        layers = depth(n) if scope == "stack" else 1
+        for name in names:
+          of_k = [0]
+          if name in OURS + PYPI:
+            of_k = [k for at, k in grid() if at == n]
+          cells += [Cell(scope, name, n, k, what, layers) for k in of_k]
+    if what == "forward":
+      cells += [
+        Cell("length", "linformer_layerwise", n, 128) for n in LINEAR_LENGTHS
+      ]
+      cells += [
+        Cell("compile", name, 512, k, "compile", layers)
+        for layers in (2, 24)
+        for name, k in (("linformer_headwise", 128), ("softmax", 0))
+      ]
+  return cells

@@ -1,9 +1,10 @@
 """Measures one cell, in a process of its own, and prints one JSON line.
 
-python -m experiments.speed.cell '{"scope": "layer", ...}' BUDGET
+python -m experiments.speed.cell '{"scope": "layer", ...}' SECONDS BYTES
 """
 
 import json
+import pathlib
 import resource
 import sys
 import time
@@ -163,5 +164,9 @@ def measure(cell: cells.Cell, budget: float) -> dict:
 
 
 if __name__ == "__main__":
+  # Fail here for want of memory, rather than take the machine along.
+  limit = int(sys.argv[3])
+  resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+  pathlib.Path("/proc/self/oom_score_adj").write_text("1000")
   which = cells.Cell(**json.loads(sys.argv[1]))
   print(json.dumps(measure(which, float(sys.argv[2]))))

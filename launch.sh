@@ -24,6 +24,9 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                             ./launch.sh plan --topology=v5e:4x4 \
                               --config=configs/linformer.py:n=512,k=128
   tensorboard [FLAGS]     serve the curves of all runs under runs/
+  speed [--list] [FLAGS]  measure the speed grid against softmax attention, torch
+                          and other Linformers, hours on two cores, resumable;
+                          --help lists the flags
   test [--slow] [PYTEST]  check the style and run the tests; --slow adds those
                           that take minutes; the rest goes to pytest
   setup [tpu|cuda12|cuda13]
@@ -68,7 +71,7 @@ install() {
   fi
 }
 
-# setup [PLUGIN|test|plan]: the virtual environment. One process at a time.
+# setup [PLUGIN|test|plan|speed]: the virtual environment. One process at a time.
 setup() {
   exec 9>.venv.lock
   if command -v flock >/dev/null; then flock 9; fi
@@ -87,11 +90,16 @@ setup() {
     test) install test -e ".[test]" ;;
     # In a folder of its own: where JAX finds the TPU compiler it looks for TPUs
     # at every start, and complains that there are none.
+    speed) install parity -e ".[parity]" ;; # torch and two Linformers of PyPI
     plan) install plan --no-deps --upgrade --target .venv/plan libtpu ;;
     *) fail "setup '$1' is not one of tpu, cuda12, cuda13" ;;
   esac
   exec 9>&-
 }
+
+# Huge pages for large buffers (glibc 2.35 or newer): a page fault each 4 kB of a
+# fresh one costs a CPU some percent of a step.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 command="${1:-}"
 case "$command" in
@@ -113,6 +121,11 @@ case "$command" in
       *) setup ;;
     esac
     PYTHONPATH="$PWD/.venv/plan" exec .venv/bin/python -m linformer_jax.main "$@"
+    ;;
+  speed)
+    setup speed
+    shift
+    exec .venv/bin/python -m experiments.speed.measure "$@"
     ;;
   tensorboard)
     setup

@@ -78,6 +78,10 @@ READY = ["venv", "pip -r requirements.txt"]
         MAIN + "plan --topology=v5e:1",
       ],
     ),
+    (
+      ["speed", "--list"],
+      ["pip -e .[parity]", "python -m experiments.speed.measure --list"],
+    ),
     (["tensorboard", "--port=1"], ["tensorboard --logdir=runs --port=1"]),
     (["setup"], []),
     (["setup", "tpu"], ["pip -r requirements.txt jax[tpu]"]),
@@ -157,6 +161,7 @@ def test_help_lists_every_command():
     "train",
     "evaluate",
     "plan",
+    "speed",
     "tensorboard",
     "test",
     "setup",

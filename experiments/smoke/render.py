@@ -41,7 +41,7 @@ def table(result: dict) -> str:
 def render(page: str, result: dict) -> str:
   """The page with the table between its marks renewed."""
   before, rest = page.split(BEGIN)
-  _, after = rest.split(END)
+  _, after = rest.split(END, 1)
   return f"{before}{BEGIN}\n{table(result)}\n{END}{after}"
 
 

@@ -1,7 +1,9 @@
 """What is measured: the grid of the paper's Table 3 and the baselines."""
 
+import csv
 import dataclasses
 import json
+import pathlib
 
 LENGTHS = [512 * 2**i for i in range(8)]  # n, 512 ... 65,536 tokens
 PROJECTED = [128, 256, 512, 1024, 2048]  # k
@@ -93,3 +95,17 @@ def every_cell() -> list[Cell]:
         for name, k in (("linformer_headwise", 128), ("softmax", 0))
       ]
   return cells
+
+
+def paper_table(name: str) -> dict[tuple[int, int], float]:
+  """A table of the paper, 'table3_time' or 'table3_memory': {(n, k): ratio}."""
+  path = pathlib.Path(__file__).parent / f"paper_{name}.csv"
+  with path.open() as file:
+    rows = list(csv.reader(line for line in file if line[0] != "#"))
+  names = [int(column[1:]) for column in rows[0][1:]]
+  return {
+    (int(n), k): float(text)
+    for n, *row in rows[1:]
+    for k, text in zip(names, row, strict=True)
+    if text
+  }

@@ -130,6 +130,10 @@ def main():
       file.write(json.dumps(line) + "\n")
     left = (time.time() - start) / (i + 1) * (len(missing) - i - 1)
     print(f"[{i + 1}/{len(missing)}, {left / 60:.0f} min] {tell(line)}")
+  if given.results == RESULTS:
+    from experiments.speed import render
+
+    render.main()
 
 
 def tell(line: dict) -> str:

@@ -1,0 +1,309 @@
+"""Renders the measured tables and figures into the pages that show them.
+
+  .venv/bin/python -m experiments.speed.render
+
+Writes experiments/speed/README.md and README.md between their marks, and
+results/*.png. A test renders again and compares.
+"""
+
+import csv
+import functools
+import math
+import pathlib
+import statistics
+
+import numpy as np
+
+from experiments.speed import cell as cell_lib
+from experiments.speed import cells, measure, memory
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE / "README.md"
+README = HERE.parent.parent / "README.md"
+MARK = "<!-- experiments/speed/render.py: {} -->"
+END = "<!-- end -->"
+FIGURE = HERE / "results" / "figure2.png"
+# How a number is marked that a footnote speaks of.
+BLOCKED, FEW = "†", "*"
+
+
+class Times:
+  """Medians of the measured cells."""
+
+  def __init__(self, records: dict[str, dict]):
+    self._records = records
+
+  def record(self, scope, name, n, k=0, what="forward"):
+    """A record, or None where the cell was not measured."""
+    depth = cells.depth(n) if scope == "stack" else 1
+    cell = cells.Cell(scope, name, n, k, what, depth)
+    return self._records.get(cell.key)
+
+  def seconds(self, *where):
+    """Seconds a layer and sequence; nan where there is no time."""
+    record = self.record(*where)
+    if record is None or "seconds" not in record:
+      return math.nan
+    depth = cells.depth(where[2]) if where[0] == "stack" else 1
+    batch = max(1, cells.TOKENS // where[2])
+    return statistics.median(record["seconds"]) / depth / batch
+
+  def mark(self, *where):
+    """Footnotes of a cell."""
+    record = self.record(*where) or {}
+    few = FEW if len(record.get("seconds", [0] * 3)) < 3 else ""
+    plain = where[1] == "softmax" and record.get("query_block")
+    return (BLOCKED if plain else "") + few
+
+  def share(self, *where):
+    """FLOPs needed over time and over the product rate of the same process."""
+    record = self.record(*where)
+    if record is None or "seconds" not in record:
+      return math.nan
+    rate = record["flops_needed"] / statistics.median(record["seconds"])
+    return rate / record["product_rate"]
+
+
+def _table(corner, columns, rows):
+  head = f"| {corner} | " + " | ".join(columns) + " |"
+  lines = [head, "|---|" + "---:|" * len(columns)]
+  for name, texts in rows:
+    lines.append(f"| {name} | " + " | ".join(texts) + " |")
+  return "\n".join(lines)
+
+
+def _number(x, unit=""):
+  if math.isnan(x):
+    return "–"
+  return (f"{x:.0f}" if x >= 100 else f"{x:.3g}") + unit
+
+
+def by_n_and_k(cell_text) -> str:
+  """A table of cell_text(n, k) over the grid."""
+  rows = []
+  for n in cells.LENGTHS:
+    texts = [cell_text(n, k) if k < n else "" for k in cells.PROJECTED]
+    rows.append((f"{n:,}", texts))
+  return _table("n", [f"k = {k}" for k in cells.PROJECTED], rows)
+
+
+def needed_ratio(scope, other, n, k, sharing="layerwise"):
+  """FLOPs that `other` needs over those of Linformer."""
+
+  def count(name, k):
+    return cell_lib.needed(cells.Cell(scope, name, n, k))
+
+  k_other = k if other in cells.PYPI else 0
+  return count(other, k_other) / count(f"linformer_{sharing}", k)
+
+
+def against_softmax(times, baseline, what="forward", sharing="layerwise"):
+  """Table 3 left: how many times faster than `baseline`, stacks of layers."""
+  paper = cells.paper_table("table3_time")
+
+  def text(n, k):
+    other = ("stack", baseline, n, 0, what)
+    ours = ("stack", f"linformer_{sharing}", n, k, what)
+    ratio = times.seconds(*other) / times.seconds(*ours)
+    if baseline == "softmax":
+      beside = _number(paper[n, k])
+    else:
+      beside = _number(needed_ratio("stack", baseline, n, k, sharing))
+    if math.isnan(ratio):
+      return "–"
+    marks = "".join(sorted(set(times.mark(*other) + times.mark(*ours))))
+    return f"**{_number(ratio)}**{marks} ({beside})"
+
+  return by_n_and_k(text)
+
+
+def against_pypi(times, sharing, what="forward"):
+  """How many times faster than the faster Linformer of PyPI, one layer."""
+
+  def text(n, k):
+    others = [times.seconds("layer", name, n, k, what) for name in cells.PYPI]
+    others = [x for x in others if not math.isnan(x)]
+    ours = times.seconds("layer", f"linformer_{sharing}", n, k, what)
+    if not others or math.isnan(ours):
+      return "–"
+    least = needed_ratio("layer", cells.PYPI[0], n, k, sharing)
+    return f"**{_number(min(others) / ours)}** ({_number(least)})"
+
+  return by_n_and_k(text)
+
+
+def shares(times, scope, what="forward"):
+  """Share of the product rate, by implementation; of Linformer, each k."""
+  names = [*cells.SOFTMAX, *([cells.TORCH] if scope == "layer" else [])]
+  columns = [f"k = {k}" for k in cells.PROJECTED]
+  columns += [name.replace("_", " ") for name in names]
+  rows = []
+  for n in cells.LENGTHS:
+    of_k = [
+      times.share(scope, "linformer_layerwise", n, k, what) if k < n else None
+      for k in cells.PROJECTED
+    ]
+    of_other = [times.share(scope, name, n, 0, what) for name in names]
+    texts = ["" if x is None else _percent(x) for x in of_k + of_other]
+    rows.append((f"{n:,}", texts))
+  return _table("n", columns, rows)
+
+
+def _percent(x):
+  return "–" if math.isnan(x) else f"{x:.0%}"
+
+
+def lengths(times) -> tuple[str, float]:
+  """Time and memory against n at fixed k, and the log-log slope."""
+  rows, ns, seconds = [], [], []
+  for n in cells.LINEAR_LENGTHS:
+    record = times.record("length", "linformer_layerwise", n, 128)
+    if record is None or "seconds" not in record:
+      continue
+    middle = statistics.median(record["seconds"])
+    ns.append(n)
+    seconds.append(middle)
+    extra = record["temporary_bytes"] / record["input_bytes"]
+    rows.append(
+      (
+        f"{n:,}",
+        [
+          f"{middle:.3g}",
+          f"{1e6 * middle / n:.1f}",
+          _percent(times.share("length", "linformer_layerwise", n, 128)),
+          f"{extra:.1%}",
+          f"{record['peak_resident_bytes'] / 2**30:.2f}",
+        ],
+      )
+    )
+  columns = ["s", "µs a token", "of product rate", "temporaries / input"]
+  columns += ["peak resident GiB"]
+  slope = math.nan
+  if len(ns) > 1:
+    slope = float(np.polyfit(np.log(ns), np.log(seconds), 1)[0])
+  return _table("n", columns, rows), slope
+
+
+def compile_times(times) -> str:
+  """Seconds to compile the train step at two depths."""
+  rows = []
+  for name, k in (("linformer_headwise", 128), ("softmax", 0)):
+    both = []
+    for depth in (2, 24):
+      cell = cells.Cell("compile", name, 512, k, "compile", depth)
+      record = times._records.get(cell.key)
+      both.append(record["seconds"][0] if record else math.nan)
+    texts = [f"{x:.1f} s" for x in both] + [_number(both[1] / both[0])]
+    rows.append((name.replace("_", " "), texts))
+  return _table("train step", ["2 layers", "24 layers", "ratio"], rows)
+
+
+def figure(times, path=FIGURE):
+  """Figure 2: seconds a layer for 65,536 tokens against n, ours and theirs."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  panels, (ours, theirs) = plt.subplots(1, 2, figsize=(11, 4.4))
+  colours = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, 5))
+  for name, style in (("softmax", "k-o"), ("softmax_flash", "k--s")):
+    values = [
+      65_536 / n * times.seconds("stack", name, n) for n in cells.LENGTHS
+    ]
+    label = {"softmax": "softmax", "softmax_flash": "softmax, exact in blocks"}
+    ours.plot(cells.LENGTHS, values, style, label=label[name], markersize=4)
+  for k, colour in zip(cells.PROJECTED, colours, strict=True):
+    ns = [n for n in cells.LENGTHS if k < n]
+    values = [
+      65_536 / n * times.seconds("stack", "linformer_layerwise", n, k)
+      for n in ns
+    ]
+    label = f"Linformer, k = {k}"
+    ours.plot(ns, values, "-o", color=colour, label=label, markersize=4)
+  ours.set_title("Measured here: 2 CPU cores, float32")
+  ours.set_ylabel("seconds a layer, 65,536 tokens")
+  with (HERE / "paper_figure2.csv").open() as file:
+    rows = list(csv.DictReader(line for line in file if line[0] != "#"))
+  for name in ("Transformer", *(f"k{k}" for k in cells.PROJECTED)):
+    points = [(int(row["n"]), float(row[name])) for row in rows if row[name]]
+    style = "k-o"
+    if name[0] == "k":
+      style = "-o"
+    colour = "k"
+    if name[0] == "k":
+      colour = colours[cells.PROJECTED.index(int(name[1:]))]
+    theirs.plot(
+      *zip(*points, strict=True), style, color=colour, markersize=4, label=name
+    )
+  theirs.set_title("The paper's Figure 2, read off: 16 GB V100")
+  theirs.set_ylabel("seconds, the whole model")
+  for axes in (ours, theirs):
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("n, tokens in a sequence")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=7)
+  panels.tight_layout()
+  panels.savefig(path, dpi=110)
+  plt.close(panels)
+
+
+def sections(times) -> dict[str, str]:
+  """The rendered parts of the pages, by name."""
+  table, slope = lengths(times)
+  parts = {
+    "lengths": f"{table}\n\nLog-log slope of time against n: **{slope:.3f}**.",
+    "compile": compile_times(times),
+    "memory": memory.table(memory.records()),
+    "on": environment(times),
+  }
+  for what in cells.PASSES:
+    for baseline in cells.SOFTMAX:
+      table = functools.partial(against_softmax, times, baseline, what)
+      parts[f"{baseline} {what}"] = table()
+    parts[f"headwise {what}"] = against_softmax(
+      times, "softmax", what, "headwise"
+    )
+    for sharing in ("layerwise", "headwise"):
+      parts[f"pypi {sharing} {what}"] = against_pypi(times, sharing, what)
+    for scope in ("stack", "layer"):
+      parts[f"share {scope} {what}"] = shares(times, scope, what)
+  return parts
+
+
+def environment(times) -> str:
+  """On what the cells were measured."""
+  found = {
+    "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
+    "{commit}".format(**record)
+    for record in times._records.values()
+  }
+  hours = sum(r["wall_seconds"] for r in times._records.values()) / 3600
+  text = "; ".join(sorted(found))
+  return f"{len(times._records)} cells on {text}; {hours:.1f} hours in all."
+
+
+def render(page: str, parts: dict[str, str]) -> str:
+  """A page with what lies between its marks renewed."""
+  for name, text in parts.items():
+    begin = MARK.format(name)
+    if begin in page:
+      before, rest = page.split(begin)
+      _, after = rest.split(END, 1)
+      page = f"{before}{begin}\n{text}\n{END}{after}"
+  return page
+
+
+def main():
+  """Renders the pages and the figure."""
+  times = Times(measure.records())
+  parts = sections(times)
+  for path in (PAGE, README):
+    path.write_text(render(path.read_text(), parts))
+  figure(times)
+  print(f"rendered {PAGE.relative_to(README.parent)}, README.md, {FIGURE.name}")
+
+
+if __name__ == "__main__":
+  main()

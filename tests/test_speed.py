@@ -1,0 +1,175 @@
+"""The speed grid: what it counts, how it resumes, and its committed results."""
+
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments.speed import cell as cell_lib
+from experiments.speed import cells, measure, memory, render
+from linformer_jax import benchmark
+
+D = cells.WIDTH
+
+
+def test_the_grid_is_that_of_table_3():
+  for name in ("table3_time", "table3_memory"):
+    assert set(cells.paper_table(name)) == set(cells.grid())
+  every = cells.every_cell()
+  assert len({cell.key for cell in every}) == len(every)
+
+
+@pytest.mark.parametrize(("n", "k"), [(8192, 128), (65_536, 2048)])
+def test_flops_needed(n, k):
+  """Formulas of one layer: x W_Q, x W_K, ..., E x, scores and their sum."""
+  attend = 4 * n * k * D
+  expected = {
+    "linformer_layerwise": 4 * n * D**2 + attend + 2 * n * k * D + 4 * k * D**2,
+    "linformer_headwise": 4 * n * D**2 + attend + 4 * n * k * D + 4 * k * D**2,
+    "pypi_linformer": 8 * n * D**2 + attend + 4 * n * k * D,
+    "pypi_linformer_pytorch": 8 * n * D**2 + attend + 4 * n * k * D,
+  }
+  for name, layer in expected.items():
+    assert cell_lib.needed(cells.Cell("layer", name, n, k)) == layer
+    stack = cells.Cell("stack", name, n, k, "forward_backward", 2)
+    assert cell_lib.needed(stack) == 2 * 3 * (layer + 4 * n * D * 4 * D)
+  softmax = cells.Cell("layer", "softmax", n, 0)
+  assert cell_lib.needed(softmax) == 8 * n * D**2 + 4 * n * n * D
+  short = cells.Cell("layer", "softmax", 512, 0)
+  assert cell_lib.needed(short) == 16 * (8 * 512 * D**2 + 4 * 512 * 512 * D)
+
+
+def test_plain_softmax_is_blocked_only_where_its_scores_do_not_fit():
+  def blocks(n):
+    return cell_lib._blocks(cells.Cell("layer", "softmax", n, 0))
+
+  assert blocks(8192) == (0, "xla")  # 3.2 GB of scores
+  for n in (16_384, 65_536):  # 12.9 GB and 206 GB
+    query_block, implementation = blocks(n)
+    assert implementation == "xla"
+    scores = 4 * cells.HEADS * n * query_block
+    assert 2**29 < scores <= 2**30
+
+
+def test_calls_are_as_many_as_the_budget_has_room_for():
+  def calls(seconds, budget, repeats=7):
+    clock = [0.0]
+
+    def call():
+      clock[0] += seconds
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+      times = benchmark.seconds(call, repeats=repeats, budget=budget)
+    assert times == pytest.approx([seconds] * len(times))
+    return len(times)
+
+  assert calls(0.1, math.inf) == 7
+  assert calls(0.1, 6) == 7
+  assert calls(1, 4.5) == 4
+  assert calls(2, 5) == 3  # at least
+  assert calls(4, 5) == 1
+  assert calls(9, 5) == 1
+
+
+@pytest.fixture(scope="module")
+def cell():
+  return cells.Cell("layer", "linformer_layerwise", 512, 128)
+
+
+@pytest.mark.slow
+def test_a_cell_is_measured_in_a_process_of_its_own(cell):
+  record = measure.run(cell, 1.0, 8 * 10**9)
+  assert len(record["seconds"]) >= 3 and min(record["seconds"]) > 0
+  assert record["flops_needed"] == cell_lib.needed(cell)
+  # A machine does no more than its product rate, but for noise.
+  rate = record["flops_needed"] / min(record["seconds"])
+  assert 0.05 < rate / record["product_rate"] < 1.2
+  assert record["peak_resident_bytes"] > record["argument_bytes"]
+
+
+def test_out_of_memory_is_a_result(cell):
+  big = cells.Cell("layer", "softmax", 8192, 0)
+  record = measure.run(big, 1.0, 3 * 10**9)  # the scores alone take 3.2 GB
+  assert record == {"out_of_memory": True, "limit_bytes": 3 * 10**9}
+
+
+def test_another_failure_is_told():
+  wrong = cells.Cell("layer", "linformer_layerwise", 64, 128)  # k above n
+  with pytest.raises(RuntimeError, match="between 1 and the max_length 64"):
+    measure.run(wrong, 1.0, 8 * 10**9)
+
+
+def test_resumes_where_a_kill_cut_a_line(tmp_path, cell):
+  path = tmp_path / "time.jsonl"
+  whole = json.loads(cell.key) | {"seconds": [1.0]}
+  text = json.dumps(whole) + "\n" + json.dumps(whole | {"n": 1024})[:-9]
+  path.write_text(text)
+  assert set(measure.records(path)) == {cell.key}
+  assert measure.records(tmp_path / "none.jsonl") == {}
+
+
+def test_command_line():
+  def run(*words):
+    command = [sys.executable, "-m", "experiments.speed.measure", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+  wrong = run("--only=nothing has this")
+  assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
+  listed = run("--list", '--only="scope": "length"', "--results=/nowhere")
+  assert listed.stdout.count("\n") == len(cells.LINEAR_LENGTHS)
+
+
+def fit(bytes_of, limit, start=64):
+  tried = []
+
+  def asked(batch):
+    tried.append(batch)
+    return bytes_of(batch)
+
+  return memory.search(asked, limit, start), len(set(tried))
+
+
+@pytest.mark.parametrize("each", [0.3, 1.0, 7.0, 90.0])
+def test_search_of_the_largest_batch(each):
+  """Within 3% below the largest that fits, in few compiles."""
+  found, compiles = fit(lambda batch: 50 + each * batch, 1000)
+  largest = 950 // each
+  assert largest - max(1, largest / 32) <= found <= largest
+  assert compiles <= 10
+
+
+def test_search_past_a_bump():
+  """Some compilers pack more tightly the fuller the device gets."""
+  bump = {1: 900, 2: 950, 4: 980}
+  found, _ = fit(lambda batch: bump.get(batch, 10 * batch), 1000, 1)
+  assert 97 <= found <= 100
+  assert fit(lambda batch: math.inf, 1000)[0] == 0
+  assert fit(lambda batch: 1, 1000)[0] == memory.MOST
+
+
+def test_the_memory_row_of_plain_attention_holds_all_scores():
+  n = 128
+  plain = memory.configuration("softmax", n, 0)
+  assert plain.query_block == 0 and plain.attention_implementation == "xla"
+  ours = memory.configuration("linformer_layerwise", n, 32)
+  assert ours.dtype == plain.dtype == "bfloat16"
+  assert ours.num_layers == plain.num_layers == 12
+  found = memory.report("softmax", n, 0, 1, jax.devices()[0])
+  assert found.temporaries >= 2 * cells.HEADS * n * n
+
+
+@pytest.fixture(scope="module")
+def times():
+  return render.Times(measure.records())
+
+
+def test_pages_are_rendered_from_the_committed_results(times):
+  parts = render.sections(times)
+  for path in (render.PAGE, render.README):
+    page = path.read_text()
+    assert render.render(page, parts) == page
+  assert render.FIGURE.read_bytes().startswith(b"\x89PNG")

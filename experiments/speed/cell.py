@@ -16,8 +16,9 @@ from configs import base
 from experiments.speed import cells
 from linformer_jax import attention, benchmark, flops, model, sharding, step
 
-# Positions at a time, for rows, and scores of a block that stay in the cache.
-QUERY_BLOCK = 1024
+# Positions at a time: of one sequence, and rows of all sequences together. Their
+# rows and scores then stay in the cache.
+QUERY_BLOCK, QUERY_ROWS = 1024, 2048
 # Bytes of scores that plain attention may hold: beyond them it would not fit
 # into 24 GB of memory, in one buffer for the scores and one for the weights.
 PLAIN_BYTES = 4 * 2**30
@@ -27,7 +28,7 @@ PLAIN_BLOCK_BYTES = 2**30
 def _blocks(cell):
   """query_block and implementation of a cell of ours."""
   if cell.implementation != "softmax":
-    return QUERY_BLOCK, "flash"
+    return min(QUERY_BLOCK, QUERY_ROWS // cell.batch), "flash"
   row = 4 * cells.HEADS * cell.batch * cell.n
   if cell.n * row <= PLAIN_BYTES:
     return 0, "xla"

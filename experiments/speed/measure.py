@@ -77,6 +77,11 @@ def _arguments():
   )
   parser.add_argument("--list", action="store_true", help="only tell the cells")
   parser.add_argument(
+    "--again",
+    action="store_true",
+    help="measure cells that are there too; the later line counts",
+  )
+  parser.add_argument(
     "--budget",
     type=float,
     default=6.0,
@@ -107,7 +112,7 @@ def main():
   if not wanted:
     sys.exit(f"no cell holds all of {words}; --list tells them")
   known = records(given.results)
-  missing = [cell for cell in wanted if cell.key not in known]
+  missing = [cell for cell in wanted if given.again or cell.key not in known]
   if given.list:
     for cell in missing:
       print(cell.key)

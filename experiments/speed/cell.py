@@ -16,8 +16,8 @@ from configs import base
 from experiments.speed import cells
 from linformer_jax import attention, benchmark, flops, model, sharding, step
 
-# Positions at a time: of one sequence, and rows of all sequences together. Their
-# rows and scores then stay in the cache.
+# Positions at a time, of one sequence and of all of them together: their rows
+# and scores then stay in the cache.
 QUERY_BLOCK, QUERY_ROWS = 1024, 2048
 # Bytes of scores that plain attention may hold: beyond them it would not fit
 # into 24 GB of memory, in one buffer for the scores and one for the weights.

@@ -31,13 +31,13 @@ class Times:
   """Medians of the measured cells."""
 
   def __init__(self, records: dict[str, dict]):
-    self._records = records
+    self.records = records
 
   def record(self, scope, name, n, k=0, what="forward"):
     """A record, or None where the cell was not measured."""
     depth = cells.depth(n) if scope == "stack" else 1
     cell = cells.Cell(scope, name, n, k, what, depth)
-    return self._records.get(cell.key)
+    return self.records.get(cell.key)
 
   def seconds(self, *where):
     """Seconds a layer and sequence; nan where there is no time."""
@@ -191,7 +191,7 @@ def compile_times(times) -> str:
     both = []
     for depth in (2, 24):
       cell = cells.Cell("compile", name, 512, k, "compile", depth)
-      record = times._records.get(cell.key)
+      record = times.records.get(cell.key)
       both.append(record["seconds"][0] if record else math.nan)
     texts = [f"{x:.1f} s" for x in both] + [_number(both[1] / both[0])]
     rows.append((name.replace("_", " "), texts))
@@ -227,14 +227,11 @@ def figure(times, path=FIGURE):
     rows = list(csv.DictReader(line for line in file if line[0] != "#"))
   for name in ("Transformer", *(f"k{k}" for k in cells.PROJECTED)):
     points = [(int(row["n"]), float(row[name])) for row in rows if row[name]]
-    style = "k-o"
-    if name[0] == "k":
-      style = "-o"
     colour = "k"
     if name[0] == "k":
       colour = colours[cells.PROJECTED.index(int(name[1:]))]
     theirs.plot(
-      *zip(*points, strict=True), style, color=colour, markersize=4, label=name
+      *zip(*points, strict=True), "-o", color=colour, markersize=4, label=name
     )
   theirs.set_title("The paper's Figure 2, read off: 16 GB V100")
   theirs.set_ylabel("seconds, the whole model")
@@ -277,11 +274,11 @@ def environment(times) -> str:
   found = {
     "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
     "{commit}".format(**record)
-    for record in times._records.values()
+    for record in times.records.values()
   }
-  hours = sum(r["wall_seconds"] for r in times._records.values()) / 3600
+  hours = sum(r["wall_seconds"] for r in times.records.values()) / 3600
   text = "; ".join(sorted(found))
-  return f"{len(times._records)} cells on {text}; {hours:.1f} hours in all."
+  return f"{len(times.records)} cells on {text}; {hours:.1f} hours in all."
 
 
 def render(page: str, parts: dict[str, str]) -> str:

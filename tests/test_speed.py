@@ -82,7 +82,7 @@ def cell():
 
 @pytest.mark.slow
 def test_a_cell_is_measured_in_a_process_of_its_own(cell):
-  record = measure.run(cell, 1.0, 8 * 10**9)
+  record = measure.run(cell, 9.0, 8 * 10**9)
   assert len(record["seconds"]) >= 3 and min(record["seconds"]) > 0
   assert record["flops_needed"] == cell_lib.needed(cell)
   # A machine does no more than its product rate, but for noise.
@@ -159,6 +159,22 @@ def test_search_past_a_bump():
   assert 97 <= found <= 100
   assert fit(lambda batch: math.inf, 1000)[0] == 0
   assert fit(lambda batch: 1, 1000)[0] == memory.MOST
+
+
+def test_a_search_that_has_not_ended_gives_no_number():
+  def largest(**peaks):
+    fields = dict(topology="t", implementation="softmax", n=1, k=0)
+    row = [
+      fields | {"batch": int(b[1:]), "peak_bytes": peak, "limit_bytes": 10}
+      for b, peak in peaks.items()
+    ]
+    return memory.largest(row, "t", "softmax", 1, 0)
+
+  assert largest() is None
+  assert largest(b32=5) is None
+  assert largest(b32=5, b64=None) is None
+  assert largest(b32=5, b64=20, b34=10, b35=11) == 34
+  assert largest(b1=None) == 0
 
 
 def test_the_memory_row_of_plain_attention_holds_all_scores():

@@ -177,21 +177,22 @@ def measure(topology: str, path: pathlib.Path):
 
 
 def largest(found: list[dict], topology: str, name: str, n: int, k: int):
-  """The largest batch that was seen to fit, or None where none was tried."""
+  """The largest batch that fits, or None where the search has not ended."""
   row = [
     r
     for r in found
     if (r["topology"], r["implementation"], r["n"], r["k"])
     == (topology, name, n, k)
   ]
-  if not row:
-    return None
-  fit = [
-    r["batch"]
+  fits = {
+    r["batch"]: r["peak_bytes"] is not None
+    and r["peak_bytes"] <= r["limit_bytes"]
     for r in row
-    if r["peak_bytes"] is not None and r["peak_bytes"] <= r["limit_bytes"]
-  ]
-  return max(fit, default=0)
+  }
+  most = max((batch for batch in fits if fits[batch]), default=0)
+  above = min((batch for batch in fits if batch > most), default=math.inf)
+  ended = most >= MOST or above - most <= max(1, most / 16)
+  return most if ended else None
 
 
 def table(found: list[dict], topology: str = "v5e:1") -> str:

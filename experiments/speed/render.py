@@ -105,14 +105,13 @@ def against_softmax(times, baseline, what="forward", sharing="layerwise"):
     other = ("stack", baseline, n, 0, what)
     ours = ("stack", f"linformer_{sharing}", n, k, what)
     ratio = times.seconds(*other) / times.seconds(*ours)
-    if baseline == "softmax":
-      beside = _number(paper[n, k])
-    else:
-      beside = _number(needed_ratio("stack", baseline, n, k, sharing))
+    beside = paper[n, k]
+    if baseline != "softmax":
+      beside = needed_ratio("stack", baseline, n, k, sharing)
     if math.isnan(ratio):
       return "–"
     marks = "".join(sorted(set(times.mark(*other) + times.mark(*ours))))
-    return f"**{_number(ratio)}**{marks} ({beside})"
+    return f"**{_number(ratio)}**{marks} ({_number(beside)})"
 
   return by_n_and_k(text)
 
@@ -176,12 +175,9 @@ def lengths(times) -> tuple[str, float]:
         ],
       )
     )
-  columns = ["s", "µs a token", "of product rate", "temporaries / input"]
-  columns += ["peak resident GiB"]
-  slope = math.nan
-  if len(ns) > 1:
-    slope = float(np.polyfit(np.log(ns), np.log(seconds), 1)[0])
-  return _table("n", columns, rows), slope
+  columns = "s|µs a token|of product rate|temporaries / input|peak resident GiB"
+  slope = float(np.polyfit(np.log(ns), np.log(seconds), 1)[0])
+  return _table("n", columns.split("|"), rows), slope
 
 
 def compile_times(times) -> str:

@@ -152,6 +152,14 @@ def test_search_where_memory_is_affine(each):
   assert compiles <= 5
 
 
+def test_search_where_memory_is_nearly_affine():
+  def bytes_of(batch):  # grows faster from 400 on
+    return batch if batch < 400 else 3 * batch - 800
+
+  found, _ = fit(bytes_of, 1000, 64, memory.affine_search)
+  assert 600 * 31 / 32 <= found <= 600
+
+
 def test_search_past_a_bump():
   """Some compilers pack more tightly the fuller the device gets."""
   bump = {1: 900, 2: 950, 4: 980}

@@ -106,14 +106,17 @@ def affine_search(bytes_of, limit: float, start: int) -> int:
   first, second = bytes_of(start), bytes_of(2 * start)
   if not first < second <= limit:
     return search(bytes_of, limit, start)
-  expected = start + start * (limit - first) / (second - first)
-  return aot.largest(
-    bytes_of,
-    limit,
-    MOST,
-    {start: first, 2 * start: second},
-    step=max(1, int(expected) // 32),
-  )
+  tried = {start: first, 2 * start: second}
+
+  def kept(batch):
+    tried[batch] = bytes_of(batch)
+    return tried[batch]
+
+  expected = int(start + start * (limit - first) / (second - first))
+  most = aot.largest(kept, limit, MOST, dict(tried), max(1, expected // 32))
+  if expected > 1.1 * most:  # not so affine: the step was too long
+    most = aot.largest(kept, limit, MOST, dict(tried), max(1, most // 32))
+  return most
 
 
 def rows():

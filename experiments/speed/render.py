@@ -40,13 +40,12 @@ class Times:
     return self.records.get(cell.key)
 
   def seconds(self, *where):
-    """Seconds a layer and sequence; nan where there is no time."""
+    """Seconds a layer and sequence, or nan."""
     record = self.record(*where)
     if record is None or "seconds" not in record:
       return math.nan
-    depth = cells.depth(where[2]) if where[0] == "stack" else 1
-    batch = max(1, cells.TOKENS // where[2])
-    return statistics.median(record["seconds"]) / depth / batch
+    batch = max(1, cells.TOKENS // record["n"])
+    return statistics.median(record["seconds"]) / record["depth"] / batch
 
   def mark(self, *where):
     """Footnotes of a cell."""
@@ -60,8 +59,8 @@ class Times:
     record = self.record(*where)
     if record is None or "seconds" not in record:
       return math.nan
-    rate = record["flops_needed"] / statistics.median(record["seconds"])
-    return rate / record["product_rate"]
+    ideal = record["flops_needed"] / record["product_rate"]
+    return ideal / statistics.median(record["seconds"])
 
 
 def _table(corner, columns, rows):
@@ -134,8 +133,7 @@ def against_pypi(times, sharing, what="forward"):
 def shares(times, scope, what="forward"):
   """Share of the product rate, by implementation; of Linformer, each k."""
   names = [*cells.SOFTMAX, *([cells.TORCH] if scope == "layer" else [])]
-  columns = [f"k = {k}" for k in cells.PROJECTED]
-  columns += [name.replace("_", " ") for name in names]
+  columns = [f"k = {k}" for k in cells.PROJECTED] + names
   rows = []
   for n in cells.LENGTHS:
     of_k = [
@@ -207,8 +205,7 @@ def figure(times, path=FIGURE):
     values = [
       65_536 / n * times.seconds("stack", name, n) for n in cells.LENGTHS
     ]
-    label = {"softmax": "softmax", "softmax_flash": "softmax, exact in blocks"}
-    ours.plot(cells.LENGTHS, values, style, label=label[name], markersize=4)
+    ours.plot(cells.LENGTHS, values, style, label=name, markersize=4)
   for k, colour in zip(cells.PROJECTED, colours, strict=True):
     ns = [n for n in cells.LENGTHS if k < n]
     values = [
@@ -273,8 +270,8 @@ def environment(times) -> str:
     for record in times.records.values()
   }
   hours = sum(r["wall_seconds"] for r in times.records.values()) / 3600
-  text = "; ".join(sorted(found))
-  return f"{len(times.records)} cells on {text}; {hours:.1f} hours in all."
+  machines = "; ".join(sorted(found))
+  return f"{len(times.records)} cells on {machines}; {hours:.1f} hours in all."
 
 
 def render(page: str, parts: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ python -m experiments.speed.cell '{"scope": "layer", ...}' SECONDS BYTES
 """
 
 import json
+import math
 import pathlib
 import resource
 import sys
@@ -20,8 +21,9 @@ from linformer_jax import attention, benchmark, flops, model, sharding, step
 # and scores then stay in the cache.
 QUERY_BLOCK, QUERY_ROWS = 1024, 2048
 # Bytes of scores that plain attention may hold: beyond them it would not fit
-# into 24 GB of memory, in one buffer for the scores and one for the weights.
-PLAIN_BYTES = 4 * 2**30
+# into 24 GB of memory, in one buffer for the scores and one for the weights, and
+# forward and backward in three of each of two layers.
+PLAIN_BYTES = {"forward": 4 * 2**30, "forward_backward": 2 * 2**30}
 PLAIN_BLOCK_BYTES = 2**30
 
 
@@ -30,7 +32,7 @@ def _blocks(cell):
   if cell.implementation != "softmax":
     return min(QUERY_BLOCK, QUERY_ROWS // cell.batch), "flash"
   row = 4 * cells.HEADS * cell.batch * cell.n
-  if cell.n * row <= PLAIN_BYTES:
+  if cell.n * row <= PLAIN_BYTES.get(cell.what, math.inf):
     return 0, "xla"
   return 2 ** ((PLAIN_BLOCK_BYTES // row).bit_length() - 1), "xla"
 

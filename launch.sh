@@ -29,6 +29,9 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           --help lists the flags
   test [--slow] [PYTEST]  check the style and run the tests; --slow adds those
                           that take minutes; the rest goes to pytest
+  tpu VERB NAME [FLAGS]   create, set up, train on, watch, stop and delete a
+                          Cloud TPU VM or a pod of them; ./launch.sh tpu --help
+                          tells how
   setup [tpu|cuda12|cuda13]
                           only make .venv and install the requirements, for a
                           TPU VM or an NVIDIA GPU with JAX's plugin for it
@@ -148,6 +151,10 @@ case "$command" in
   setup)
     shift
     setup "$@"
+    ;;
+  tpu)
+    shift
+    exec bash launch/tpu.sh "$@"
     ;;
   *)
     fail "'$command' is not a command; ./launch.sh --help lists them"

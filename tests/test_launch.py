@@ -164,6 +164,7 @@ def test_help_lists_every_command():
     "speed",
     "tensorboard",
     "test",
+    "tpu",
     "setup",
     "--new",
   ):

@@ -86,7 +86,7 @@ def get_config() -> config_dict.ConfigDict:
   model.dropout_rate = 0.1
   model.attention_dropout_rate = 0.1
   model.norm_epsilon = 1e-5
-  model.query_block = 0  # positions at a time after keys and values; 0: all
+  model.query_block = 0  # positions of a device at a time after K, V; 0: all
   model.attention_implementation = "xla"  # or flash, cudnn (bfloat16, GPU)
   model.scan_layers = True  # compile time does not grow with depth
   model.remat = False  # recompute layers in the backward pass
@@ -124,10 +124,10 @@ def get_config() -> config_dict.ConfigDict:
   train.num_steps = 250_000  # updates; the schedule ends at 0 with them
 
   mesh = config.mesh = config_dict.ConfigDict()  # devices an axis; -1: rest
-  mesh.data = -1
-  mesh.fsdp = 1
-  mesh.sequence = 1
-  mesh.tensor = 1
+  mesh.data = -1  # sequences of a batch
+  mesh.fsdp = 1  # sequences too, and the width of parameters and optimiser
+  mesh.sequence = 1  # positions of a sequence, columns of E and F with them
+  mesh.tensor = 1  # heads, MLP, vocabulary
 
   # What may change between a run and its resumption; the rest may not.
   run = config.run = config_dict.ConfigDict()

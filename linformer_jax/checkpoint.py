@@ -16,6 +16,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
@@ -40,10 +41,15 @@ def _leaf_fingerprint(x):
   width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
-  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32).ravel()
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  # The place in the flat array, made without one, which would be gathered.
+  place = jnp.zeros(bits.shape, jnp.uint32)
+  for axis, size in enumerate(bits.shape):
+    place = place * np.uint32(size) + jax.lax.broadcasted_iota(
+      jnp.uint32, bits.shape, axis
+    )
   # Odd weights are invertible modulo 2^32: one changed value always shows.
-  weights = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
-  return jnp.sum(bits * weights, dtype=jnp.uint32)
+  return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
 @jax.jit
@@ -110,7 +116,9 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, kind, *_):
+    if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError):
+      return  # closing waits for all processes, and one may be dead
     with self._writing():
       self._manager.close()
 
@@ -181,7 +189,20 @@ class Checkpoints:
         raise ValueError(f"{name} is {'changed' if name in found else 'gone'}")
 
   def _read(self, step, abstract_state):
-    self._check_files(step)
+    problem = None
+    try:
+      self._check_files(step)
+    except (ValueError, OSError) as error:
+      problem = error
+    # Reading is for all processes together, or one would wait for the others.
+    if jax.process_count() > 1:
+      sound = multihost_utils.process_allgather(np.array(problem is None))
+      if not problem and not sound.all():
+        problem = ValueError(
+          f"process {int(np.argmin(sound))} finds its files damaged"
+        )
+    if problem:
+      raise problem
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(

@@ -37,9 +37,7 @@ def evaluate(
   for batch in batches:
     if stop():
       return None
-    sums = steps.evaluate(
-      state, sharding.to_global(batch, steps.batch_sharding)
-    )
+    sums = steps.evaluate(state, sharding.to_global(batch, steps.mesh))
     if pending is not None:
       add(pending)
     pending = sums

@@ -36,6 +36,8 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 MODES = ("train", "evaluate", "plan")
+# A process that has not been heard of for so long is dead, and all stop.
+HEARTBEAT_SECONDS = 30
 
 
 class UsageError(Exception):
@@ -185,7 +187,7 @@ def _run(given, mode, *extra):
     raise UsageError("--new does not go with --distributed: name a --workdir")
   directory = pathlib.Path(given.workdir)
   if given.distributed:
-    jax.distributed.initialize()
+    _join()
   try:
     if mode == "evaluate":
       _evaluate(directory)
@@ -202,7 +204,33 @@ def _run(given, mode, *extra):
   except preemption.Interrupted as error:
     status = 128 + error.number
     return _fail(f"{error}; the same command goes on from there", status)
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+      raise
+    _fail(
+      "another process has died or cannot be reached, so this one stops too; "
+      "start all of them again, and they go on from the last checkpoint "
+      f"({str(error)[:200]})",
+      1,
+    )
+    sys.stderr.flush()
+    os._exit(1)  # anything else would wait for the dead
   return 0
+
+
+def _join():
+  """Meets the other processes of the run."""
+  try:
+    jax.distributed.initialize(
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=2 * HEARTBEAT_SECONDS,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise UsageError(
+      f"--distributed: no other processes can be found ({error}); JAX looks "
+      "for a TPU pod, Slurm, Open MPI or Kubernetes. One process alone does "
+      "not need the flag"
+    ) from error
 
 
 def _fail(message: str, status: int) -> int:

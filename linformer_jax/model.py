@@ -11,7 +11,7 @@ import numpy as np
 
 from linformer_jax import attention as attention_lib
 from linformer_jax import model_config
-from linformer_jax.attention import heads
+from linformer_jax.attention import heads, layout
 from linformer_jax.attention import linformer as linformer_lib
 
 ModelConfig = model_config.ModelConfig
@@ -55,7 +55,12 @@ class Embed(nn.Module):
         f"{self.config.max_length}"
       )
     start = self.config.position_offset
-    return self.tokens(tokens) + self.positions[start : start + length]
+    positions = self.positions[start : start + length]
+    # By steps for which the compiler knows an exchange.
+    positions = layout.constrain(positions, None, "columns")
+    positions = layout.constrain(positions, "sequence")
+    table = layout.constrain(self.tokens.embedding, "vocab")
+    return jnp.take(table, tokens, axis=0) + positions
 
   def attend(self, x):
     """x [B, P, M] -> logits [B, P, V] float32, by the token embeddings."""
@@ -119,7 +124,8 @@ class Block(nn.Module):
       return drop(self.attention.attend(y, *memory, deterministic))
 
     def mlp(y):
-      return drop(self.mlp_out(nn.gelu(self.mlp_in(y), approximate=False)))
+      y = layout.constrain(self.mlp_in(y), "batch", "sequence", "mlp")
+      return drop(self.mlp_out(nn.gelu(y, approximate=False)))
 
     if self.config.norm_position == "post":
       x = self.attention_norm(x + attend(x))
@@ -133,12 +139,13 @@ class Block(nn.Module):
     if self.config.norm_position == "pre":
       memory = heads.select_real(self.attention_norm(x), mask)
     memory = self.attention.keys_and_values(memory, x.shape[-1], mask, shared)
-    return heads.in_query_blocks(
+    x = heads.in_query_blocks(
       self,
       lambda self, x: self._from_queries(x, memory, deterministic),
       x,
       self.config.query_block,
     )
+    return layout.constrain(x, "batch", "sequence")
 
 
 class _ScannedBlock(nn.Module):
@@ -215,7 +222,8 @@ class Encoder(nn.Module):
       ValueError: for an input longer than `max_length`.
     """
     config = self.config
-    x = heads.select_real(self.embed(tokens), mask)
+    x = layout.constrain(self.embed(tokens), "batch", "sequence")
+    x = heads.select_real(x, mask)
     if config.norm_position == "post":
       x = self.norm(x)
     x = self.drop(x.astype(config.dtype), deterministic=deterministic)
@@ -257,6 +265,7 @@ class MaskedLM(nn.Module):
     x = encoder(tokens, mask, deterministic)
     if positions is not None:
       x = jnp.take_along_axis(x, positions[..., None], axis=1)
+    x = layout.constrain(x, "batch", "sequence")
     x = nn.Dense(
       config.embed_dim,
       dtype=config.dtype,
@@ -265,7 +274,8 @@ class MaskedLM(nn.Module):
     )(x)
     x = _layer_norm(config, "head_norm")(nn.gelu(x, approximate=False))
     bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
-    return encoder.attend(x) + bias
+    logits = encoder.attend(x) + bias
+    return layout.constrain(logits, "batch", "sequence", "vocab")
 
 
 def num_parameters(params: Any) -> int:

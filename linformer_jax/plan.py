@@ -130,7 +130,7 @@ def largest_batch(config, devices, measured: aot.Report, fixed: int) -> int:
     measured: its report.
     fixed: bytes of the state, where the search starts.
   """
-  ways = sharding.make_mesh(config.mesh, devices).shape["data"]
+  ways = sharding.batch_ways(sharding.make_mesh(config.mesh, devices))
 
   def bytes_of(sequences):
     changed = _changed(config, train={"batch_size": sequences * ways})
@@ -188,7 +188,7 @@ def _memory(steps, name, measured, devices, parts):
   """Lines on the memory of each device."""
   state, batch = steps.abstract_state, steps.abstract_batch
   size, length = batch["tokens"].shape
-  own = size // steps.batch_sharding.mesh.shape["data"]
+  own = size // sharding.batch_ways(steps.mesh)
   room = aot.capacity(devices[0])
   rows = [
     ("parameters", bytes_per_device(state.params), "exact"),

@@ -1,10 +1,53 @@
-"""The device mesh, and how state and batches lie on it."""
+"""The device mesh, and how state and batches lie on it.
+
+  data      sequences of a batch; parameters whole on every device
+  fsdp      sequences too, and the width of parameters and optimiser
+  sequence  positions of a sequence, and the columns of E and F with them
+  tensor    heads, MLP and vocabulary
+"""
+
+import contextlib
+import math
+import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from linformer_jax import model_config
+from linformer_jax.attention import layout, projection
+
 AXES = ("data", "fsdp", "sequence", "tensor")
+
+# Mesh axes of the logical axes that modules and the table below name.
+RULES = {
+  "batch": ("data", "fsdp"),
+  "sequence": "sequence",
+  "heads": "tensor",
+  "mlp": "tensor",
+  "vocab": "tensor",
+  "embed": "fsdp",  # of parameters; activations have their width whole
+  "table": ("fsdp", "sequence"),  # of positions, read once an update
+  "columns": "sequence",  # of the same on their way to 'sequence'
+}
+
+# The end of a parameter's path and its logical axes; layers of a loop have an
+# axis more in front. All others, small ones, are whole on every device.
+PARAMETERS = (
+  ("tokens/embedding", ("vocab", "embed")),
+  ("positions", (None, "table")),
+  ("(query|key|value)/kernel", ("embed", "heads")),
+  ("(query|key|value)/bias", ("heads",)),
+  ("out/kernel", ("heads", "embed")),
+  ("mlp_in/kernel", ("embed", "mlp")),
+  ("mlp_in/bias", ("mlp",)),
+  ("mlp_out/kernel", ("mlp", "embed")),
+  (r"(\w+_)?projection/kernel", (None, "sequence")),  # E [K, N]
+  (r"(\w+_)?projection/kernel", ("heads", None, "sequence")),
+  ("head_dense/kernel", ("embed", None)),
+  ("head_bias", ("vocab",)),
+)
 
 
 def make_mesh(config, devices=None) -> Mesh:
@@ -15,8 +58,7 @@ def make_mesh(config, devices=None) -> Mesh:
     devices: default all of JAX's.
 
   Raises:
-    ValueError: when the axes do not multiply to the number of devices, or an
-      axis that is not supported yet is above 1.
+    ValueError: when the axes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config[axis] for axis in AXES]
@@ -24,31 +66,76 @@ def make_mesh(config, devices=None) -> Mesh:
     raise ValueError(f"mesh sizes {sizes} must be positive, or -1 for the rest")
   if sizes.count(-1) > 1:
     raise ValueError(f"mesh sizes {sizes}: only one axis may be -1")
-  known = int(np.prod([size for size in sizes if size != -1]))
-  sizes = [len(devices) // known if size == -1 else size for size in sizes]
-  for axis, size in zip(AXES[1:], sizes[1:], strict=True):
-    if size > 1:
-      raise ValueError(
-        f"mesh.{axis}={size}: only the data axis may be above 1 so far"
-      )
-  if int(np.prod(sizes)) != len(devices):
+  known = math.prod(size for size in sizes if size != -1)
+  left = max(1, len(devices) // known)
+  sizes = [left if size == -1 else size for size in sizes]
+  if math.prod(sizes) != len(devices):
     raise ValueError(
-      f"mesh {dict(zip(AXES, sizes, strict=True))} needs {np.prod(sizes)} "
+      f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} "
       f"devices, but there are {len(devices)}"
     )
-  return Mesh(
-    np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 4
+  # On a TPU neighbours on an axis are neighbours on the links.
+  placed = mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
   )
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-  """Whole on every device: parameters, optimiser, scalars."""
-  return NamedSharding(mesh, PartitionSpec())
+def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """While a model is traced: spreads its activations over the mesh."""
+  return layout.on_mesh(mesh, RULES)
 
 
-def by_sequence(mesh: Mesh) -> NamedSharding:
-  """Batches [B, ...], their sequences spread over the data axis."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+def _axes(path, rank):
+  """Mesh axes of a leaf of the state, by its path and rank."""
+  scanned = bool(re.search(r"(^|/)layers_\d+/", path))
+  for end, axes in PARAMETERS:
+    if rank == len(axes) + scanned and re.search(rf"(^|/){end}$", path):
+      return layout.spec(RULES, *(None,) * scanned, *axes)
+  return PartitionSpec()
+
+
+def of_state(state, mesh: Mesh):
+  """Shardings of a tree whose paths end as those of parameters do."""
+
+  def one(path, leaf):
+    names = [str(getattr(key, "key", "")) for key in path]
+    return NamedSharding(mesh, _axes("/".join(names), leaf.ndim))
+
+  return jax.tree_util.tree_map_with_path(one, state)
+
+
+def of_batch(name: str, mesh: Mesh) -> NamedSharding:
+  """Of an array of a batch: of the tokens and their mask [B, N], or [B, P]."""
+  names = ("batch", "sequence") if name in ("tokens", "mask") else ("batch",)
+  return NamedSharding(mesh, layout.spec(RULES, *names))
+
+
+def _check(name, size, mesh, *axes, parts=1):
+  ways = math.prod(mesh.shape[axis] for axis in axes) * parts
+  if size % ways:
+    product = " * ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+    if parts > 1:
+      product += f" * train.accumulation_steps={parts}"
+    raise ValueError(f"{name} {size} is not divisible by {product}")
+
+
+def check_model(
+  model: model_config.ModelConfig, sequence_length: int, mesh: Mesh
+):
+  """Raises a ValueError unless the mesh divides the sizes of a model."""
+  _check("data.sequence_length", sequence_length, mesh, "sequence")
+  _check("model.num_heads", model.num_heads, mesh, "tensor")
+  _check("model.mlp_dim", model.mlp_dim, mesh, "tensor")
+  _check("model.vocab_size", model.vocab_size, mesh, "tensor")
+  _check("model.embed_dim", model.embed_dim, mesh, "fsdp", "sequence")
+  if model.attention != "linformer":
+    return
+  if model.projection in projection.DENSE:
+    _check("model.max_length", model.max_length, mesh, "sequence")
+  else:  # a device has whole windows
+    for k in sorted(set(model.projected_lengths)):
+      _check("model.projected_length", k, mesh, "sequence")
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):
@@ -57,24 +144,68 @@ def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):
   Args:
     name: the config field, for the message.
     size: sequences.
-    mesh: whose data axis takes them.
+    mesh: whose data and fsdp axes take them.
     parts: accumulation steps, each of which is spread over the devices.
   """
   if size < 1 or parts < 1:
     raise ValueError(f"{name} {size} in {parts} parts: both must be positive")
-  if size % (mesh.shape["data"] * parts):
-    raise ValueError(
-      f"{name} {size} is not divisible by {mesh.shape['data']} devices on the "
-      f"data axis times {parts} accumulation steps"
-    )
-  if size % jax.process_count():
-    raise ValueError(
-      f"{name} {size} is not divisible by {jax.process_count()} processes"
-    )
+  _check(name, size, mesh, *RULES["batch"], parts=parts)
 
 
-def to_global(batch, sharding: NamedSharding):
-  """This process's rows as part of arrays that all processes share."""
-  return jax.tree.map(
-    lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
-  )
+def batch_ways(mesh: Mesh) -> int:
+  """Parts that the sequences of a batch are divided into."""
+  return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def _shares(mesh):
+  """Of each process, the parts of a batch that its devices work on."""
+  ways = batch_ways(mesh)
+  by_part = mesh.devices.reshape(ways, -1)  # data and fsdp are the first axes
+  found = {}
+  for part, devices in enumerate(by_part):
+    for device in devices:
+      found.setdefault(device.process_index, set()).add(part)
+  return {process: tuple(sorted(found[process])) for process in found}
+
+
+def share(mesh: Mesh) -> tuple[int, int]:
+  """(i, c): this process reads the i-th of c equal shares of each batch.
+
+  Processes that divide sequences between them read the same share.
+
+  Raises:
+    ValueError: when the mesh gives processes shares that overlap in part.
+  """
+  shares = _shares(mesh)
+  different = sorted(set(shares.values()))
+  if len(set(map(len, different))) > 1 or len(set(sum(different, ()))) != sum(
+    map(len, different)
+  ):
+    raise ValueError(
+      f"mesh {dict(mesh.shape)}: the devices of {len(shares)} processes share "
+      "parts of a batch unevenly; let mesh.sequence * mesh.tensor divide the "
+      "devices of a process, or be a multiple of them"
+    )
+  return different.index(shares[jax.process_index()]), len(different)
+
+
+def to_global(batch, mesh: Mesh):
+  """This process's rows as part of arrays that all processes share.
+
+  Args:
+    batch: arrays [rows of this share, ...] by their names.
+    mesh: the devices.
+  """
+  parts = _shares(mesh)[jax.process_index()]
+
+  def one(name, rows):
+    own = len(rows) // len(parts)
+
+    def part(at):
+      first = parts.index((at[0].start or 0) // own) * own
+      return rows[(slice(first, first + own), *at[1:])]
+
+    shape = (own * batch_ways(mesh), *rows.shape[1:])
+    return jax.make_array_from_callback(shape, of_batch(name, mesh), part)
+
+  return {name: one(name, rows) for name, rows in batch.items()}

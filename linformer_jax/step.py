@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from linformer_jax import model as model_lib
 from linformer_jax import optimizer, sharding, tasks
@@ -41,7 +42,7 @@ class Steps:
     evaluate: (state, batch) -> sums of `tasks.masked_lm_sums`.
     abstract_state: TrainState of shapes with shardings.
     abstract_batch: a training batch, likewise.
-    batch_sharding: where batches must lie.
+    mesh: the devices; `sharding.to_global` puts batches there.
     model: the ModelConfig.
   """
 
@@ -50,7 +51,7 @@ class Steps:
   evaluate: Callable
   abstract_state: TrainState
   abstract_batch: dict[str, jax.ShapeDtypeStruct]
-  batch_sharding: jax.sharding.NamedSharding
+  mesh: jax.sharding.Mesh
   model: model_lib.ModelConfig
 
 
@@ -63,7 +64,7 @@ def model_config(group) -> model_lib.ModelConfig:
   return model_lib.ModelConfig(**fields)
 
 
-def _abstract_batch(config, rows):
+def _abstract_batch(config, mesh):
   """Shapes of a global training batch, as `data.pipeline` makes them."""
   size, length = config.train.batch_size, config.data.sequence_length
   picked = masking.num_predictions(length, config.data.mask_rate)
@@ -74,7 +75,9 @@ def _abstract_batch(config, rows):
     "weights": (picked, jnp.float32),
   }
   return {
-    name: jax.ShapeDtypeStruct((size, width), dtype, sharding=rows)
+    name: jax.ShapeDtypeStruct(
+      (size, width), dtype, sharding=sharding.of_batch(name, mesh)
+    )
     for name, (width, dtype) in fields.items()
   }
 
@@ -125,8 +128,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   parts = config.train.accumulation_steps
   sharding.check_batch("train.batch_size", config.train.batch_size, mesh, parts)
   sharding.check_batch("run.eval_batch_size", config.run.eval_batch_size, mesh)
-  whole = sharding.replicated(mesh)
-  rows = sharding.by_sequence(mesh)
+  sharding.check_model(model_cfg, config.data.sequence_length, mesh)
   dropout = model_cfg.dropout_rate or model_cfg.attention_dropout_rate
 
   def init():
@@ -146,7 +148,8 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
       )
 
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    grads, sums = _accumulated(sums_of, state.params, batch, key, parts)
+    with sharding.on_mesh(mesh):
+      grads, sums = _accumulated(sums_of, state.params, batch, key, parts)
     weight = jnp.maximum(sums["weight"], 1)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -163,22 +166,29 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
 
   def evaluate(state, batch):
     variables = {"params": state.params, "constants": state.constants}
-    return tasks.masked_lm_sums(model, variables, batch)
+    with sharding.on_mesh(mesh):
+      return tasks.masked_lm_sums(model, variables, batch)
 
+  shapes = jax.eval_shape(init)
+  placed = sharding.of_state(shapes, mesh)
+  whole = NamedSharding(mesh, PartitionSpec())
   return Steps(
-    init=jax.jit(init, out_shardings=whole),
+    init=jax.jit(init, out_shardings=placed),
     train=jax.jit(
       train,
-      in_shardings=(whole, rows),
-      out_shardings=(whole, whole),
+      in_shardings=(placed, None),
+      out_shardings=(placed, whole),
       donate_argnums=0,
     ),
-    evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
-    abstract_state=jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-      jax.eval_shape(init),
+    evaluate=jax.jit(
+      evaluate, in_shardings=(placed, None), out_shardings=whole
     ),
-    abstract_batch=_abstract_batch(config, rows),
-    batch_sharding=rows,
+    abstract_state=jax.tree.map(
+      lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+      shapes,
+      placed,
+    ),
+    abstract_batch=_abstract_batch(config, mesh),
+    mesh=mesh,
     model=model_cfg,
   )

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from linformer_jax import model as model_lib
+from linformer_jax.attention import layout
 
 
 def masked_lm_sums(
@@ -22,16 +23,21 @@ def masked_lm_sums(
     float32 scalars: 'loss' the summed negative log-likelihood in nats,
     'correct' the targets that scored highest, 'weight' how many there were.
   """
+  names = ("positions", "targets", "weights")
+  # Of weight 0, so that devices that divide a sequence divide these as well.
+  short = -batch["positions"].shape[1] % layout.shards("sequence")
+  positions, targets, weights = (
+    jnp.pad(batch[name], [(0, 0), (0, short)]) for name in names
+  )
   rngs = {} if dropout_key is None else {"dropout": dropout_key}
   logits = model.apply(
     variables,
     batch["tokens"],
     batch.get("mask"),
-    batch["positions"],
+    positions,
     deterministic=dropout_key is None,
     rngs=rngs,
   )
-  targets, weights = batch["targets"], batch["weights"]
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
   return {

@@ -47,6 +47,7 @@ def build(config) -> Experiment:
   if run.eval_every_steps < 0:
     raise ValueError(f"run.eval_every_steps {run.eval_every_steps} is negative")
   mesh = sharding.make_mesh(config.mesh)
+  sharding.share(mesh)  # raises where processes cannot share out a batch
   steps = step_lib.build_steps(config, mesh)
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data)
@@ -67,8 +68,7 @@ def _start(experiment, saved):
     experiment.corpus,
     experiment.data,
     config.train.batch_size,
-    jax.process_index(),
-    jax.process_count(),
+    *sharding.share(experiment.mesh),
   )
   restored = saved.restore(steps.abstract_state)
   if restored is None:
@@ -165,7 +165,7 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
         if last:
           break
         throughput.start()
-        batch = sharding.to_global(next(iterator), steps.batch_sharding)
+        batch = sharding.to_global(next(iterator), steps.mesh)
         state, values = update(state, batch)
         window.add(step + 1, values)
         profile(step + 1)
@@ -201,8 +201,7 @@ def _evaluate(experiment, state, stop=lambda: False):
     experiment.corpus,
     experiment.data,
     experiment.config.run.eval_batch_size,
-    jax.process_index(),
-    jax.process_count(),
+    *sharding.share(experiment.mesh),
   )
   values = evaluate.evaluate(experiment.steps, state, batches, stop)
   return values and values | {"eval/seconds": time.perf_counter() - start}

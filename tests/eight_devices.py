@@ -1,9 +1,10 @@
-"""What test_sharding.py runs in a process of its own, with eight CPU devices.
+"""What test_mesh.py runs in a process of its own, with eight CPU devices.
 
-  python -m tests.eight_devices FOLDER
+  python -m tests.eight_devices FOLDER CASES
 
-Leaves one.npz and eight.npz in the folder: losses, gradient and parameters of
-two updates, sums of an evaluation, and facts on the compiled update.
+CASES is JSON, {name: [fields of the config, devices]}; leaves NAME.npz in the
+folder, with losses, gradient and parameters of two updates and sums of an
+evaluation, and NAME.json with facts on the compiled update.
 """
 
 import json
@@ -14,21 +15,31 @@ import jax
 import numpy as np
 import optax
 
-from linformer_jax import checkpoint, sharding, step
+from linformer_jax import checkpoint, hlo, sharding, step
 from linformer_jax.data import pipeline
 from tests import runs, tiny
+
+
+def make_config(fields):
+  config = tiny.get_config()
+  config.train.batch_size = 16
+  config.run.eval_batch_size = 16
+  config.update_from_flattened_dict(fields)
+  return config
 
 
 def batches(config):
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data)
   size = config.train.batch_size
-  iterator = pipeline.train_iterator(corpus, data, size)
-  return [next(iterator), next(iterator)]
+  train = pipeline.train_iterator(corpus, data, size)
+  # The last one has pads, and rows that only fill it up.
+  *_, last = pipeline.validation_batches(corpus, data, size)
+  return [next(train), next(train)], last
 
 
 def updates(config, devices):
-  """(arrays by name, state, facts) of two updates on some devices."""
+  """(arrays by name, state, steps, facts) of two updates on some devices."""
   steps = step.build_steps(config, sharding.make_mesh(config.mesh, devices))
   compiled = steps.train.lower(steps.abstract_state, steps.abstract_batch)
   compiled = compiled.compile()
@@ -36,47 +47,49 @@ def updates(config, devices):
     "flops": compiled.cost_analysis()["flops"],
     "alias": compiled.memory_analysis().alias_size_in_bytes,
     "arguments": compiled.memory_analysis().argument_size_in_bytes,
-    "all-reduce": "all-reduce" in compiled.as_text(),
-    "all-gather": "all-gather" in compiled.as_text(),
+    "collectives": hlo.collectives(compiled.as_text()),
   }
   arrays, state = {}, steps.init()
-  for i, batch in enumerate(batches(config)):
-    batch = sharding.to_global(batch, steps.batch_sharding)
-    facts["rows"] = [len(x.data) for x in batch["tokens"].addressable_shards]
+  train, last = batches(config)
+  for i, batch in enumerate(train):
+    batch = sharding.to_global(batch, steps.mesh)
+    facts["rows"] = [x.data.shape for x in batch["tokens"].addressable_shards]
     state, values = compiled(state, batch)
     arrays |= {f"{name} {i}": values[name] for name in values}
     if not i:
       gradient = optax.tree.get(state.opt_state, "mu")
       for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         arrays[f"gradient {jax.tree_util.keystr(path)}"] = np.array(leaf)
-  sums = steps.evaluate(state, batch)
+  sums = steps.evaluate(state, sharding.to_global(last, steps.mesh))
   arrays |= {f"evaluation {name}": sums[name] for name in sums}
   return arrays, state, steps, facts
 
 
+def check_restored(folder, states):
+  """A checkpoint of eight devices, restored to one, and to eight others."""
+  one, eight = states
+  with checkpoint.Checkpoints(folder) as saved:
+    saved.save(2, eight[0], {})
+    saved.wait()
+    for _, steps in states:
+      like = steps.abstract_state
+      restored, _ = saved.restore(like)
+      runs.assert_same_bits(jax.device_get(restored), jax.device_get(eight[0]))
+      assert [x.sharding for x in jax.tree.leaves(restored)] == [
+        x.sharding for x in jax.tree.leaves(like)
+      ]
+
+
 def main():
-  folder = pathlib.Path(sys.argv[1])
-  config = tiny.get_config()
-  config.train.batch_size = 16
-  config.train.accumulation_steps = 2
-  state = {}
-  for name, devices in (("one", jax.devices()[:1]), ("eight", jax.devices())):
-    arrays, state[name], steps, facts = updates(config, devices)
+  folder, cases = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+  states = {}
+  for name, (fields, devices) in cases.items():
+    config = make_config(fields)
+    arrays, state, steps, facts = updates(config, jax.devices()[:devices])
     np.savez(folder / f"{name}.npz", **arrays)
     (folder / f"{name}.json").write_text(json.dumps(facts))
-    if name == "one":
-      like = steps.abstract_state
-  # A checkpoint of eight devices, restored to one.
-  with checkpoint.Checkpoints(folder) as saved:
-    saved.save(2, state["eight"], {})
-    saved.wait()
-    restored, _ = saved.restore(like)
-  runs.assert_same_bits(
-    jax.device_get(restored), jax.device_get(state["eight"])
-  )
-  assert {x.sharding for x in jax.tree.leaves(restored)} == {
-    x.sharding for x in jax.tree.leaves(like)
-  }
+    states.setdefault(devices, (state, steps))
+  check_restored(folder, [states[1], states[8]])
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def test_a_sum_over_chips_is_counted():
   mesh = sharding.make_mesh(tiny.get_config().mesh, aot.devices("v5e:2x2"))
   rows = NamedSharding(mesh, PartitionSpec("data"))
   x = jax.ShapeDtypeStruct((8, 1000), jnp.float32, sharding=rows)
-  whole = sharding.replicated(mesh)
+  whole = NamedSharding(mesh, PartitionSpec())
   total = jax.jit(lambda x: x.sum(0), out_shardings=whole)
   assert aot.compile_report(total, x).collectives == {"all-reduce": 4 * 1000}
   copy = jax.jit(lambda x: x, out_shardings=whole)

@@ -1,25 +1,14 @@
-"""One device, eight devices and two processes train the same model."""
+"""Meshes, and what fits them."""
 
-import json
-import os
-import pathlib
-import random
-import signal
-import subprocess
-import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from linformer_jax import metrics, sharding, train
-from tests import runs, tiny
-
-ROOT = pathlib.Path(__file__).parent.parent
-# Compiling is most of the time here, and how well does not matter.
-CPU = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-EPS = float(np.finfo(np.float32).eps)
+from linformer_jax import sharding, step
+from tests import tiny
 
 
 def mesh_config(**sizes):
@@ -36,9 +25,8 @@ def mesh_config(**sizes):
     (8, dict(data=0), "must be positive"),
     (8, dict(data=-2), "must be positive"),
     (8, dict(fsdp=-1), "only one axis may be -1"),
-    (8, dict(data=4, fsdp=2), "mesh.fsdp=2: only the data axis"),
-    (8, dict(data=1, tensor=-1), "mesh.tensor=8: only the data axis"),
-    (1, dict(sequence=2), "mesh.sequence=2: only the data axis"),
+    (8, dict(fsdp=3), "'fsdp': 3.*needs 6 devices, but there are 8"),
+    (1, dict(sequence=2), "needs 2 devices, but there are 1"),
   ],
 )
 def test_meshes_that_do_not_fit(devices, sizes, message):
@@ -52,142 +40,78 @@ def test_mesh_takes_what_is_left():
 
 
 @pytest.mark.parametrize(
-  "size, parts, processes, message",
+  "size, parts, message",
   [
-    (12, 1, 1, "train.batch_size 12 is not divisible by 8 devices"),
-    (16, 4, 1, "16 is not divisible by 8 devices .* times 4 accumulation"),
-    (0, 1, 1, "must be positive"),
-    (8, 0, 1, "must be positive"),
-    (16, 1, 3, "16 is not divisible by 3 processes"),
+    (12, 1, "size 12 is not divisible by mesh.data=4 . mesh.fsdp=2$"),
+    (16, 4, "mesh.fsdp=2 . train.accumulation_steps=4$"),
+    (0, 1, "must be positive"),
+    (8, 0, "must be positive"),
   ],
 )
-def test_batches_that_do_not_divide(
-  size, parts, processes, message, monkeypatch
-):
-  monkeypatch.setattr(jax, "process_count", lambda: processes)
-  mesh = AbstractMesh((8, 1, 1, 1), sharding.AXES)
+def test_batches_that_do_not_divide(size, parts, message):
+  mesh = AbstractMesh((4, 2, 1, 1), sharding.AXES)
   with pytest.raises(ValueError, match=message) as error:
     sharding.check_batch("train.batch_size", size, mesh, parts)
   assert "\n" not in str(error.value)
-  monkeypatch.setattr(jax, "process_count", lambda: 1)
   sharding.check_batch("train.batch_size", 32, mesh, 4)
 
 
-@pytest.fixture(scope="module")
-def devices(tmp_path_factory):
-  """(arrays, facts) of one and of eight devices."""
-  folder = tmp_path_factory.mktemp("devices")
-  subprocess.run(
-    [sys.executable, "-m", "tests.eight_devices", str(folder)],
-    check=True,
-    cwd=ROOT,
-    timeout=300,
-    env=os.environ | CPU | {"JAX_NUM_CPU_DEVICES": "8"},
-  )
-  return [
+@pytest.mark.parametrize(
+  "sizes, fields, message",
+  [
+    (dict(sequence=3), {}, "data.sequence_length 32 .* mesh.sequence=3"),
+    (dict(tensor=4), {}, "model.num_heads 2 .* mesh.tensor=4"),
+    (dict(tensor=8), dict(num_heads=8), "model.vocab_size 300 .* mesh.tensor=8"),
+    (dict(fsdp=3), {}, "embed_dim 32 .* mesh.fsdp=3 . mesh.sequence=1"),
     (
-      np.load(folder / f"{name}.npz"),
-      json.loads((folder / f"{name}.json").read_text()),
-    )
-    for name in ("one", "eight")
-  ]
+      dict(sequence=16),
+      dict(projection="mean_pool"),
+      "model.projected_length 8 .* mesh.sequence=16",
+    ),
+  ],
+)
+def test_models_that_a_mesh_does_not_divide(sizes, fields, message):
+  config = tiny.get_config()
+  config.model.update(fields)
+  shape = [sizes.get(axis, 1) for axis in sharding.AXES]
+  mesh = AbstractMesh(tuple(shape), sharding.AXES)
+  with pytest.raises(ValueError, match=message) as error:
+    sharding.check_model(step.model_config(config.model), 32, mesh)
+  assert "\n" not in str(error.value)
 
 
-def test_eight_devices_give_the_losses_and_gradients_of_one(devices):
-  (one, _), (eight, _) = devices
-  assert set(one) == set(eight)
-  gradients = [name for name in one if name.startswith("gradient [")]
-  largest = max(np.abs(one[name]).max() for name in gradients)
-  for name in one:
-    if name in gradients:
-      # Sums over 16 * 32 tokens, in another order.
-      bound = dict(rtol=0, atol=512 * EPS * largest)
-    else:
-      bound = dict(rtol=32 * EPS)
-    np.testing.assert_allclose(eight[name], one[name], **bound, err_msg=name)
+class Device:
+  def __init__(self, process):
+    self.process_index = process
 
 
-def test_each_of_eight_devices_does_an_eighth(devices):
-  (_, one), (_, eight) = devices
-  assert one["rows"] == [16] and eight["rows"] == [2] * 8
-  assert eight["flops"] < one["flops"] / 4  # parameters are updated on each
-  assert eight["all-reduce"] and not one["all-reduce"]
-  assert not eight["all-gather"]  # neither rows nor activations are collected
-  assert eight["arguments"] < one["arguments"]
-
-
-def test_the_state_is_donated_on_every_device(devices):
-  for _, facts in devices:
-    assert facts["alias"] > 0.9 * facts["arguments"]
-
-
-def launch(workdir, *words):
-  """The command line in two processes of two devices each, as Slurm would."""
-  job = str(random.SystemRandom().randrange(4096))  # picks the port
-  processes = []
-  for rank in range(2):
-    environment = {
-      "JAX_NUM_CPU_DEVICES": "2",
-      "SLURM_JOB_ID": job,
-      "SLURM_STEP_NODELIST": "localhost",
-      "SLURM_NTASKS": "2",
-      "SLURM_PROCID": str(rank),
-      "SLURM_LOCALID": "0",
-    }
-    processes.append(
-      subprocess.Popen(
-        [sys.executable, "-m", "linformer_jax.main", "--distributed"]
-        + ["--config=tests/tiny.py", f"--workdir={workdir}", *words],
-        cwd=ROOT,
-        env=os.environ | CPU | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-    )
-  return processes
-
-
-def test_two_processes_train_what_one_does(tmp_path):
-  processes = launch(tmp_path / "two")
-  streams = [process.communicate(timeout=300) for process in processes]
-  for process, (_, err) in zip(processes, streams, strict=True):
-    assert process.returncode == 0, err
-  assert "Done: 4 updates" in streams[0][0] and "Done" not in streams[1][0]
-  assert [len(metrics.read_json_lines(tmp_path / "two"))] == [5]
-
-  experiment = runs.experiment()
-  with runs.quick_compilation():
-    train.train_and_evaluate(experiment, tmp_path / "one")
-  state, note = runs.newest(tmp_path / "one", experiment)
-  other, other_note = runs.newest(tmp_path / "two", experiment)
-  assert other_note["data"] == note["data"]
-  rate = experiment.config.optimizer.learning_rate
-  for got, want in zip(
-    jax.tree.leaves(other.params), jax.tree.leaves(state.params), strict=True
-  ):
-    # Adam divides a gradient by its size plus eps = 1e-6: a rounding error of
-    # 1e-8 moves a parameter by 1% of the rate in each of four updates.
-    np.testing.assert_allclose(got, want, rtol=0, atol=0.04 * rate)
-  for got, want in zip(
-    runs.rows(tmp_path / "two"), runs.rows(tmp_path / "one"), strict=True
-  ):
-    assert got == pytest.approx(want, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
-  processes = launch(
-    tmp_path, "--config.train.num_steps=5000", "--config.run.log_every_steps=10"
+@pytest.mark.parametrize(
+  "shape, processes, shares",
+  [
+    ((4, 1, 1, 1), [0, 0, 1, 1], [(0, 2), (1, 2)]),
+    ((2, 2, 1, 1), [0, 1, 2, 3], [(0, 4), (1, 4), (2, 4), (3, 4)]),
+    ((1, 1, 4, 1), [0, 0, 1, 1], [(0, 1), (0, 1)]),
+    ((2, 1, 2, 1), [0, 1, 2, 3], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ((4, 1, 1, 1), [0, 1, 0, 1], [(0, 2), (1, 2)]),
+  ],
+)
+def test_rows_are_read_once_by_all_who_need_them(
+  shape, processes, shares, monkeypatch
+):
+  mesh = types.SimpleNamespace(
+    devices=np.array([Device(p) for p in processes]).reshape(shape),
+    shape=dict(zip(sharding.AXES, shape, strict=True)),
   )
-  for line in processes[0].stdout:
-    if line.startswith("update"):
-      break
-  processes[1].send_signal(signal.SIGTERM)
-  errors = [process.communicate(timeout=120)[1] for process in processes]
-  assert [process.returncode for process in processes] == [143, 143], errors
-  assert "SIGTERM: saved at update" in errors[0]
-  experiment = runs.experiment(train__num_steps=5000)
-  state, note = runs.newest(tmp_path, experiment)  # on one device, in one
-  assert f"saved at update {int(state.step)};" in errors[0]
-  assert note["data"]["next_index"] == state.step
+  for process, expected in enumerate(shares):
+    monkeypatch.setattr(jax, "process_index", lambda here=process: here)
+    assert sharding.share(mesh) == expected
+
+
+def test_shares_that_overlap_in_part_are_refused():
+  shape, processes = (2, 1, 3, 1), [0, 0, 0, 0, 1, 1]
+  mesh = types.SimpleNamespace(
+    devices=np.array([Device(p) for p in processes]).reshape(shape),
+    shape=dict(zip(sharding.AXES, shape, strict=True)),
+  )
+  with pytest.raises(ValueError, match="share parts of a batch unevenly"):
+    sharding.share(mesh)

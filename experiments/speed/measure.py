@@ -61,9 +61,15 @@ def run(cell: cells.Cell, budget: float, limit: int) -> dict:
   )
   if done.returncode == 0:
     return json.loads(done.stdout.splitlines()[-1])
-  if done.returncode == -9 or any(word in done.stderr for word in _NO_MEMORY):
+  if out_of_memory(done):
     return {"out_of_memory": True, "limit_bytes": limit}
   raise RuntimeError(f"{cell.key} failed:\n{done.stderr}")
+
+
+def out_of_memory(done: subprocess.CompletedProcess) -> bool:
+  """Whether that is why a process broke down."""
+  killed = done.returncode == -9
+  return killed or any(word in done.stderr for word in _NO_MEMORY)
 
 
 def _arguments():

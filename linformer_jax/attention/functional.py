@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import flash
+from linformer_jax.attention import flash, layout
 
 
 def _plain(q, k, v, mask=None, dropout=None):
@@ -47,20 +47,33 @@ def in_query_blocks(function, x: jax.Array, block: int, loop=jax.lax.map):
     block: positions.
     loop: maps a function over the first axis of an array.
   """
-  length = x.shape[1]
+
+  def by_shard(rows, *more):  # [B, shards, n, ...]
+    rows = layout.constrain(rows, "batch", "sequence")
+    out = function(rows.reshape(batch, -1, *rows.shape[3:]), *more)
+    out = out.reshape(*rows.shape[:3], *out.shape[2:])
+    return layout.constrain(out, "batch", "sequence")
+
+  batch, shards = x.shape[0], layout.shards("sequence")
+  length = x.shape[1] // shards  # of a device, which takes blocks of its own
   if not block or length <= block:
     return function(x)
   whole = length // block * block
-  if x.shape[0] == 1:  # no axes to move: an axis of one would cost a copy
+  if batch * shards == 1:  # no axes to move: an axis of one would cost a copy
     out = loop(
       lambda rows, *more: function(rows[None], *more)[0],
       x[0, :whole].reshape(-1, block, *x.shape[2:]),
     )
     out = out.reshape(1, whole, *out.shape[2:])
   else:
-    blocks = x[:, :whole].reshape(x.shape[0], -1, block, *x.shape[2:])
-    out = loop(function, blocks.swapaxes(0, 1)).swapaxes(0, 1)
-    out = out.reshape(x.shape[0], whole, *out.shape[3:])
+    x = x.reshape(batch, shards, length, *x.shape[2:])
+    blocks = x[:, :, :whole].reshape(batch, shards, -1, block, *x.shape[3:])
+    out = loop(by_shard, jnp.moveaxis(blocks, 2, 0))
+    out = jnp.moveaxis(out, 0, 2)
+    out = out.reshape(batch, shards, whole, *out.shape[4:])
+    if whole < length:
+      out = jnp.concatenate([out, by_shard(x[:, :, whole:])], axis=2)
+    return out.reshape(batch, shards * length, *out.shape[3:])
   if whole == length:
     return out
   return jnp.concatenate([out, function(x[:, whole:])], axis=1)
@@ -92,6 +105,11 @@ def attend(
       )
     return _plain(q, k, v, mask, dropout)
   function = _ATTEND[implementation]
+  if implementation != "xla":  # that one the compiler divides by itself
+    rows, slots = ("batch", "sequence", "heads"), ("batch", "heads")
+    function = layout.per_device(
+      function, (rows, slots, slots, ("batch",)), rows
+    )
   if recompute and implementation == "xla":
     function = jax.checkpoint(function)
   return function(q, k, v, mask)

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from linformer_jax.attention import functional
+from linformer_jax.attention import functional, layout
 
 
 class HeadDense(nn.Module):
@@ -90,7 +90,9 @@ def attend(module, x, k, v, slots, deterministic):
   if module.dropout_rate and not deterministic:
     dropout = functools.partial(module.drop, deterministic=False)
   attended = functional.attend(
-    module.query(x, k.shape[-1]),
+    layout.constrain(
+      module.query(x, k.shape[-1]), "batch", "sequence", "heads"
+    ),
     k,
     v,
     slots,
@@ -99,6 +101,17 @@ def attend(module, x, k, v, slots, deterministic):
     dropout=dropout,
   )
   return module.out(attended)
+
+
+def by_head(k, v):
+  """Keys and values [B, K, H, D] laid out [B, H, K, D].
+
+  Each device has all slots of its sequences and heads: where the sequence is
+  divided, this is what is exchanged, and it does not grow with the sequence.
+  """
+  return tuple(
+    layout.constrain(x.swapaxes(1, 2), "batch", "heads") for x in (k, v)
+  )
 
 
 def in_query_blocks(module, function, x, block: int):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from linformer_jax import flops
-from linformer_jax.attention import heads, projection
+from linformer_jax.attention import heads, layout, projection
 
 SHARING = ("none", "headwise", "key_value", "layerwise")
 ORDERS = ("auto", "before", "after")
@@ -53,7 +53,7 @@ class SequenceProjection(nn.Module):
           "truncated_normal",
           batch_axis=tuple(range(len(shape) - 3)),
         )
-        weights = self.param("kernel", fan_in, shape)
+        weights = self.param("window_kernel", fan_in, shape)
       else:
         weights = self.param("kernel", self.weights_init, shape)
     return projection.Projection(
@@ -170,7 +170,9 @@ class LinformerSelfAttention(nn.Module):
         value_by = self.value_by(head_dim)
 
     def project(rows, by):
-      return projection.project_sequence(rows, by, mask)[0]
+      rows = projection.project_sequence(rows, by, mask)[0]
+      split = ("heads",) if rows.ndim == 4 else ()
+      return layout.constrain(rows, "batch", None, *split)
 
     if self._order(memory, features, key_by, shared) == "after":
       k = self.key(memory, head_dim, lambda rows: project(rows, key_by))
@@ -181,7 +183,7 @@ class LinformerSelfAttention(nn.Module):
       if value_by is not key_by:
         rows = project(memory, value_by)
       v = self.value(rows, head_dim)
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    k, v = heads.by_head(k, v)
     return k, v, projection.slot_mask(key_by, mask)
 
   def attend(self, x, k, v, slots=None, deterministic=True):

@@ -46,7 +46,7 @@ class SoftmaxSelfAttention(nn.Module):
     del shared
     head_dim = heads.split_width(features, self.num_heads)
     k, v = self.key(memory, head_dim), self.value(memory, head_dim)
-    return k.swapaxes(1, 2), v.swapaxes(1, 2), mask
+    return *heads.by_head(k, v), mask
 
   def attend(self, x, k, v, slots=None, deterministic=True):
     """From x [B, N, M] onto keys and values; see `heads.attend`."""

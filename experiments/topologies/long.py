@@ -1,0 +1,140 @@
+"""Runs updates on one very long sequence that lies on eight CPU devices.
+
+  .venv/bin/python -m experiments.topologies.long --n=1048576 --width=256
+
+Two updates of a Linformer of two layers on random tokens: E = F for all layers,
+layers computed again in the backward pass, positions in blocks. Appends a line
+to results/long.jsonl: seconds of the second update, losses, and the peak of
+the resident memory; one that does not fit the memory says so.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "long.jsonl"
+DEVICES = 8
+
+
+def make_config(n: int, width: int, k: int):
+  """The config of a run."""
+  from configs import linformer
+
+  config = linformer.get_config(f"n={n},k={k},sharing=layerwise")
+  config.update_from_flattened_dict(
+    {
+      "model.vocab_size": 1024,
+      "model.num_layers": 2,
+      "model.embed_dim": width,
+      "model.mlp_dim": 4 * width,
+      "model.num_heads": width // 64,
+      "model.dropout_rate": 0.0,
+      "model.attention_dropout_rate": 0.0,
+      "model.attention_implementation": "flash",
+      "model.query_block": 1024,
+      "model.remat": True,
+      "mesh.sequence": DEVICES,
+      "train.batch_size": 1,
+      "run.eval_batch_size": 1,
+      "optimizer.warmup_steps": 1,
+    }
+  )
+  return config
+
+
+def updates(config) -> dict:
+  """Losses and seconds of two updates on random tokens, after compiling."""
+  import jax
+  import numpy as np
+
+  from linformer_jax import sharding, step
+
+  steps = step.build_steps(config, sharding.make_mesh(config.mesh))
+  compiled = steps.train.lower(steps.abstract_state, steps.abstract_batch)
+  compiled = compiled.compile()
+  rng = np.random.default_rng(0)
+  shapes = steps.abstract_batch
+  length, count = shapes["tokens"].shape[1], shapes["positions"].shape[1]
+  tokens = rng.integers(5, 1024, (1, length), dtype=np.int32)
+  positions = np.sort(rng.choice(length, (1, count), replace=False))
+  batch = {
+    "tokens": tokens,
+    "positions": positions.astype(np.int32),
+    "targets": np.take_along_axis(tokens, positions, 1),
+    "weights": np.ones((1, count), np.float32),
+  }
+  batch = sharding.to_global(batch, steps.mesh)
+  state, losses, seconds = steps.init(), [], []
+  for _ in range(2):
+    start = time.perf_counter()
+    state, values = compiled(state, batch)
+    losses.append(float(values["loss"] / values["weight"]))
+    jax.block_until_ready(state)
+    seconds.append(time.perf_counter() - start)
+  memory = compiled.memory_analysis()
+  return {
+    "losses": losses,
+    "seconds": seconds[-1],
+    "argument_bytes": memory.argument_size_in_bytes,
+    "temporary_bytes": memory.temp_size_in_bytes,
+    "peak_resident_bytes": 1024
+    * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+  }
+
+
+def main():
+  """Runs the updates in a process of its own, and writes what came out."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--n", type=int, default=2**17, help="tokens")
+  parser.add_argument("--width", type=int, default=768, help="a multiple of 64")
+  parser.add_argument("--k", type=int, default=128, help="projected length")
+  parser.add_argument(
+    "--memory_gb", type=float, default=22.0, help="beyond it, out of memory"
+  )
+  parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+  parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+  given = parser.parse_args()
+  if given.inner:
+    print(json.dumps(updates(make_config(given.n, given.width, given.k))))
+    return
+  limit = int(given.memory_gb * 1e9)
+  start = time.time()
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.topologies.long", "--inner"]
+    + [f"--{name}={getattr(given, name)}" for name in ("n", "width", "k")],
+    capture_output=True,
+    text=True,
+    env=os.environ
+    | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)},
+    preexec_fn=lambda: resource.setrlimit(
+      resource.RLIMIT_DATA, (limit, limit)
+    ),
+  )
+  from experiments.speed import measure
+  from linformer_jax import benchmark
+
+  if done.returncode == 0:
+    record = json.loads(done.stdout.splitlines()[-1])
+  elif measure.out_of_memory(done):
+    record = {"out_of_memory": True, "limit_bytes": limit}
+  else:
+    raise SystemExit(f"long: {done.stderr[-2000:]}")
+  sizes = {"n": given.n, "width": given.width, "k": given.k, "layers": 2}
+  sizes |= {"sequence": DEVICES}
+  line = sizes | record | benchmark.environment()
+  line["wall_seconds"] = round(time.time() - start, 1)
+  given.results.parent.mkdir(parents=True, exist_ok=True)
+  with given.results.open("a") as file:
+    file.write(json.dumps(line) + "\n")
+  print(json.dumps(line))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,183 @@
+"""Compiles the update of RoBERTa-sized Linformers for TPU slices.
+
+  PYTHONPATH=.venv/plan .venv/bin/python -m experiments.topologies.measure
+
+One row of `rows` is one line of results/compiled.jsonl: memory of a chip, FLOPs
+and bytes moved by the compiler's count, and bytes exchanged. Stop it when you
+like; the same command goes on. Nothing is run: these are the compiler's figures
+(`./launch.sh plan` first, which fetches the TPU compiler).
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from configs import linformer, transformer
+from experiments.speed import cells
+from linformer_jax import aot, benchmark, flops, plan, sharding, step
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "compiled.jsonl"
+TOKENS = 4096  # of an update, on each chip
+MILLION = 2**20
+POD = "v5e:16x16"
+GROUPS = ("lengths", "chips", "million")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One compile.
+
+  Attributes:
+    group: 'lengths', sequences of many lengths on one slice; 'chips', one
+      length on slices of many sizes; 'million', one sequence of 2^20 tokens.
+    topology: the slice.
+    size: 'base' or 'large'.
+    attention: 'linformer' or 'softmax'.
+    n: tokens of a sequence.
+    k: projected length, 0 for softmax attention.
+    sequence: chips that share a sequence.
+    sharing: of E and F.
+  """
+
+  group: str
+  topology: str
+  size: str
+  attention: str
+  n: int
+  k: int
+  sequence: int = 1
+  sharing: str = "headwise"
+
+
+def rows() -> list[Row]:
+  """All rows, quick ones first."""
+  found = [
+    Row("chips", topology, "base", "linformer", 512, 128)
+    for topology in ("v5e:2x4", "v5e:8x8", POD, "v5p:2x2x2", "v5p:4x4x4")
+  ]
+  found += [
+    Row("chips", topology, "base", "linformer", 16_384, 256, sequence=4)
+    for topology in ("v5e:2x4", "v5e:8x8", POD)
+  ]
+  for size in ("base", "large"):
+    found += [
+      Row("lengths", POD, size, "linformer", n, min(256, n // 4), chips_of(n))
+      for n in cells.LENGTHS
+    ]
+  found += [
+    # E and F of each layer would be 26 GB of parameters; one for all is 1 GB.
+    Row("million", topology, "base", "linformer", MILLION, 256, chips, "layerwise")
+    for topology, chips in (("v5e:4x4", 16), ("v5e:8x8", 64), (POD, 256))
+  ]
+  return found
+
+
+def chips_of(n: int) -> int:
+  """Chips that share a sequence, so that none has more than `TOKENS`."""
+  return max(1, n // TOKENS)
+
+
+def make_config(row: Row, num_devices: int):
+  """The config of a row: bfloat16, no dropout of attention weights."""
+  if row.attention == "softmax":
+    config = transformer.get_config(f"n={row.n},size={row.size}")
+  else:
+    config = linformer.get_config(
+      f"n={row.n},k={row.k},size={row.size},sharing={row.sharing}"
+    )
+  config.model.dtype = "bfloat16"
+  # Attention weights need not be kept where none are dropped.
+  config.model.attention_dropout_rate = 0.0
+  config.model.remat = row.n > 65_536
+  config.mesh.sequence = row.sequence
+  sequences = max(1, TOKENS // row.n) * num_devices // row.sequence
+  config.train.batch_size = config.run.eval_batch_size = sequences
+  return config
+
+
+def measure(row: Row) -> dict:
+  """What the compiler says of a row."""
+  devices = aot.devices(row.topology)
+  config = make_config(row, len(devices))
+  start = time.perf_counter()
+  report = plan.compile_update(config, devices)
+  seconds = time.perf_counter() - start
+  counted = None if report.exhausted else plan.counts(config, devices)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  steps = step.build_steps(config, mesh)
+  size, length = steps.abstract_batch["tokens"].shape
+  _, predictions = steps.abstract_batch["positions"].shape
+  needed = flops.train_step(steps.model, length, predictions, size)
+  fields = dataclasses.asdict(report)
+  fields["peak"] = None if np.isinf(report.peak) else report.peak
+  return {
+    **fields,
+    "device": devices[0].device_kind,
+    "devices": len(devices),
+    "mesh": dict(mesh.shape),
+    "batch": size,
+    "capacity": aot.capacity(devices[0]),
+    "state_bytes": plan.bytes_per_device(steps.abstract_state),
+    "flops_needed": needed / len(devices),
+    "flops_compiled": counted and counted[0],
+    "bytes_accessed": counted and counted[1],
+    "compile_seconds": round(seconds, 1),
+  }
+
+
+def records(path: pathlib.Path = RESULTS) -> dict[Row, dict]:
+  """Records of a file by their row."""
+  if not path.exists():
+    return {}
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  names = [field.name for field in dataclasses.fields(Row)]
+  return {Row(**{name: line[name] for name in names}): line for line in lines}
+
+
+def tell(line: dict) -> str:
+  """A record in a line."""
+  peak = "more" if line["peak"] is None else f"{line['peak'] / 2**30:.2f} GiB"
+  exchanged = sum(line["collectives"].values()) / 1e9
+  return (
+    f"{line['topology']} {line['size']} n={line['n']:,} k={line['k']}: {peak} "
+    f"of {line['capacity'] / 2**30:.2f}, {exchanged:.2f} GB exchanged"
+  )
+
+
+def main():
+  """Compiles what is missing, and tells how far it is."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+  parser.add_argument(
+    "--group", choices=GROUPS, help="only these rows (default all)"
+  )
+  given = parser.parse_args()
+  wanted = [row for row in rows() if given.group in (None, row.group)]
+  missing = [row for row in wanted if row not in records(given.results)]
+  print(f"{len(wanted) - len(missing)} rows are there, {len(missing)} to go")
+  given.results.parent.mkdir(parents=True, exist_ok=True)
+  environment = benchmark.environment()
+  start = time.time()
+  for i, row in enumerate(missing):
+    line = environment | dataclasses.asdict(row) | measure(row)
+    with given.results.open("a") as file:
+      file.write(json.dumps(line) + "\n")
+    left = (time.time() - start) / (i + 1) * (len(missing) - i - 1)
+    print(f"[{i + 1}/{len(missing)}, {left / 60:.0f} min] {tell(line)}")
+
+
+if __name__ == "__main__":
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    main()
+  except ValueError as error:
+    raise SystemExit(f"topologies: {error}") from error
+  except KeyboardInterrupt:
+    raise SystemExit("stopped; the same command goes on") from None

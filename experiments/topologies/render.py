@@ -1,0 +1,159 @@
+"""Renders the compiled rows into tables, and what they let one expect.
+
+  .venv/bin/python -m experiments.topologies.render
+
+Writes experiments/topologies/README.md and README.md between their marks. A
+test renders again and compares.
+"""
+
+import pathlib
+
+from experiments.topologies import measure
+from linformer_jax import flops
+
+HERE = pathlib.Path(__file__).parent
+PAGES = (HERE / "README.md", HERE.parent.parent / "README.md")
+MARK = "<!-- experiments/topologies/render.py: {} -->"
+END = "<!-- end -->"
+
+# Published rates of a chip, bytes per second: of its memory, and of all its
+# links to neighbours together. Google Cloud's pages on TPU v5e (819 GB/s; 1,600
+# Gbit/s) and v5p (2,765 GB/s; 4,800 Gbit/s).
+RATES = {
+  "TPU v5 lite": (819e9, 1600e9 / 8),
+  "TPU v5": (2765e9, 4800e9 / 8),
+}
+
+
+def exchange_seconds(record: dict) -> float:
+  """Of all collectives, on rings that use all links and wait for nothing.
+
+  On p chips an all-reduce of S bytes sends and gets 2 S (p - 1) / p, a gather
+  to S bytes and an exchange of S half of that, a reduce-scatter to S bytes
+  S (p - 1). p is taken as large, and of a scatter as the mesh's smaller axes
+  give it.
+  """
+  _, links = RATES[record["device"]]
+  total = 0.0
+  for kind, size in record["collectives"].items():
+    sent = size
+    if kind.startswith("all-reduce"):
+      sent = 2 * size
+    elif kind.startswith("reduce-scatter"):
+      sent = size * (max(record["mesh"].values()) - 1)
+    total += sent / links
+  return total
+
+
+def expected(record: dict) -> dict[str, float]:
+  """Seconds of an update by each of three limits."""
+  memory, _ = RATES[record["device"]]
+  peak = flops.PEAK_FLOPS[record["device"]]
+  return {
+    "products": record["flops_needed"] / peak,
+    "memory": (record["bytes_accessed"] or 0) / memory,
+    "links": exchange_seconds(record),
+  }
+
+
+def tokens_per_second(record: dict, overlap: bool) -> float:
+  """Tokens a second of the slice; links beside or after all else."""
+  limits = expected(record)
+  own = max(limits["products"], limits["memory"])
+  time = max(own, limits["links"]) if overlap else own + limits["links"]
+  return record["batch"] * record["n"] / time
+
+
+def _gib(size):
+  return "more" if size is None else f"{size / 2**30:.2f}"
+
+
+def _mesh(record):
+  return " × ".join(
+    f"{axis} {size}" for axis, size in record["mesh"].items() if size > 1
+  )
+
+
+def compiled_table(found: dict, group: str) -> str:
+  """Memory and work of a chip in each row of a group."""
+  lines = [
+    "| slice | model | n | k | mesh | sequences | state GiB | peak GiB | of "
+    "| GFLOP needed | GFLOP compiled | GB moved | GB exchanged |",
+    "|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+  ]
+  for row in measure.rows():
+    record = found.get(row)
+    if row.group != group or record is None:
+      continue
+    compiled, moved = record["flops_compiled"], record["bytes_accessed"]
+    exchanged = sum(record["collectives"].values()) / 1e9
+    fits = record["peak"] is not None and record["peak"] <= record["capacity"]
+    peak = _gib(record["peak"]) if fits else f"**{_gib(record['peak'])}**"
+    lines.append(
+      f"| {row.topology} | {row.size} | {row.n:,} | {row.k} | {_mesh(record)} "
+      f"| {record['batch']:,} | {_gib(record['state_bytes'])} | {peak} "
+      f"| {_gib(record['capacity'])} | {record['flops_needed'] / 1e9:,.0f} "
+      f"| {compiled / 1e9 if compiled else float('nan'):,.0f} "
+      f"| {moved / 1e9 if moved else float('nan'):,.1f} | {exchanged:,.3f} |"
+    )
+  return "\n".join(lines)
+
+
+def scaling_table(found: dict) -> str:
+  """What the limits let one expect on slices of several sizes."""
+  lines = [
+    "| slice | n | mesh | products ms | memory ms | links ms | tokens/s, links "
+    "beside the rest | tokens/s, links after it | MFU |",
+    "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+  ]
+  for row in measure.rows():
+    record = found.get(row)
+    if row.group != "chips" or record is None:
+      continue
+    limits = expected(record)
+    most, least = (tokens_per_second(record, beside) for beside in (True, False))
+    seconds = record["batch"] * row.n / most, record["batch"] * row.n / least
+    shares = [limits["products"] / x for x in reversed(seconds)]
+    lines.append(
+      f"| {row.topology} | {row.n:,} | {_mesh(record)} "
+      + "".join(f"| {1e3 * limits[name]:.1f} " for name in limits)
+      + f"| {most:,.0f} | {least:,.0f} "
+      f"| {shares[0]:.0%} to {shares[1]:.0%} |"
+    )
+  return "\n".join(lines)
+
+
+def environment(found: dict) -> str:
+  """By what the rows were compiled."""
+  on = {
+    "{host}, Python {python}, jax {jax}, flax {flax}, commit {commit}".format(
+      **record
+    )
+    for record in found.values()
+  }
+  return f"{len(found)} rows compiled on {'; '.join(sorted(on))}."
+
+
+def sections(found: dict) -> dict[str, str]:
+  """The rendered parts of the pages, by name."""
+  parts = {name: compiled_table(found, name) for name in measure.GROUPS}
+  parts["scaling"] = scaling_table(found)
+  parts["on"] = environment(found)
+  return parts
+
+
+def render(page: str, parts: dict[str, str]) -> str:
+  """A page with what lies between its marks renewed."""
+  for name, text in parts.items():
+    begin = MARK.format(name)
+    if begin in page:
+      before, rest = page.split(begin)
+      _, after = rest.split(END, 1)
+      page = f"{before}{begin}\n{text}\n{END}{after}"
+  return page
+
+
+if __name__ == "__main__":
+  rendered = sections(measure.records())
+  for path in PAGES:
+    path.write_text(render(path.read_text(), rendered))

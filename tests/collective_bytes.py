@@ -1,0 +1,94 @@
+"""What test_sequence_axis.py runs in a process of its own, on eight devices.
+
+  python -m tests.collective_bytes CASES
+
+CASES is JSON, {name: fields of ModelConfig}. Prints JSON, by name and by
+'forward' or 'backward' the bytes of each kind of collective in one encoder
+layer whose sequence lies on eight devices, at each of `LENGTHS`.
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from linformer_jax import hlo, model, model_config, sharding
+from linformer_jax.attention import projection
+from tests import tiny
+
+LENGTHS = (64, 1024)
+BATCH, WIDTH, MLP, HEADS, K = 2, 32, 64, 2, 8
+
+
+def compile_layer(mesh, fields, length):
+  """(forward, backward) of one layer, compiled for the mesh."""
+  sizes = dict(
+    vocab_size=8,
+    max_length=length,
+    num_layers=1,
+    embed_dim=WIDTH,
+    num_heads=HEADS,
+    mlp_dim=MLP,
+    projected_length=K,
+  )
+  config = model_config.ModelConfig(**sizes, **fields)
+  sharding.check_model(config, length, mesh)
+  block = model.Block(config, K)
+
+  def on_rows(*shape, dtype=jnp.float32, axes=(None, "sequence")):
+    at = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+
+  x, shared = on_rows(BATCH, length, WIDTH), None
+  mask = on_rows(BATCH, length, dtype=bool)
+  if config.attention == "linformer" and config.sharing == "layerwise":
+    weights = on_rows(K, length)
+    shared = projection.Projection(config.projection, length, K, weights)
+  shapes = jax.eval_shape(
+    lambda x, by: block.init(jax.random.key(0), x, shared=by), x, shared
+  )
+  variables = jax.tree.map(
+    lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
+    shapes,
+    sharding.of_state(shapes, mesh),
+  )
+
+  def forward(variables, x, shared, mask):
+    with sharding.on_mesh(mesh):
+      return block.apply(variables, x, mask, shared)
+
+  def backward(variables, x, shared, mask, toward):
+    _, pull = jax.vjp(
+      lambda *of: forward(*of, mask), variables, x, shared
+    )
+    return pull(toward)
+
+  arguments = (variables, x, shared)
+  places = jax.tree.map(lambda s: s.sharding, arguments)
+  return {
+    "forward": jax.jit(forward, out_shardings=x.sharding)
+    .lower(*arguments, mask)
+    .compile(),
+    "backward": jax.jit(backward, out_shardings=places)
+    .lower(*arguments, mask, x)
+    .compile(),
+  }
+
+
+def main():
+  mesh_sizes = tiny.get_config().mesh
+  mesh_sizes.update(dict(data=1, sequence=8))
+  mesh = sharding.make_mesh(mesh_sizes)
+  found = {}
+  for name, fields in json.loads(sys.argv[1]).items():
+    found[name] = {"forward": [], "backward": []}
+    for length in LENGTHS:
+      for what, compiled in compile_layer(mesh, fields, length).items():
+        found[name][what].append(hlo.collectives(compiled.as_text()))
+  print(json.dumps(found))
+
+
+if __name__ == "__main__":
+  main()

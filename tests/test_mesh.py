@@ -1,0 +1,164 @@
+"""Every mesh of eight devices computes what one device does."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from linformer_jax import sharding
+
+ROOT = pathlib.Path(__file__).parent.parent
+EPS = float(np.finfo(np.float32).eps)
+
+# Sharing and projection in turn, and other ways through the code with them. In
+# blocks of positions each block draws its dropout, and which those are depends
+# on the mesh.
+NO_DROPOUT = {"model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0}
+MODELS = {
+  "headwise": {"train.accumulation_steps": 2},
+  "none": NO_DROPOUT | {"model.sharing": "none", "model.query_block": 2},
+  "key_value": {
+    "model.sharing": "key_value",
+    "model.scan_layers": False,
+    "model.norm_position": "pre",
+  },
+  "layerwise": NO_DROPOUT
+  | {
+    "model.sharing": "layerwise",
+    "model.attention_implementation": "flash",
+    "model.query_block": 3,
+  },
+  "convolution": {"model.projection": "convolution"},
+  "mean_pool": {"model.projection": "mean_pool", "model.remat": True},
+  "max_pool": {"model.projection": "max_pool", "model.sharing": "none"},
+  "random": {"model.projection": "random"},
+  "softmax": {
+    "model.attention": "softmax",
+    "model.attention_implementation": "flash",
+    "model.attention_dropout_rate": 0.0,
+  },
+}
+# Sizes that eight divides; random numbers do not depend on the mesh.
+COMMON = {
+  "model.num_heads": 8,
+  "model.vocab_size": 304,
+  "model.projected_length": 8,
+}
+MESHES = [
+  sizes
+  for sizes in itertools.product((1, 2, 4, 8), repeat=4)
+  if np.prod(sizes) == 8
+]
+# All four axes somewhere; all of them with all models with --slow.
+QUICK = [((2, 1, 4, 1), "headwise"), ((1, 2, 2, 2), "layerwise")]
+ALL = [
+  (mesh, model)
+  for (i, mesh), (j, model) in itertools.product(
+    enumerate(MESHES), enumerate(MODELS)
+  )
+  if (i + j) % 3 == 0 and (mesh, model) not in QUICK
+]
+PURE_DATA = (8, 1, 1, 1), "headwise"
+if PURE_DATA not in ALL:
+  ALL.append(PURE_DATA)
+
+
+def case(mesh, model):
+  return f"{model}-{'x'.join(map(str, mesh))}"
+
+
+def compute(folder, pairs):
+  """Runs the pairs, each model on one device too."""
+  cases = {}
+  for mesh, model in pairs:
+    fields = COMMON | MODELS[model]
+    on = {f"mesh.{a}": n for a, n in zip(sharding.AXES, mesh, strict=True)}
+    cases[model] = (fields, 1)
+    cases[case(mesh, model)] = (fields | on, 8)
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.eight_devices", folder, json.dumps(cases)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    # Compiling is most of the time here, and how well does not matter.
+    env=os.environ
+    | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_NUM_CPU_DEVICES": "8",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    },
+  )
+  assert not done.returncode, done.stderr
+  return folder
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+  return compute(tmp_path_factory.mktemp("mesh"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+  return compute(tmp_path_factory.mktemp("meshes"), ALL)
+
+
+def facts(folder, name):
+  return json.loads((folder / f"{name}.json").read_text())
+
+
+def assert_same(folder, mesh, model):
+  one = np.load(folder / f"{model}.npz")
+  eight = np.load(folder / f"{case(mesh, model)}.npz")
+  assert set(one) == set(eight)
+  gradients = [name for name in one if name.startswith("gradient [")]
+  largest = max(np.abs(one[name]).max() for name in gradients)
+  assert largest > 0
+  for name in one:
+    if name in gradients:
+      # Sums over 16 * 32 tokens, in another order.
+      bound = dict(rtol=0, atol=512 * EPS * largest)
+    else:
+      bound = dict(rtol=32 * EPS)
+    np.testing.assert_allclose(eight[name], one[name], **bound, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh, model", QUICK, ids=itertools.starmap(case, QUICK))
+def test_eight_devices_give_the_losses_and_gradients_of_one(quick, mesh, model):
+  assert_same(quick, mesh, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh, model", ALL, ids=itertools.starmap(case, ALL))
+def test_every_mesh_gives_the_losses_and_gradients_of_one(every, mesh, model):
+  assert_same(every, mesh, model)
+
+
+def test_each_of_eight_devices_does_an_eighth(quick):
+  one, eight = facts(quick, "headwise"), facts(quick, "headwise-2x1x4x1")
+  assert one["rows"] == [[16, 32]] and eight["rows"] == [[8, 8]] * 8
+  assert eight["flops"] < one["flops"] / 4  # parameters are updated on each
+  assert "all-reduce" in eight["collectives"] and not one["collectives"]
+  assert eight["arguments"] < one["arguments"]
+
+
+@pytest.mark.slow
+def test_on_the_data_axis_nothing_but_sums_is_exchanged(every):
+  found = facts(every, "headwise-8x1x1x1")
+  assert found["rows"] == [[2, 32]] * 8
+  assert set(found["collectives"]) == {"all-reduce"}
+
+
+def test_parameters_are_divided(quick):
+  one, eight = facts(quick, "layerwise"), facts(quick, "layerwise-1x2x2x2")
+  assert eight["arguments"] < one["arguments"] / 3
+
+
+def test_the_state_is_donated_on_every_device(quick):
+  for name in ("headwise", "headwise-2x1x4x1", "layerwise-1x2x2x2"):
+    found = facts(quick, name)
+    assert found["alias"] > 0.9 * found["arguments"]

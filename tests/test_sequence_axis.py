@@ -1,0 +1,89 @@
+"""With the sequence on several devices traffic does not grow with it."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from linformer_jax.attention import linformer, projection
+from tests import collective_bytes as sizes
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLOAT = 4  # bytes
+ROWS = FLOAT * sizes.BATCH * sizes.K * sizes.WIDTH  # [B, K, M] or [B, K, H, D]
+QUICK = {
+  "headwise": {},
+  "key_value": {"sharing": "key_value"},
+  "softmax": {"attention": "softmax"},
+}
+ALL = {
+  f"{kind} {sharing}": {"projection": kind, "sharing": sharing}
+  for kind, sharing in itertools.product(projection.KINDS, linformer.SHARING)
+  if (kind, sharing) not in (("linear", "headwise"), ("linear", "key_value"))
+} | {
+  "blocks": {"query_block": 2, "attention_implementation": "flash"},
+  "remat of pre-norm": {"norm_position": "pre", "query_block": 3},
+}
+
+
+def measure(cases):
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.collective_bytes", json.dumps(cases)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+  )
+  assert not done.returncode, done.stderr
+  return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def quick():
+  return measure(QUICK)
+
+
+@pytest.fixture(scope="module")
+def every():
+  return measure(ALL)
+
+
+def assert_constant(found):
+  for short, long in found.values():
+    assert short and short == long
+
+
+@pytest.mark.parametrize("name", ["headwise", "key_value"])
+def test_traffic_of_a_layer_does_not_depend_on_n(quick, name):
+  assert_constant(quick[name])
+
+
+def test_softmax_attention_exchanges_the_sequence(quick):
+  for short, long in quick["softmax"].values():
+    assert long["all-gather"] == 16 * short["all-gather"]
+
+
+def test_forward_exchanges_the_projected_rows_alone(quick):
+  """E X and F X in a layer; once where E = F. And the any() of the mask."""
+  few = sizes.BATCH * sizes.K  # bytes of bools
+  for name, times in (("headwise", 2), ("key_value", 1)):
+    short, _ = quick[name]["forward"]
+    assert set(short) == {"all-reduce"}
+    assert times * ROWS <= short["all-reduce"] <= times * ROWS + 4 * few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_no_way_through_a_layer_depends_on_n(every, name):
+  short, long = every[name]["forward"]
+  assert short and short == long
+  if name.startswith("convolution"):
+    # Its kernel [N / K, D, D] grows with n, and so does the sum over devices
+    # of its gradient, as that of any parameter.
+    return
+  short, long = every[name]["backward"]
+  assert short == long

@@ -103,6 +103,8 @@ def devices(topology: str) -> list[jax.Device]:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  # No chip is taken, so another process may use the library meanwhile.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   # A v4 chip is one device of two cores, as on a TPU VM.
   options = {"chip_config_name": "megacore"} if generation == "v4" else {}
   if math.prod(shape) == 1:  # of a host's chips, which are four else

@@ -1,9 +1,9 @@
 """The device mesh, and how state and batches lie on it.
 
-  data      sequences of a batch; parameters whole on every device
-  fsdp      sequences too, and the width of parameters and optimiser
-  sequence  positions of a sequence, and the columns of E and F with them
-  tensor    heads, MLP and vocabulary
+data      sequences of a batch; parameters whole on every device
+fsdp      sequences too, and the width of parameters and optimiser
+sequence  positions of a sequence, and the columns of E and F with them
+tensor    heads, MLP and vocabulary
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import math
 import re
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 

@@ -60,9 +60,7 @@ def compile_layer(mesh, fields, length):
       return block.apply(variables, x, mask, shared)
 
   def backward(variables, x, shared, mask, toward):
-    _, pull = jax.vjp(
-      lambda *of: forward(*of, mask), variables, x, shared
-    )
+    _, pull = jax.vjp(lambda *of: forward(*of, mask), variables, x, shared)
     return pull(toward)
 
   arguments = (variables, x, shared)

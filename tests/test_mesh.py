@@ -127,7 +127,9 @@ def assert_same(folder, mesh, model):
     np.testing.assert_allclose(eight[name], one[name], **bound, err_msg=name)
 
 
-@pytest.mark.parametrize("mesh, model", QUICK, ids=itertools.starmap(case, QUICK))
+@pytest.mark.parametrize(
+  "mesh, model", QUICK, ids=itertools.starmap(case, QUICK)
+)
 def test_eight_devices_give_the_losses_and_gradients_of_one(quick, mesh, model):
   assert_same(quick, mesh, model)
 

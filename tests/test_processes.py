@@ -147,7 +147,9 @@ def test_damage_that_one_process_sees_is_seen_by_all(undisturbed, tmp_path):
   for process in started:
     process.kill()
   processes.finish(started)
-  newest = max((tmp_path / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+  newest = max(
+    (tmp_path / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name)
+  )
   victim = max((newest / "state").rglob("*"), key=lambda p: p.stat().st_size)
   data = bytearray(victim.read_bytes())
   data[len(data) // 2] ^= 1

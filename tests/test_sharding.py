@@ -61,7 +61,11 @@ def test_batches_that_do_not_divide(size, parts, message):
   [
     (dict(sequence=3), {}, "data.sequence_length 32 .* mesh.sequence=3"),
     (dict(tensor=4), {}, "model.num_heads 2 .* mesh.tensor=4"),
-    (dict(tensor=8), dict(num_heads=8), "model.vocab_size 300 .* mesh.tensor=8"),
+    (
+      dict(tensor=8),
+      dict(num_heads=8),
+      "model.vocab_size 300 .* mesh.tensor=8",
+    ),
     (dict(fsdp=3), {}, "embed_dim 32 .* mesh.fsdp=3 . mesh.sequence=1"),
     (
       dict(sequence=16),

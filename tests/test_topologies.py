@@ -42,7 +42,10 @@ def test_a_million_tokens_exchange_the_same_on_any_slice(found):
 def test_links_of_an_all_reduce_carry_it_twice():
   record = {
     "device": "TPU v5 lite",
-    "collectives": {"all-reduce": 200_000_000_000, "all-gather": 100_000_000_000},
+    "collectives": {
+      "all-reduce": 200_000_000_000,
+      "all-gather": 100_000_000_000,
+    },
     "mesh": {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1},
     "flops_needed": 197e12,
     "bytes_accessed": 819e9 / 2,

@@ -21,7 +21,7 @@ from linformer_jax import attention, benchmark, flops, model, sharding, step
 # and scores then stay in the cache.
 QUERY_BLOCK, QUERY_ROWS = 1024, 2048
 # Bytes of scores that plain attention may hold: beyond them it would not fit
-# into 24 GB of memory, in one buffer for the scores and one for the weights, and
+# into 24 GB of memory, in one buffer for the scores and one for the weights;
 # forward and backward in three of each of two layers.
 PLAIN_BYTES = {"forward": 4 * 2**30, "forward_backward": 2 * 2**30}
 PLAIN_BLOCK_BYTES = 2**30

@@ -113,9 +113,7 @@ def main():
     text=True,
     env=os.environ
     | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)},
-    preexec_fn=lambda: resource.setrlimit(
-      resource.RLIMIT_DATA, (limit, limit)
-    ),
+    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
   )
   from experiments.speed import measure
   from linformer_jax import benchmark

@@ -78,14 +78,13 @@ def compiled_table(found: dict, group: str) -> str:
   """Memory and work of a chip in each row of a group."""
   lines = [
     "| slice | model | n | k | mesh | sequences | state GiB | peak GiB | of "
-    "| GFLOP needed | GFLOP compiled | GB moved | GB exchanged |",
-    "|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    "| GFLOP needed | GB exchanged |",
+    "|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
   ]
   for row in measure.rows():
     record = found.get(row)
     if row.group != group or record is None:
       continue
-    compiled, moved = record["flops_compiled"], record["bytes_accessed"]
     exchanged = sum(record["collectives"].values()) / 1e9
     fits = record["peak"] is not None and record["peak"] <= record["capacity"]
     peak = _gib(record["peak"]) if fits else f"**{_gib(record['peak'])}**"
@@ -93,8 +92,7 @@ def compiled_table(found: dict, group: str) -> str:
       f"| {row.topology} | {row.size} | {row.n:,} | {row.k} | {_mesh(record)} "
       f"| {record['batch']:,} | {_gib(record['state_bytes'])} | {peak} "
       f"| {_gib(record['capacity'])} | {record['flops_needed'] / 1e9:,.0f} "
-      f"| {compiled / 1e9 if compiled else float('nan'):,.0f} "
-      f"| {moved / 1e9 if moved else float('nan'):,.1f} | {exchanged:,.3f} |"
+      f"| {exchanged:,.3f} |"
     )
   return "\n".join(lines)
 
@@ -102,20 +100,25 @@ def compiled_table(found: dict, group: str) -> str:
 def scaling_table(found: dict) -> str:
   """What the limits let one expect on slices of several sizes."""
   lines = [
-    "| slice | n | mesh | products ms | memory ms | links ms | tokens/s, links "
-    "beside the rest | tokens/s, links after it | MFU |",
-    "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    "| slice | n | mesh | GFLOP compiled | GB moved | products ms | memory ms "
+    "| links ms | tokens/s, links beside the rest | tokens/s, links after it "
+    "| MFU |",
+    "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
   ]
   for row in measure.rows():
     record = found.get(row)
     if row.group != "chips" or record is None:
       continue
     limits = expected(record)
-    most, least = (tokens_per_second(record, beside) for beside in (True, False))
+    most, least = (
+      tokens_per_second(record, beside) for beside in (True, False)
+    )
     seconds = record["batch"] * row.n / most, record["batch"] * row.n / least
     shares = [limits["products"] / x for x in reversed(seconds)]
     lines.append(
       f"| {row.topology} | {row.n:,} | {_mesh(record)} "
+      f"| {record['flops_compiled'] / 1e9:,.0f} "
+      f"| {record['bytes_accessed'] / 1e9:,.1f} "
       + "".join(f"| {1e3 * limits[name]:.1f} " for name in limits)
       + f"| {most:,.0f} | {least:,.0f} "
       f"| {shares[0]:.0%} to {shares[1]:.0%} |"

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import absl.logging
 import jax
 
 from experiments.faults import around, damage, disk, rights, stops
@@ -202,6 +203,7 @@ def main() -> int:
       print(f"{fault}: {len(trials)} trials, {sum(x['ok'] for x in trials)} ok")
     return 0
   jax.config.update("jax_platforms", "cpu")
+  absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, as in a run
   given.results.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix="faults-") as folder:
     lab = lab_lib.Lab(pathlib.Path(folder))

@@ -1,5 +1,12 @@
 """Linformer in JAX/Flax: self-attention with linear complexity."""
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:
+  # python -m linformer_jax.main: no traceback for Ctrl-C while modules load.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from linformer_jax.attention import (
   LinformerSelfAttention,
   SoftmaxSelfAttention,

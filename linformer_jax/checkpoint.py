@@ -9,7 +9,9 @@ disk is what was in memory.
 
 import contextlib
 import json
+import os
 import pathlib
+import re
 import shutil
 import sys
 import zlib
@@ -29,7 +31,9 @@ class CheckpointError(Exception):
 
 
 def _reason(error) -> str:
-  """The start of an error's message, on one line."""
+  """The start of an error's message, on one line, or what it is a code for."""
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+    return os.strerror(int(code[1]))
   return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 

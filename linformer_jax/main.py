@@ -112,6 +112,20 @@ def _summary(result, workdir):
   )
 
 
+def _finished(directory):
+  """The summary of a complete run, or None where there is none to read."""
+  from linformer_jax import report
+
+  path = directory / report.RESULT
+  if not path.exists():
+    return None
+  try:
+    return _summary(json.loads(path.read_text()), directory)
+  except (ValueError, KeyError, TypeError):
+    report.say(f"{path} cannot be read: making it anew from the checkpoint")
+    return None
+
+
 def _train(config, directory, new):
   from linformer_jax import report, train, workdir
 
@@ -122,9 +136,9 @@ def _train(config, directory, new):
     stored = workdir.stored_config(directory)
     if stored is not None:
       workdir.check_same(directory, stored, config)
-      result = directory / report.RESULT
-      if result.exists():
-        report.say(_summary(json.loads(result.read_text()), directory))
+      summary = _finished(directory)
+      if summary:
+        report.say(summary)
         report.say("\nThis run was complete; --new starts another one.")
         return
     experiment = train.build(config)
@@ -201,6 +215,12 @@ def _run(given, mode, *extra):
     )
   except checkpoint.CheckpointError as error:
     return _fail(str(error), 1)
+  except OSError as error:  # most often a disk that is full
+    return _fail(
+      f"--workdir={directory}: {error}. Its checkpoints are kept, and the same "
+      "command goes on from the newest",
+      1,
+    )
   except preemption.Interrupted as error:
     status = 128 + error.number
     return _fail(f"{error}; the same command goes on from there", status)
@@ -270,6 +290,12 @@ def _parse(given, argv):
     ) from None
 
 
+def _unraisable(event):
+  """Silent of files that cannot be written, either, after the first one."""
+  if str(event.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(event)
+
+
 def main() -> int:
   """Reads sys.argv and runs a command.
 
@@ -284,6 +310,8 @@ def main() -> int:
     return 0
   # Orbax tells a lot, and prints what is raised here too.
   absl.logging.set_verbosity(absl.logging.FATAL)
+  sys.unraisablehook = _unraisable
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:

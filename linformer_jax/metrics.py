@@ -4,15 +4,19 @@ TensorBoard reads the event files that CLU's writer leaves in the run's folder;
 metrics.jsonl beside them holds the same scalars, one JSON object a line.
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
 import resource
+import shutil
 import sys
 import time
 
 import jax
+import tensorflow as tf
 from clu import metric_writers
 
 from linformer_jax import benchmark, flops
@@ -63,21 +67,26 @@ def memory_bytes() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def _row(line: bytes) -> dict | None:
+  try:
+    row = json.loads(line.decode())
+  except ValueError:
+    return None
+  whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+  return row if whole else None
+
+
 def read_json_lines(workdir) -> list[dict]:
-  """The rows of a run's metrics.jsonl; a line cut short by a kill is left out.
+  """The rows of a run's metrics.jsonl, without lines that cannot be read.
 
   Args:
     workdir: folder of the run.
   """
   path = pathlib.Path(workdir) / JSON_LINES
-  rows = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        rows.append(json.loads(line))
-      except json.JSONDecodeError:
-        continue
-  return rows
+  if not path.exists():
+    return []
+  rows = map(_row, path.read_bytes().splitlines())
+  return [row for row in rows if row is not None]
 
 
 def forget_after(workdir, step: int, evaluated: bool):
@@ -91,9 +100,14 @@ def forget_after(workdir, step: int, evaluated: bool):
   path = pathlib.Path(workdir) / JSON_LINES
   if jax.process_index() or not path.exists():
     return
+  found = read_json_lines(workdir)
+  # A kill cuts the last line short, and the row is written again.
+  lost = path.read_bytes().count(b"\n") - len(found)
+  if lost > 0:
+    print(f"{path}: {lost} damaged lines are left out", file=sys.stderr)
   rows = [
     row
-    for row in read_json_lines(workdir)
+    for row in found
     if row["step"] < step
     or (row["step"] == step and (evaluated or "eval/loss" not in row))
   ]
@@ -118,6 +132,7 @@ class Writer:
 
   def __init__(self, workdir):
     self._active = jax.process_index() == 0
+    self._folder = workdir
     if self._active:
       self._summaries = metric_writers.SummaryWriter(str(workdir))
       self._lines = (pathlib.Path(workdir) / JSON_LINES).open("a")
@@ -130,33 +145,44 @@ class Writer:
       self._summaries.close()
       self._lines.close()
 
+  @contextlib.contextmanager
+  def _events(self):
+    """For writing to the event file: what goes wrong is an OSError.
+
+    TensorFlow prints lines of its own about a full disk, so it is not tried.
+    """
+    if shutil.disk_usage(self._folder).free < 2**16:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+      yield
+    except tf.errors.OpError as error:
+      raise OSError(error.message) from error
+
   def config(self, config):
     """Writes the config as hyper-parameters and as text."""
     if not self._active:
       return
     flat = flatten(config.to_dict())
-    self._summaries.write_hparams(
-      {
-        name: value if isinstance(value, int | float) else str(value)
-        for name, value in flat.items()
-      }
-    )
     text = "\n".join(f"    {name} = {flat[name]!r}" for name in flat)
-    self._summaries.write_texts(0, {"config": text})
-    self._summaries.flush()
+    with self._events():
+      self._summaries.write_hparams(
+        {
+          name: value if isinstance(value, int | float) else str(value)
+          for name, value in flat.items()
+        }
+      )
+      self._summaries.write_texts(0, {"config": text})
+      self._summaries.flush()
 
   def scalars(self, step: int, values: dict[str, float]):
     """Writes scalars of an update; metrics.jsonl adds the Unix time."""
     if not self._active:
       return
-    self._summaries.write_scalars(step, values)
+    with self._events():
+      self._summaries.write_scalars(step, values)
+      self._summaries.flush()
     row = {"step": step, "time": time.time()} | values
     self._lines.write(json.dumps(row) + "\n")
-    self.flush()
-
-  def flush(self):
-    """Makes what was written visible to readers."""
-    self._summaries.flush()
     self._lines.flush()
 
 

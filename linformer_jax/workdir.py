@@ -82,15 +82,20 @@ def claim(workdir, config):
     An open file that holds the folder for this process until it ends.
 
   Raises:
-    ValueError: when another process holds it, or it holds another config.
-    OSError: when it cannot be written.
+    ValueError: when another process holds it, it holds another config, or it
+      cannot be written.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
-  held = lock(workdir)
-  stored = stored_config(workdir)
-  if stored is not None:
-    check_same(workdir, stored, config)
-  else:
-    text = json.dumps(config.to_dict(), indent=1) + "\n"
-    metrics.write_atomically(workdir / CONFIG, text)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    held = lock(workdir)
+    stored = stored_config(workdir)
+    if stored is not None:
+      check_same(workdir, stored, config)
+    else:
+      text = json.dumps(config.to_dict(), indent=1) + "\n"
+      metrics.write_atomically(workdir / CONFIG, text)
+  except OSError as error:
+    raise ValueError(
+      f"--workdir={workdir} cannot be written: {error.strerror}"
+    ) from error
   return held

@@ -245,6 +245,13 @@ def test_a_disk_that_is_full(workdir, monkeypatch):
   assert restore(workdir) == 4
 
 
+def test_an_error_of_tensorstore_is_told_by_its_cause():
+  text = 'RESOURCE_EXHAUSTED: Error writing file "/long/name" ' * 5
+  error = ValueError(f"{text}: No sp... [os_error_code='{errno.ENOSPC}']")
+  assert checkpoint._reason(error) == "No space left on device"
+  assert checkpoint._reason(ValueError("a\n b")) == "ValueError: a b"
+
+
 def test_when_none_can_be_read_nothing_is_deleted(workdir, capsys):
   damage(workdir, 1, 2, 3)
   before = content(workdir)

@@ -179,6 +179,23 @@ def test_a_failed_build_leaves_nothing(tmp_path):
   assert not entries(tmp_path)
 
 
+def test_a_full_disk_is_named_and_other_errors_stay(tmp_path):
+  def fail(number):
+    def build(writer):
+      hello(writer)
+      raise OSError(number, os.strerror(number))
+
+    return build
+
+  with pytest.raises(
+    ValueError, match=f"cannot write to cache_dir {tmp_path}: .*No space left"
+  ):
+    cache.open_or_build(str(tmp_path), "x", SETTINGS, fail(errno.ENOSPC))
+  with pytest.raises(PermissionError):
+    cache.open_or_build(str(tmp_path), "x", SETTINGS, fail(errno.EACCES))
+  assert not entries(tmp_path)
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
   monkeypatch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)
   with pytest.raises(KeyboardInterrupt):

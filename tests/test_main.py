@@ -1,9 +1,15 @@
 """The command line: one line and exit 2 for bad input, nothing left behind."""
 
+import errno
 import gzip
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
+import types
 
 import pytest
 
@@ -246,6 +252,66 @@ def test_two_processes_in_one_folder(command, tmp_path):
   with workdir.lock(tmp_path / "run"):
     status, _, err = command(*TINY, RUN)
   assert status == 2 and "another process" in err
+
+
+def test_a_folder_that_cannot_be_written(command, files):
+  status, _, err = command(*TINY, "--workdir={tmp}/a_file/run")
+  assert status == 2 and "Traceback" not in err
+  expected = f"linformer_jax: --workdir={files}/a_file/run cannot be written: "
+  assert err.splitlines()[-1].startswith(expected)
+
+
+def test_a_disk_that_is_full_while_training(command, tmp_path, monkeypatch):
+  from linformer_jax import metrics
+
+  def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Writer, "scalars", no_space)
+    status, _, err = command(*TINY, RUN)
+  assert status == 1 and "Traceback" not in err
+  line = err.splitlines()[-1]
+  assert line.startswith(f"linformer_jax: --workdir={tmp_path}/run: ")
+  assert "No space left" in line and "the same command goes on" in line
+  status, out, err = command(*TINY, RUN)
+  assert status == 0 and "Done: 4 updates" in out, err
+
+
+def test_late_errors_of_other_files_are_silent(monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+  other = types.SimpleNamespace(exc_value=ValueError("x"))
+  main._unraisable(other)
+  error = RuntimeError("Event loop is closed")
+  main._unraisable(types.SimpleNamespace(exc_value=error))
+  assert shown == [other]
+
+
+def test_a_damaged_summary_is_made_anew(command, tmp_path):
+  assert command(*TINY, RUN)[0] == 0
+  path = tmp_path / "run" / "result.json"
+  whole = json.loads(path.read_text())
+  for text in (b"", b"{", b"\xff", b"[1]", b'{"step": 4}'):
+    path.write_bytes(text)
+    status, out, err = command(*TINY, RUN)
+    assert status == 0, err
+    assert f"{path} cannot be read" in out and "Done: 4 updates" in out
+    again = json.loads(path.read_text())
+    assert again["perplexity"] == whole["perplexity"]
+
+
+def test_ctrl_c_while_modules_are_imported_says_nothing():
+  process = subprocess.Popen(
+    [sys.executable, "-m", "linformer_jax.main"],
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  time.sleep(0.5)  # flax alone takes longer
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate()
+  assert (process.returncode, err) == (-signal.SIGINT, "")
 
 
 def test_help_is_worth_reading(command):

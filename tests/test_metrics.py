@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import urllib.request
 
 import jax
 import pytest
+import tensorflow as tf
 
 from configs import base
 from linformer_jax import flops, metrics, report
@@ -40,6 +42,19 @@ def test_a_resumed_run_forgets_what_it_repeats(tmp_path):
   assert path.read_text().endswith("\n")
   metrics.forget_after(tmp_path, 2, evaluated=False)
   assert metrics.read_json_lines(tmp_path) == rows[:1]
+
+
+def test_damaged_lines_are_told_and_left_out(tmp_path, capsys):
+  path = tmp_path / metrics.JSON_LINES
+  lines = [b'{"step": 1}', b'{"st\xffep": 2}', b"[3]", b'{"stop": 4}']
+  path.write_bytes(b"\n".join([*lines, b'{"step": 5}', b'{"step": 6, "cut']))
+  rows = [{"step": 1}, {"step": 5}]
+  assert metrics.read_json_lines(tmp_path) == rows
+  metrics.forget_after(tmp_path, 5, evaluated=True)
+  assert capsys.readouterr().err == f"{path}: 3 damaged lines are left out\n"
+  metrics.forget_after(tmp_path, 5, evaluated=True)
+  assert capsys.readouterr().err == ""
+  assert metrics.read_json_lines(tmp_path) == rows
 
 
 def test_device_peak_is_a_plausible_rate():
@@ -97,6 +112,25 @@ def run(tmp_path_factory):
       4, {"eval/loss": 1.0, "eval/perplexity": 2.7, "eval/accuracy": 0.5}
     )
   return folder
+
+
+def test_an_event_file_that_cannot_be_written(tmp_path, monkeypatch):
+  def fail(*_):
+    raise tf.errors.ResourceExhaustedError(None, None, "no space")
+
+  with metrics.Writer(tmp_path) as writer:
+    with monkeypatch.context() as patch:
+      patch.setattr(writer._summaries, "write_scalars", fail)
+      with pytest.raises(OSError, match="no space"):
+        writer.scalars(1, {"train/loss": 1.0})
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    with monkeypatch.context() as patch:
+      patch.setattr(metrics.shutil, "disk_usage", lambda _: full)
+      patch.setattr(writer._summaries, "write_scalars", None)  # not tried
+      with pytest.raises(OSError, match="No space left"):
+        writer.scalars(1, {"train/loss": 1.0})
+    writer.scalars(1, {"train/loss": 1.0})
+  assert len(metrics.read_json_lines(tmp_path)) == 1
 
 
 TAGS = {

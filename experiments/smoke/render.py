@@ -8,11 +8,11 @@
 import json
 import pathlib
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from experiments import pages
+
 RESULT = pathlib.Path(__file__).parent / "results" / "result.json"
-README = ROOT / "README.md"
+README = pages.README
 BEGIN = "<!-- experiments/smoke/render.py -->"
-END = "<!-- end -->"
 
 
 def table(result: dict) -> str:
@@ -40,9 +40,7 @@ def table(result: dict) -> str:
 
 def render(page: str, result: dict) -> str:
   """The page with the table between its marks renewed."""
-  before, rest = page.split(BEGIN)
-  _, after = rest.split(END, 1)
-  return f"{before}{BEGIN}\n{table(result)}\n{END}{after}"
+  return pages.renew(page, {BEGIN: table(result)})
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import statistics
 
 import numpy as np
 
+from experiments import pages
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells, measure, memory
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
-README = HERE.parent.parent / "README.md"
+README = pages.README
 MARK = "<!-- experiments/speed/render.py: {} -->"
-END = "<!-- end -->"
 FIGURE = HERE / "results" / "figure2.png"
 # How a number is marked that a footnote speaks of.
 BLOCKED, FEW = "†", "‡"
@@ -276,13 +276,8 @@ def environment(times) -> str:
 
 def render(page: str, parts: dict[str, str]) -> str:
   """A page with what lies between its marks renewed."""
-  for name, text in parts.items():
-    begin = MARK.format(name)
-    if begin in page:
-      before, rest = page.split(begin)
-      _, after = rest.split(END, 1)
-      page = f"{before}{begin}\n{text}\n{END}{after}"
-  return page
+  marked = {MARK.format(name): text for name, text in parts.items()}
+  return pages.renew(page, marked)
 
 
 def main():

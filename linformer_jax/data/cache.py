@@ -26,6 +26,7 @@ FORMAT = 1
 META = "meta.json"
 # Sizes are always checked; contents up to here, as hashing 1 GB takes seconds.
 HASHED_BYTES = 256 * 2**20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def root_directory(configured: str) -> str:
@@ -66,7 +67,7 @@ def open_or_build(
     The path of the entry.
 
   Raises:
-    ValueError: if `root` cannot be written.
+    ValueError: if `root` cannot be written, or has no space.
   """
   settings = json.loads(json.dumps(settings))
   slug = re.sub(r"[^A-Za-z0-9.]+", "_", name)
@@ -85,7 +86,12 @@ def open_or_build(
       return directory
     if os.path.exists(directory):
       _log.warning("%s is damaged (%s): building it anew", directory, found)
-    _build(directory, settings, build, alone)
+    try:
+      _build(directory, settings, build, alone)
+    except OSError as error:
+      if error.errno not in _NO_SPACE:
+        raise
+      raise ValueError(f"cannot write to cache_dir {root}: {error}") from error
   return directory
 
 
@@ -109,7 +115,7 @@ def damage(directory: str, settings: dict[str, Any]) -> str | None:
   except (FileNotFoundError, NotADirectoryError) as error:
     return f"{os.path.basename(error.filename)} is missing"
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    return f"{META} is unreadable: {error!r}"
+    return f"{META} is unreadable: {type(error).__name__}: {error}"
   return None
 
 

@@ -1,0 +1,1 @@
+"""Faults done to a run, and how each of them ended."""

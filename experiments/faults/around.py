@@ -1,0 +1,200 @@
+"""Faults around a process: its clock, its neighbours, and what it unpickles."""
+
+import functools
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import time
+
+from experiments.faults import damage, disk, stops
+from experiments.faults import lab as lab_lib
+
+HOOKS = pathlib.Path(__file__).parent / "hooks"
+DAY = 24 * 3600
+JUMPS = {"400 days forward": 400 * DAY, "400 days back": -400 * DAY}
+JUMPS |= {"an hour back": -3600}
+HALF = lab_lib.UPDATES // 2
+
+
+def hooked(**variables: str) -> dict[str, str]:
+  """An environment in which hooks/sitecustomize.py does faults."""
+  before = os.environ.get("PYTHONPATH")
+  path = [str(HOOKS), *([before] if before else [])]
+  return {"PYTHONPATH": os.pathsep.join(path), **variables}
+
+
+def jobs(lab):
+  """Clocks that jump, runs in one folder, and pickles that are refused."""
+  for name, seconds in JUMPS.items():
+    for when in ("within a run", "before a kill", "between two runs"):
+      run = functools.partial(clock, lab, seconds, when)
+      yield lab_lib.Job("clock jump", f"{name}, {when}", run, starts=2)
+  for i in range(3):
+    for name, function in TOGETHER.items():
+      run = functools.partial(function, lab)
+      yield lab_lib.Job("two runs at once", f"{name} {i}", run, starts=2)
+  run = functools.partial(pickles, lab)
+  yield lab_lib.Job("unpickling", "a run's life", run, starts=4, count=5)
+
+
+def touch(folder: pathlib.Path, seconds: float):
+  """Sets the times of all files of a folder, by some seconds from now."""
+  then = time.time() + seconds
+  for path in [folder, *folder.rglob("*")]:
+    os.utime(path, (then, then))
+
+
+def clock(lab, seconds, when, rng):
+  """The clock and the times of all files jump, half-way through a run."""
+  workdir, trigger = lab.fresh(), lab.fresh()
+  environment = hooked(FAULT_CLOCK=f"{seconds}:{trigger}")
+  update = HALF + rng.randrange(10)
+  process = lab.start(workdir, **environment)
+  lab.wait(process, lambda: lab_lib.last_update(workdir) >= update)
+  with lab_lib.paused(process):
+    touch(workdir, seconds)
+    if when != "between two runs":
+      trigger.touch()
+  if when == "within a run":
+    lab.finish(process).quiet()
+    lab.same(workdir)
+  else:
+    if when == "before a kill":
+      later = update + 10
+      lab.wait(process, lambda: lab_lib.last_update(workdir) >= later)
+    process.kill()
+    lab.finish(process)
+    if when == "between two runs":
+      trigger.touch()
+      lab.resume(workdir, **environment)
+    else:
+      lab.resume(workdir)
+  return [lab_lib.record(lab_lib.SAME, f"at update {update}")]
+
+
+def _busy(lab, rng):
+  """A run that trains, stopped within an update or so."""
+  workdir = lab.fresh()
+  reached = stops.moment("running", workdir, rng.randrange(1, HALF))
+  process = lab.start(workdir)
+  lab.wait(process, reached)
+  return workdir, process
+
+
+def second(lab, rng):
+  """A second run is refused, and the first goes on unharmed."""
+  workdir, first = _busy(lab, rng)
+  with lab_lib.paused(first):
+    line = disk.refused(lab.run(workdir), workdir, 2)["line"]
+  if "another process is training in --workdir=RUN" not in line:
+    raise lab_lib.Unexpected(line)
+  lab.finish(first).quiet()
+  lab.same(workdir)
+  outcome = "second refused in one line, exit 2; first same bits"
+  return [lab_lib.record(outcome, "", line)]
+
+
+def at_once(lab, rng):
+  """Two start at the same moment: one of them trains."""
+  del rng
+  workdir = lab.fresh()
+  both = [lab.start(workdir) for _ in range(2)]
+  loser, winner = sorted(map(lab.finish, both), key=lambda e: -e.status)
+  winner.quiet()
+  line = loser.line(2).replace(str(workdir), "RUN")
+  lab.same(workdir)
+  outcome = "one refused in one line, exit 2; the other same bits"
+  return [lab_lib.record(outcome, "", line)]
+
+
+def after_a_kill(lab, rng):
+  """The first is killed, and the folder is free at once."""
+  workdir, first = _busy(lab, rng)
+  first.kill()
+  lab.resume(workdir)
+  return [lab_lib.record(lab_lib.SAME)]
+
+
+def beside(lab, rng):
+  """A run is evaluated while it trains."""
+  workdir, first = _busy(lab, rng)
+  with lab_lib.paused(first):
+    ended = lab.run(workdir, "evaluate")
+  lab.finish(first).quiet()
+  lab.same(workdir)
+  if ended.status == 0 and "validation perplexity" in ended.quiet().out:
+    return [lab_lib.record("evaluated; first same bits")]
+  outcome = "one line, exit 1: nothing to evaluate yet; first same bits"
+  return [lab_lib.record(outcome, "", ended.line(1))]
+
+
+TOGETHER = {
+  "a second run": second,
+  "both started at once": at_once,
+  "the first killed": after_a_kill,
+  "evaluated meanwhile": beside,
+}
+
+
+def refusals() -> int:
+  """How many ways of unpickling the hook lets through: none, if it works."""
+  ways = [
+    "pickle.loads(data)",
+    "_pickle.loads(data)",
+    "pickle._loads(data)",
+    "pickle.Unpickler(io.BytesIO(data)).load()",
+    "pickle._Unpickler(io.BytesIO(data)).load()",
+    "type('U', (pickle.Unpickler,), {})(io.BytesIO(data)).load()",
+    "pickle.load(open(os.devnull, 'rb'))",
+  ]
+  start = f"import _pickle, io, os, pickle; data = {pickle.dumps([1])!r}; "
+  environment = os.environ | hooked(FAULT_PICKLE=os.devnull)
+  passed = 0
+  for way in ways:
+    done = subprocess.run(
+      [sys.executable, "-c", start + way],
+      env=environment,
+      capture_output=True,
+      text=True,
+    )
+    passed += "nothing is to be unpickled" not in done.stderr
+  return passed
+
+
+def pickles(lab, rng):
+  """A whole life of a run in which every unpickling is refused and told."""
+  if refusals():
+    raise lab_lib.Unexpected(f"{refusals()} ways of unpickling are open")
+  log, text = lab.fresh(), lab.fresh()
+  environment = hooked(FAULT_PICKLE=str(log))
+  records = [lab_lib.record("refused", "seven ways of unpickling, as a test")]
+
+  def passed(what):
+    if log.exists():
+      raise lab_lib.Unexpected(f"unpickled: {log.read_text()[-2000:]}")
+    records.append(lab_lib.record("nothing unpickled, same bits", what))
+
+  workdir = lab.fresh()
+  reached = stops.moment("running", workdir, HALF)
+  process = lab.start(workdir, text=text, **environment)
+  lab.wait(process, reached)
+  process.kill()
+  lab.finish(process)
+  passed("tokenised, trained, killed")
+  lab.resume(workdir, text=text, **environment)
+  passed("resumed to the end")
+  lab.run(workdir, "evaluate", text=text, **environment).quiet()
+  passed("evaluated")
+  workdir = lab.copy()
+  newest = workdir / "checkpoints" / str(lab_lib.UPDATES)
+  for path in damage.roles(newest).values():
+    path.write_bytes(pickle.dumps(path.read_bytes()))
+  for path in filter(pathlib.Path.is_file, text.rglob("*")):
+    path.write_bytes(pickle.dumps(path.read_bytes()))
+  if lab.run(workdir, text=text, **environment).status:
+    raise lab_lib.Unexpected("not resumed from the checkpoint before")
+  lab.same(workdir)
+  passed("the newest checkpoint and the token cache replaced by pickles")
+  return records

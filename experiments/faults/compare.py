@@ -1,0 +1,84 @@
+"""Whether two runs ended alike: to the last bit, but for what a clock tells."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from linformer_jax import checkpoint, metrics, report, train, workdir
+
+# What depends on the clock and the machine, and not on the run.
+CLOCK = {"time", "eval/seconds", "train/step_seconds", "train/memory_bytes"}
+CLOCK |= {"train/tokens_per_second", "train/mfu"}
+RESULT = ("step", "perplexity", "unigram_perplexity", "accuracy", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a complete run left behind.
+
+  Attributes:
+    state: dtype, shape and bytes of every array, by its place in the tree.
+    data: place in the data.
+    window: sums of the updates that no row is about yet.
+    rows: of metrics.jsonl, without what the clock tells.
+    result: what result.json says of the run.
+  """
+
+  state: dict[str, tuple]
+  data: Any
+  window: Any
+  rows: list[dict]
+  result: dict
+
+
+class Reader:
+  """Reads runs of one config."""
+
+  def __init__(self, whole: pathlib.Path, text: pathlib.Path):
+    """Args: folders of a run of that config, and of its token cache."""
+    config = config_dict.ConfigDict(workdir.stored_config(whole))
+    config.data.cache_dir = str(text)
+    self._abstract = train.build(config).steps.abstract_state
+
+  def read(self, folder: pathlib.Path) -> Run:
+    """Reads the newest checkpoint, metrics.jsonl and result.json."""
+    with checkpoint.Checkpoints(folder, read_only=True) as saved:
+      state, note = saved.restore(self._abstract)
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+      array = np.asarray(jax.device_get(leaf))
+      content = (str(array.dtype), array.shape, array.tobytes())
+      arrays[jax.tree_util.keystr(path)] = content
+    result = json.loads((folder / report.RESULT).read_text())
+    return Run(
+      state=arrays,
+      data=note["data"],
+      window=note["window"],
+      rows=without_clock(metrics.read_json_lines(folder)),
+      result={name: result[name] for name in RESULT},
+    )
+
+
+def without_clock(rows: list[dict]) -> list[dict]:
+  """Rows of metrics.jsonl, without what the clock tells."""
+  return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+def difference(actual: Run, expected: Run) -> str:
+  """Where two runs differ first, in a few words; '' if nowhere."""
+  for field in dataclasses.fields(Run):
+    one, other = (getattr(run, field.name) for run in (actual, expected))
+    if one == other:
+      continue
+    if field.name == "state":
+      names = [x for x in one | other if one.get(x) != other.get(x)]
+      return f"the state differs at {names[0]} and {len(names) - 1} more places"
+    if field.name == "rows":
+      return f"metrics.jsonl differs: {len(one)} rows, {len(other)} expected"
+    return f"{field.name} is {one}, not {other}"
+  return ""

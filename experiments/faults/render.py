@@ -1,0 +1,53 @@
+"""Renders the table of faults into the pages that show it.
+
+  .venv/bin/python -m experiments.faults.render
+
+Writes experiments/faults/README.md and README.md between their marks. A test
+renders again and compares.
+"""
+
+import pathlib
+
+from experiments import pages
+from experiments.faults import campaign
+
+PAGE = pathlib.Path(__file__).parent / "README.md"
+MARK = "<!-- experiments/faults/render.py: {} -->"
+
+
+def parts(found: dict) -> dict[str, str]:
+  """The rendered parts of the pages, by their marks."""
+  return {
+    MARK.format("table"): campaign.table(found),
+    MARK.format("on"): environment(found),
+  }
+
+
+def environment(found: dict) -> str:
+  """How many trials, on what, and how long they took."""
+  jobs = list(found.values())
+  lines = [line for job in jobs for line in job]
+  machines = sorted(
+    {
+      "{device}, {host}, Python {python}, jax {jax}, orbax-checkpoint "
+      "{orbax-checkpoint}, commit {commit}".format(**line)
+      for line in lines
+    }
+  )
+  minutes = sum(job[0]["seconds"] for job in jobs) / 60
+  return (
+    f"{len(lines)} trials, seed {lines[0]['seed']}, on {'; '.join(machines)}; "
+    f"{minutes:.0f} minutes in all."
+  )
+
+
+def main():
+  """Renders the pages."""
+  found = campaign.records()
+  for path in (PAGE, pages.README):
+    path.write_text(pages.renew(path.read_text(), parts(found)))
+  print(f"rendered {PAGE.relative_to(pages.ROOT)} and README.md")
+
+
+if __name__ == "__main__":
+  main()

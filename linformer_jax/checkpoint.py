@@ -10,9 +10,7 @@ disk is what was in memory.
 import contextlib
 import json
 import os
-import pathlib
 import re
-import shutil
 import sys
 import zlib
 
@@ -22,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+
+from linformer_jax import files
 
 _CHECKSUMS = "checksums.json"
 
@@ -66,11 +66,11 @@ def fingerprint(state) -> list[int]:
   return jax.device_get(_fingerprints(state)).tolist()
 
 
-def _file_checksums(folder: pathlib.Path) -> dict[str, int]:
+def _file_checksums(folder) -> dict[str, int]:
   """CRC-32 of the files of the saved items, by their names."""
   found = {}
-  for path in sorted(folder.glob("*/**/*")):  # Orbax adds to the folder itself
-    if path.is_file():
+  for path in files.below(folder):
+    if path.parent != folder:  # Orbax adds to the folder itself
       crc = 0
       with path.open("rb") as file:
         while block := file.read(2**24):
@@ -91,14 +91,17 @@ class Checkpoints:
         is on disk.
       read_only: change nothing, as another process may be saving there.
     """
-    self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    workdir = files.folder(workdir)
+    if not files.in_bucket(workdir):
+      workdir = workdir.absolute()
+    self._directory = workdir / "checkpoints"
     self._keep = keep
     self._read_only = read_only
     self._saving = None  # the newest step on its way to the disk
     if not read_only and jax.process_index() == 0:
       # Of a kill. Orbax would do so in a thread that a second manager races.
       for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(path)
+        files.remove(path)
     self._manager = self._open()
 
   def _open(self):

@@ -21,7 +21,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -182,7 +181,7 @@ def _plan(given):
 
 def _run(given, mode, *extra):
   """Runs a command; returns the exit status."""
-  from linformer_jax import checkpoint, preemption, report
+  from linformer_jax import checkpoint, files, preemption, report
 
   if mode not in MODES or extra:
     raise UsageError(
@@ -199,7 +198,10 @@ def _run(given, mode, *extra):
     raise UsageError("--topology is only for plan; train uses what is there")
   if given.new and given.distributed:
     raise UsageError("--new does not go with --distributed: name a --workdir")
-  directory = pathlib.Path(given.workdir)
+  directory = files.folder(given.workdir)
+  if files.in_bucket(directory) and mode == "train":
+    if given.config.run.profile_steps:
+      raise UsageError("run.profile_steps needs a --workdir on a disk")
   if given.distributed:
     _join()
   try:

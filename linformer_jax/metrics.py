@@ -5,21 +5,16 @@ metrics.jsonl beside them holds the same scalars, one JSON object a line.
 """
 
 import contextlib
-import errno
 import json
 import math
-import os
-import pathlib
 import resource
-import shutil
 import sys
 import time
 
 import jax
-import tensorflow as tf
 from clu import metric_writers
 
-from linformer_jax import benchmark, flops
+from linformer_jax import benchmark, files, flops
 
 JSON_LINES = "metrics.jsonl"
 
@@ -82,7 +77,7 @@ def read_json_lines(workdir) -> list[dict]:
   Args:
     workdir: folder of the run.
   """
-  path = pathlib.Path(workdir) / JSON_LINES
+  path = files.folder(workdir) / JSON_LINES
   if not path.exists():
     return []
   rows = map(_row, path.read_bytes().splitlines())
@@ -97,7 +92,7 @@ def forget_after(workdir, step: int, evaluated: bool):
     step: updates completed.
     evaluated: whether the evaluation at that step has been done, too.
   """
-  path = pathlib.Path(workdir) / JSON_LINES
+  path = files.folder(workdir) / JSON_LINES
   if jax.process_index() or not path.exists():
     return
   found = read_json_lines(workdir)
@@ -111,17 +106,8 @@ def forget_after(workdir, step: int, evaluated: bool):
     if row["step"] < step
     or (row["step"] == step and (evaluated or "eval/loss" not in row))
   ]
-  write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_atomically(path: pathlib.Path, text: str):
-  """Replaces a file as a whole: a kill leaves the old one or the new."""
-  temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  files.write_atomically(path, text)
 
 
 class Writer:
@@ -132,10 +118,10 @@ class Writer:
 
   def __init__(self, workdir):
     self._active = jax.process_index() == 0
-    self._folder = workdir
+    self._folder = files.folder(workdir)
     if self._active:
       self._summaries = metric_writers.SummaryWriter(str(workdir))
-      self._lines = (pathlib.Path(workdir) / JSON_LINES).open("a")
+      self._lines = files.Lines(self._folder / JSON_LINES)
 
   def __enter__(self):
     return self
@@ -151,12 +137,9 @@ class Writer:
 
     TensorFlow prints lines of its own about a full disk, so it is not tried.
     """
-    if shutil.disk_usage(self._folder).free < 2**16:
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    try:
+    files.check_space(self._folder)
+    with files.errors_of_tensorflow():
       yield
-    except tf.errors.OpError as error:
-      raise OSError(error.message) from error
 
   def config(self, config):
     """Writes the config as hyper-parameters and as text."""
@@ -182,8 +165,8 @@ class Writer:
       self._summaries.write_scalars(step, values)
       self._summaries.flush()
     row = {"step": step, "time": time.time()} | values
-    self._lines.write(json.dumps(row) + "\n")
-    self._lines.flush()
+    with files.errors_of_tensorflow():
+      self._lines.add(json.dumps(row))
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

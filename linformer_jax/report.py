@@ -1,13 +1,12 @@
 """What a run tells while it goes and at its end: speed, progress, summary."""
 
 import json
-import pathlib
 import time
 
 import jax
 import numpy as np
 
-from linformer_jax import benchmark, metrics, model
+from linformer_jax import benchmark, files, metrics, model
 
 RESULT = "result.json"
 
@@ -203,7 +202,7 @@ class Window:
     self._sums = dict.fromkeys(self._sums, 0)
 
 
-def draw_curve(workdir, unigram: float) -> pathlib.Path:
+def draw_curve(workdir, unigram: float):
   """Draws a run's validation perplexity against updates as curve.png.
 
   Args:
@@ -230,11 +229,13 @@ def draw_curve(workdir, unigram: float) -> pathlib.Path:
   axes.set(xlabel="updates", ylabel="perplexity of masked tokens", yscale="log")
   axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
   axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
-  axes.set_title(str(pathlib.Path(workdir).name))
+  workdir = files.folder(workdir)
+  axes.set_title(workdir.name)
   axes.grid(True, which="both", alpha=0.3)
   axes.legend()
-  path = pathlib.Path(workdir) / "curve.png"
-  figure.savefig(path, dpi=120)
+  path = workdir / "curve.png"
+  with path.open("wb") as file:
+    figure.savefig(file, format="png", dpi=120)
   pyplot.close(figure)
   return path
 
@@ -269,5 +270,5 @@ def summarise(experiment, workdir, final, throughput) -> dict:
   if jax.process_index() == 0:
     draw_curve(workdir, experiment.unigram)
     text = json.dumps(result, indent=1) + "\n"
-    metrics.write_atomically(pathlib.Path(workdir) / RESULT, text)
+    files.write_atomically(files.folder(workdir) / RESULT, text)
   return result

@@ -1,9 +1,10 @@
 """The folder of a run: one config, one process at a time."""
 
+import contextlib
 import fcntl
 import json
 
-from linformer_jax import metrics
+from linformer_jax import files, metrics
 
 CONFIG = "config.json"
 # Config fields in which a run may differ from what it resumes.
@@ -63,7 +64,12 @@ def numbered(workdir):
 
 
 def lock(workdir):
-  """An open file that holds the folder for this process until it ends."""
+  """An open file that holds the folder for this process until it ends.
+
+  A bucket has no locks: there nothing is held.
+  """
+  if files.in_bucket(workdir):
+    return contextlib.nullcontext()
   file = (workdir / ".lock").open("w")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,16 +92,17 @@ def claim(workdir, config):
       cannot be written.
   """
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    held = lock(workdir)
-    stored = stored_config(workdir)
-    if stored is not None:
-      check_same(workdir, stored, config)
-    else:
-      text = json.dumps(config.to_dict(), indent=1) + "\n"
-      metrics.write_atomically(workdir / CONFIG, text)
+    with files.errors_of_tensorflow():
+      workdir.mkdir(parents=True, exist_ok=True)
+      held = lock(workdir)
+      stored = stored_config(workdir)
+      if stored is not None:
+        check_same(workdir, stored, config)
+      else:
+        text = json.dumps(config.to_dict(), indent=1) + "\n"
+        files.write_atomically(workdir / CONFIG, text)
   except OSError as error:
     raise ValueError(
-      f"--workdir={workdir} cannot be written: {error.strerror}"
+      f"--workdir={workdir} cannot be written: {error.strerror or error}"
     ) from error
   return held

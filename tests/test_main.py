@@ -108,7 +108,7 @@ BAD = {
   "rate": ([SMOKE, RUN, "--config.optimizer.learning_rate=-1.0"], "-1.0"),
   "beta": ([SMOKE, RUN, "--config.optimizer.adam_b2=1.5"], "1.5"),
   "mesh": ([SMOKE, RUN, "--config.mesh.data=3"], "3 devices"),
-  "mesh axis": ([SMOKE, RUN, "--config.mesh.tensor=2"], "mesh.tensor=2"),
+  "mesh axis": ([SMOKE, RUN, "--config.mesh.tensor=2"], "needs 2 devices"),
   "log cadence": ([SMOKE, RUN, "--config.run.log_every_steps=0"], "0"),
   "mask rate": ([SMOKE, RUN, "--config.data.mask_rate=1.5"], "1.5"),
   "hold-out": ([SMOKE, RUN, "--config.data.holdout_fraction=0.0"], "0.0"),

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from linformer_jax import flops, metrics, report
+from linformer_jax import files, flops, metrics, report
 
 
 def test_means_are_of_sums_and_perplexity_is_not_clipped():
@@ -125,7 +125,7 @@ def test_an_event_file_that_cannot_be_written(tmp_path, monkeypatch):
         writer.scalars(1, {"train/loss": 1.0})
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     with monkeypatch.context() as patch:
-      patch.setattr(metrics.shutil, "disk_usage", lambda _: full)
+      patch.setattr(files.shutil, "disk_usage", lambda _: full)
       patch.setattr(writer._summaries, "write_scalars", None)  # not tried
       with pytest.raises(OSError, match="No space left"):
         writer.scalars(1, {"train/loss": 1.0})

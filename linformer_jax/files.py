@@ -1,0 +1,95 @@
+"""The folder of a run, on a disk or in a bucket (gs://)."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+from etils import epath
+
+_BUCKET = "gs://"
+
+
+def in_bucket(path) -> bool:
+  """Whether a path or its text names a place in a bucket."""
+  return os.fspath(path).startswith(_BUCKET)
+
+
+def folder(path) -> pathlib.Path | epath.Path:
+  """A path from its text: an absolute one on a disk, or one in a bucket."""
+  if in_bucket(path):
+    return epath.Path(os.fspath(path))
+  return pathlib.Path(path)
+
+
+def remove(directory):
+  """Deletes a folder with all that is in it."""
+  if in_bucket(directory):
+    directory.rmtree()
+  else:
+    shutil.rmtree(directory)
+
+
+def below(directory):
+  """All files below a folder, in order."""
+  for path in sorted(directory.iterdir()):
+    if path.is_dir():
+      yield from below(path)
+    else:
+      yield path
+
+
+def write_atomically(path, text: str):
+  """Replaces a file as a whole: a kill leaves the old one or the new."""
+  if in_bucket(path):  # where an object appears when it is complete
+    path.write_text(text)
+    return
+  temporary = path.with_name(path.name + ".tmp")
+  with temporary.open("w") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+class Lines:
+  """A text file that grows by lines, each of them written at once."""
+
+  def __init__(self, path):
+    self._path, self._file, self._text = path, None, ""
+    if not in_bucket(path):
+      self._file = path.open("a")
+    elif path.exists():
+      self._text = path.read_text()
+
+  def add(self, line: str):
+    """Adds a line; in a bucket the whole file is written anew."""
+    if self._file is None:
+      self._text += line + "\n"
+      self._path.write_text(self._text)
+    else:
+      self._file.write(line + "\n")
+      self._file.flush()
+
+  def close(self):
+    if self._file is not None:
+      self._file.close()
+
+
+@contextlib.contextmanager
+def errors_of_tensorflow():
+  """What goes wrong in TensorFlow's file system is an OSError."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    raise OSError(errno.EIO, error.message) from error
+
+
+def check_space(directory):
+  """Raises an OSError where a disk is full."""
+  if in_bucket(directory):
+    return
+  if shutil.disk_usage(directory).free < 2**16:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

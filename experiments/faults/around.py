@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -57,21 +58,30 @@ def clock(lab, seconds, when, rng):
     touch(workdir, seconds)
     if when != "between two runs":
       trigger.touch()
-  if when == "within a run":
-    lab.finish(process).quiet()
-    lab.same(workdir)
-  else:
-    if when == "before a kill":
-      later = update + 10
-      lab.wait(process, lambda: lab_lib.last_update(workdir) >= later)
+  if when == "before a kill":
+    later = update + 10
+    lab.wait(
+      process,
+      lambda: (
+        process.poll() is not None or lab_lib.last_update(workdir) >= later
+      ),
+    )
+  if when != "within a run":
     process.kill()
-    lab.finish(process)
-    if when == "between two runs":
-      trigger.touch()
-      lab.resume(workdir, **environment)
-    else:
-      lab.resume(workdir)
-  return [lab_lib.record(lab_lib.SAME, f"at update {update}")]
+  ended = lab.finish(process)
+  record = lab_lib.record(lab_lib.SAME)
+  if ended.status == 1:  # Orbax reads the clock as it waits for a checkpoint
+    record = disk.refused(ended, workdir, 1)
+  elif when == "within a run":
+    ended.quiet()
+  else:
+    stops.check(ended, signal.SIGKILL, "running")
+  if when == "between two runs":
+    trigger.touch()
+    lab.resume(workdir, **environment)
+  else:
+    lab.resume(workdir)
+  return [record | {"detail": f"at update {update}"}]
 
 
 def _busy(lab, rng):

@@ -44,7 +44,13 @@ def compile_layer(mesh, fields, length):
   x, shared = on_rows(BATCH, length, WIDTH), None
   mask = on_rows(BATCH, length, dtype=bool)
   if config.attention == "linformer" and config.sharing == "layerwise":
-    weights = on_rows(K, length)
+    shape = projection.weights_shape(
+      config.projection, length, K, WIDTH // HEADS
+    )
+    weights = None
+    if shape:
+      axes = (None, "sequence") if len(shape) == 2 else ()
+      weights = on_rows(*shape, axes=axes)
     shared = projection.Projection(config.projection, length, K, weights)
   shapes = jax.eval_shape(
     lambda x, by: block.init(jax.random.key(0), x, shared=by), x, shared

@@ -153,7 +153,7 @@ def test_convolution_starts_with_the_variance_of_its_fan_in():
   """Outputs of unit-variance rows start with unit variance, in every head."""
   wide, heads = 16, 3
   module = linformer.SequenceProjection("convolution", 8 * K, K, heads)
-  kernel = module.init(jax.random.key(0), wide)["params"]["kernel"]
+  kernel = module.init(jax.random.key(0), wide)["params"]["window_kernel"]
   assert kernel.shape == (heads, 8, wide, wide)
   per_head = np.var(np.asarray(kernel), axis=(1, 2, 3)) * 8 * wide
   # Truncation at two sigma leaves fourth moments below the normal's.

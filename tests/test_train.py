@@ -8,7 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import checkpoint, evaluate, preemption, report, train
+from linformer_jax import (
+  checkpoint,
+  evaluate,
+  preemption,
+  report,
+  sharding,
+  train,
+)
 from tests import runs
 
 VARIANTS = {
@@ -338,8 +345,7 @@ def test_evaluate_newest(whole, tmp_path):
 def test_unigram_perplexity_is_of_the_whole_split(whole, monkeypatch):
   """Whichever process asks."""
   experiment, _ = whole("dropout")
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(sharding, "share", lambda mesh: (1, 2))
   other = train.build(experiment.config)
   assert other.unigram == experiment.unigram
   assert 10 < experiment.unigram < 300

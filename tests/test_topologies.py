@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import pages
 from experiments.topologies import measure, render
 
 
@@ -14,7 +15,7 @@ def test_pages_are_rendered_from_the_committed_results(found):
   parts = render.sections(found)
   for path in render.PAGES:
     page = path.read_text()
-    assert render.render(page, parts) == page
+    assert pages.renew(page, parts) == page
 
 
 def test_rows_fit(found):

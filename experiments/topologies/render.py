@@ -8,13 +8,13 @@ test renders again and compares.
 
 import pathlib
 
+from experiments import pages
 from experiments.topologies import measure
 from linformer_jax import flops
 
 HERE = pathlib.Path(__file__).parent
-PAGES = (HERE / "README.md", HERE.parent.parent / "README.md")
+PAGES = (HERE / "README.md", pages.README)
 MARK = "<!-- experiments/topologies/render.py: {} -->"
-END = "<!-- end -->"
 
 # Published rates of a chip, bytes per second: of its memory, and of all its
 # links to neighbours together. Google Cloud's pages on TPU v5e (819 GB/s; 1,600
@@ -138,25 +138,14 @@ def environment(found: dict) -> str:
 
 
 def sections(found: dict) -> dict[str, str]:
-  """The rendered parts of the pages, by name."""
+  """The rendered parts of the pages, by their marks."""
   parts = {name: compiled_table(found, name) for name in measure.GROUPS}
   parts["scaling"] = scaling_table(found)
   parts["on"] = environment(found)
-  return parts
-
-
-def render(page: str, parts: dict[str, str]) -> str:
-  """A page with what lies between its marks renewed."""
-  for name, text in parts.items():
-    begin = MARK.format(name)
-    if begin in page:
-      before, rest = page.split(begin)
-      _, after = rest.split(END, 1)
-      page = f"{before}{begin}\n{text}\n{END}{after}"
-  return page
+  return {MARK.format(name): text for name, text in parts.items()}
 
 
 if __name__ == "__main__":
   rendered = sections(measure.records())
   for path in PAGES:
-    path.write_text(render(path.read_text(), rendered))
+    path.write_text(pages.renew(path.read_text(), rendered))

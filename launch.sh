@@ -27,8 +27,10 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
   speed [--list] [FLAGS]  measure the speed grid against softmax attention, torch
                           and other Linformers, hours on two cores, resumable;
                           --help lists the flags
-  test [--slow] [PYTEST]  check the style and run the tests; --slow adds those
-                          that take minutes; the rest goes to pytest
+  test [--slow] [--tpu] [PYTEST]
+                          check the style and run the tests; --slow adds those
+                          that take minutes; --tpu fetches the TPU compiler and
+                          runs those that need it; the rest goes to pytest
   tpu VERB NAME [FLAGS]   create, set up, train on, watch, stop and delete a
                           Cloud TPU VM or a pod of them; ./launch.sh tpu --help
                           tells how
@@ -138,15 +140,22 @@ case "$command" in
   test)
     shift
     setup test
-    marks=(-m "not slow")
+    marks="not slow"
     if [ "${1:-}" = --slow ]; then
-      marks=()
+      marks="slow or not slow"
       shift
+    fi
+    if [ "${1:-}" = --tpu ]; then
+      shift
+      setup plan
+      export PYTHONPATH="$PWD/.venv/plan${PYTHONPATH:+:$PYTHONPATH}"
+      export JAX_PLATFORMS=cpu
+      marks="tpu and ($marks)"
     fi
     .venv/bin/ruff check .
     .venv/bin/ruff format --check --quiet . ||
       fail "the code is not formatted: .venv/bin/ruff format ."
-    exec .venv/bin/python -m pytest "${marks[@]}" "$@"
+    exec .venv/bin/python -m pytest -m "$marks" "$@"
     ;;
   setup)
     shift

@@ -21,7 +21,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import sys
 
@@ -31,53 +30,13 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import absl.logging
 import jax
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
+
+from linformer_jax import command_line
 
 MODES = ("train", "evaluate", "plan")
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
-
-
-class UsageError(Exception):
-  """What the user asked for cannot be done; the message says why."""
-
-
-def _flags():
-  """The flags, unparsed; a set of its own and not absl's global one."""
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file, and its argument after a colon.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run: checkpoints, metrics, curve.png.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "topology",
-    None,
-    "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "new",
-    False,
-    "Start a new run in DIR-2, DIR-3, ... if DIR holds one.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Join the processes of a TPU pod or a cluster "
-    "(jax.distributed.initialize).",
-    flag_values=values,
-  )
-  return values
 
 
 _SUMMARY = """
@@ -144,7 +103,7 @@ def _train(config, directory, new):
     if jax.process_index() == 0:
       held = workdir.claim(directory, config)
   except (ValueError, OSError) as error:
-    raise UsageError(str(error)) from error
+    raise command_line.UsageError(str(error)) from error
   with held or contextlib.nullcontext():
     report.say(train.describe(experiment, directory))
     result = train.train_and_evaluate(experiment, directory)
@@ -161,7 +120,7 @@ def _evaluate(directory):
     config = config_dict.ConfigDict(stored)
     experiment = train.build(config)
   except (ValueError, OSError) as error:
-    raise UsageError(str(error)) from error
+    raise command_line.UsageError(str(error)) from error
   step, values = train.evaluate_newest(experiment, directory)
   report.Progress(config, experiment.unigram).evaluation(step, values)
 
@@ -169,39 +128,48 @@ def _evaluate(directory):
 def _plan(given):
   from linformer_jax import plan
 
-  if given.topology is None:
-    raise UsageError("--topology=SLICE is needed, e.g. --topology=v5e:4x4")
   # Compiled for others; what this host has is left alone.
   jax.config.update("jax_platforms", "cpu")
   try:
     plan.run(given.config, given.topology)
   except ValueError as error:
-    raise UsageError(str(error)) from error
+    raise command_line.UsageError(str(error)) from error
+
+
+def _check(given, mode, *extra):
+  """Raises a UsageError for flags that do not go with each other."""
+  from linformer_jax import files
+
+  problem = None
+  if mode not in MODES or extra:
+    words = " ".join((mode, *extra))
+    problem = f"{words!r} is not one of {', '.join(MODES)}"
+  elif mode != "plan" and not given.workdir:
+    problem = "--workdir=DIR is needed: the folder of the run"
+  elif mode != "evaluate" and given.config is None:
+    problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
+  elif mode == "plan" and given.topology is None:
+    problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
+  elif mode != "plan" and given.topology:
+    problem = "--topology is only for plan; train uses what is there"
+  elif given.new and given.distributed:
+    problem = "--new does not go with --distributed: name a --workdir"
+  elif mode == "train" and given.config.run.profile_steps:
+    if files.in_bucket(files.folder(given.workdir)):
+      problem = "run.profile_steps needs a --workdir on a disk"
+  if problem:
+    raise command_line.UsageError(problem)
 
 
 def _run(given, mode, *extra):
   """Runs a command; returns the exit status."""
   from linformer_jax import checkpoint, files, preemption, report
 
-  if mode not in MODES or extra:
-    raise UsageError(
-      f"{' '.join((mode, *extra))!r} is not one of {', '.join(MODES)}"
-    )
-  if mode != "plan" and not given.workdir:
-    raise UsageError("--workdir=DIR is needed: the folder of the run")
-  if mode != "evaluate" and given.config is None:
-    raise UsageError("--config=FILE.py is needed, e.g. configs/smoke.py")
+  _check(given, mode, *extra)
   if mode == "plan":
     _plan(given)
     return 0
-  if given.topology:
-    raise UsageError("--topology is only for plan; train uses what is there")
-  if given.new and given.distributed:
-    raise UsageError("--new does not go with --distributed: name a --workdir")
   directory = files.folder(given.workdir)
-  if files.in_bucket(directory) and mode == "train":
-    if given.config.run.profile_steps:
-      raise UsageError("run.profile_steps needs a --workdir on a disk")
   if given.distributed:
     _join()
   try:
@@ -248,7 +216,7 @@ def _join():
       shutdown_timeout_seconds=2 * HEARTBEAT_SECONDS,
     )
   except (ValueError, RuntimeError) as error:
-    raise UsageError(
+    raise command_line.UsageError(
       f"--distributed: no other processes can be found ({error}); JAX looks "
       "for a TPU pod, Slurm, Open MPI or Kubernetes. One process alone does "
       "not need the flag"
@@ -258,38 +226,6 @@ def _join():
 def _fail(message: str, status: int) -> int:
   print(f"linformer_jax: {' '.join(message.split())}", file=sys.stderr)
   return status
-
-
-def _parse(given, argv):
-  """Reads the flags; returns the words that are none.
-
-  Raises:
-    UsageError: in one line, for what config_flags reports with a traceback.
-  """
-  for word in argv[1:]:
-    path = re.match(r"--?config=([^:]*)", word)
-    if path and not os.path.isfile(path[1]):
-      raise UsageError(f"--config={path[1]}: there is no such file")
-    if path and not path[1].endswith(".py"):
-      raise UsageError(f"--config={path[1]} is not a Python file (.py)")
-  try:
-    return given(argv)[1:]
-  except flags.Error as error:
-    # Of an exception inside the config file, only its own message.
-    message = re.sub(r"(?s)Traceback.*\n\w+: ", "", str(error))
-    raise UsageError(message) from None
-  except SyntaxError as error:
-    raise UsageError(
-      f"{error.filename}, line {error.lineno}: {error.msg}"
-    ) from None
-  except (AttributeError, KeyError) as error:
-    field = re.search(r"\w+", str(error))[0]
-    meant = re.search(r'Did you mean "\w+"', str(error))
-    by_field = re.compile(rf"--?config\..*\b{re.escape(field)}\b")
-    raise UsageError(
-      f"{' '.join(filter(by_field.match, argv))}: the config has no field "
-      f"{field!r}; {f'{meant[0]}?' if meant else 'configs/base.py lists them'}"
-    ) from None
 
 
 def _unraisable(event):
@@ -306,7 +242,7 @@ def main() -> int:
     value, with one line on stderr and nothing written; 128 + the signal that
     stopped it.
   """
-  given = _flags()
+  given = command_line.make_flags()
   if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
     print(__doc__ + given.get_help())
     return 0
@@ -317,8 +253,8 @@ def main() -> int:
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
-    return _run(given, *(_parse(given, sys.argv) or ["train"]))
-  except UsageError as error:
+    return _run(given, *(command_line.parse(given, sys.argv) or ["train"]))
+  except command_line.UsageError as error:
     return _fail(str(error), 2)
 
 

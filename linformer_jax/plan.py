@@ -14,7 +14,7 @@ from linformer_jax import aot, flops, report, sharding, tasks
 from linformer_jax import model as model_lib
 from linformer_jax import step as step_lib
 
-_LARGEST = 4096  # sequences a device, the most that is tried
+_LARGEST = 4096  # sequences of one share of a batch, the most that is tried
 
 
 def bytes_per_device(tree) -> int:
@@ -123,18 +123,21 @@ def counts(config, devices) -> tuple[float, float] | None:
 
 
 def largest_batch(config, devices, measured: aot.Report, fixed: int) -> int:
-  """The largest number of sequences a device whose update fits.
+  """The largest number of sequences whose update fits.
+
+  Counted on a device, or on all those together that divide sequences.
 
   Args:
     config, devices: as for `compile_update`.
     measured: its report.
     fixed: bytes of the state, where the search starts.
   """
-  ways = sharding.batch_ways(sharding.make_mesh(config.mesh, devices))
+  mesh = sharding.make_mesh(config.mesh, devices)
+  ways = sharding.batch_ways(mesh)
 
   def bytes_of(sequences):
     changed = _changed(config, train={"batch_size": sequences * ways})
-    return _told(f"{sequences} sequences a device", changed, devices).peak
+    return _told(f"{sequences} sequences {_on(mesh)}", changed, devices).peak
 
   return aot.largest(
     bytes_of,
@@ -170,18 +173,24 @@ def run(config, topology: str):
   report.say("")
   for line in (
     *_memory(steps, name, measured, devices, config.train.accumulation_steps),
-    f"  largest batch that fits    {_most(most)}",
+    f"  largest batch that fits    {_most(most, _on(steps.mesh))}",
     "",
     *_work(steps, measured, counted, devices),
   ):
     report.say(line)
 
 
-def _most(sequences):
+def _on(mesh):
+  """The devices that share the sequences of one part of a batch, in words."""
+  devices = mesh.size // sharding.batch_ways(mesh)
+  return "a device" if devices == 1 else f"on each {devices} devices"
+
+
+def _most(sequences, on):
   if not sequences:
-    return "none: not one sequence a device does"
+    return f"none: not one sequence {on} does"
   limit = " at least, more were not tried" if sequences >= _LARGEST else ""
-  return f"{sequences:,} sequences a device{limit}"
+  return f"{sequences:,} sequences {on}{limit}"
 
 
 def _memory(steps, name, measured, devices, parts):
@@ -189,6 +198,8 @@ def _memory(steps, name, measured, devices, parts):
   state, batch = steps.abstract_state, steps.abstract_batch
   size, length = batch["tokens"].shape
   own = size // sharding.batch_ways(steps.mesh)
+  kept = bytes_kept(steps) * own // parts // steps.mesh.shape["sequence"]
+  whole = ", heads together" if steps.mesh.shape["tensor"] > 1 else ""
   room = aot.capacity(devices[0])
   rows = [
     ("parameters", bytes_per_device(state.params), "exact"),
@@ -197,16 +208,16 @@ def _memory(steps, name, measured, devices, parts):
     ("batch", bytes_per_device(batch), "exact"),
     (
       "kept for backward",
-      bytes_kept(steps) * own // parts,
-      "analytic, before fusion; part of the temporaries",
+      kept,
+      f"analytic, before fusion{whole}; part of the temporaries",
     ),
     ("temporaries", measured.temporaries, "the compiler's estimate"),
     ("peak", measured.peak, "the compiler's estimate, arguments included"),
     ("available", room, "all of a GPU's, what a TPU leaves to programs"),
   ]
   yield (
-    f"{name}: {size:,} sequences of {length:,} tokens an update, {own:,} a "
-    f"device{f', in {parts} parts' if parts > 1 else ''}"
+    f"{name}: {size:,} sequences of {length:,} tokens an update, {own:,} "
+    f"{_on(steps.mesh)}{f', in {parts} parts' if parts > 1 else ''}"
   )
   yield f"memory of a device: {'fits' if measured.peak <= room else 'TOO BIG'}"
   for kind, value, source in rows:
@@ -241,7 +252,9 @@ def _work(steps, measured, counted, devices):
     )
   else:
     yield "  FLOPs compiled     not known: no count, or out of memory"
-  for kind, value in sorted(measured.collectives.items()):
+  if measured.collectives is None and not measured.exhausted:
+    yield "  collectives        not known: the compiler prints no program"
+  for kind, value in sorted((measured.collectives or {}).items()):
     yield (
       f"  {kind:18} {value / 1e9:>12,.3f} GB read off the program, "
       "loops as often as they run"

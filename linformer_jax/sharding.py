@@ -7,6 +7,7 @@ tensor    heads, MLP and vocabulary
 """
 
 import contextlib
+import functools
 import math
 import re
 
@@ -153,9 +154,10 @@ def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):
 
 def batch_ways(mesh: Mesh) -> int:
   """Parts that the sequences of a batch are divided into."""
-  return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+  return layout.ways(mesh, RULES["batch"])
 
 
+@functools.cache  # asked for at every batch
 def _shares(mesh):
   """Of each process, the parts of a batch that its devices work on."""
   ways = batch_ways(mesh)

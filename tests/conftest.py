@@ -1,7 +1,18 @@
 """Caches of one test session: nothing outside of temporary folders."""
 
+import importlib.util
+
 import jax
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+  """Tests of the TPU compiler are skipped where it is not installed."""
+  if importlib.util.find_spec("libtpu") is None:
+    skip = pytest.mark.skip(reason="libtpu is missing: ./launch.sh test --tpu")
+    for item in items:
+      if item.get_closest_marker("tpu"):
+        item.add_marker(skip)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,12 +122,7 @@ def test_kept_for_backward_counts_what_grows_with_the_batch():
   assert more in (1000 * 5 * 4, 2 * 1000 * 5 * 4, 3 * 1000 * 5 * 4)
 
 
-tpu = pytest.mark.skipif(
-  aot.importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"
-)
-
-
-@tpu
+@pytest.mark.tpu
 @pytest.mark.parametrize(
   "topology, chips",
   [("v5e:1", 1), ("v5e:4x4", 16), ("v4:2x2x1", 4), ("v5p:2x2x1", 4)]
@@ -141,7 +136,7 @@ def test_slices(topology, chips):
     aot.devices("v5e:3x3")
 
 
-@tpu
+@pytest.mark.tpu
 def test_out_of_memory_is_a_result():
   (device,) = aot.devices("v5e:1")
   whole = jax.sharding.SingleDeviceSharding(device)
@@ -151,7 +146,7 @@ def test_out_of_memory_is_a_result():
   assert report.peak > aot.capacity(device)
 
 
-@tpu
+@pytest.mark.tpu
 def test_memory_and_collectives_of_the_update_of_a_slice():
   config, devices = tiny.get_config(), aot.devices("v5e:2x2")
   steps = step.build_steps(config, sharding.make_mesh(config.mesh, devices))
@@ -175,7 +170,7 @@ def test_memory_and_collectives_of_the_update_of_a_slice():
   assert parameters <= reduced <= parameters + embeddings + 64
 
 
-@tpu
+@pytest.mark.tpu
 def test_a_sum_over_chips_is_counted():
   mesh = sharding.make_mesh(tiny.get_config().mesh, aot.devices("v5e:2x2"))
   rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -188,7 +183,7 @@ def test_a_sum_over_chips_is_counted():
   assert gathered == {"all-gather": 4 * 8 * 1000}
 
 
-@tpu
+@pytest.mark.tpu
 def test_counts_extrapolate_to_deeper_stacks():
   config = tiny.get_config()
   config.model.num_layers = 3
@@ -204,7 +199,7 @@ def test_counts_extrapolate_to_deeper_stacks():
   assert looped.flops < 0.9 * flops  # the reason for all this
 
 
-@tpu
+@pytest.mark.tpu
 @pytest.mark.parametrize("batch, verdict", [(8, "fits"), (64, "TOO BIG")])
 def test_the_report(batch, verdict, monkeypatch, capsys):
   def compiled(config, devices):
@@ -232,12 +227,12 @@ def test_the_report(batch, verdict, monkeypatch, capsys):
   assert ("x 2.000 GB" in told) == (verdict == "fits")
 
 
-@tpu
+@pytest.mark.tpu
 @pytest.mark.parametrize(
   "group, field, value, message",
   [
-    ("train", "batch_size", 6, "6 is not divisible by 4 devices"),
-    ("mesh", "tensor", 2, "mesh.tensor=2: only the data axis"),
+    ("train", "batch_size", 6, r"6 is not divisible by mesh\.data=4"),
+    ("mesh", "tensor", 4, r"num_heads 2 is not divisible by mesh\.tensor=4"),
     ("mesh", "data", 3, "3 devices, but there are 4"),
   ],
 )

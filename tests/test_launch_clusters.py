@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from linformer_jax import main
+from linformer_jax import command_line
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,8 +33,8 @@ def test_the_jobset_fits_its_slice_and_its_flags_are_known(monkeypatch):
   assert (script, command) == ("./launch.sh", "train")
   # config_flags looks into sys.argv.
   monkeypatch.setattr(sys, "argv", ["main", *words])
-  flags = main._flags()
-  assert main._parse(flags, sys.argv) == []
+  flags = command_line.make_flags()
+  assert command_line.parse(flags, sys.argv) == []
   assert flags.distributed and flags.workdir.startswith("gs://")
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from linformer_jax import main
+from linformer_jax import command_line
 from tests import fleet as fleets
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -233,4 +233,4 @@ def test_the_examples_of_the_help_and_of_the_readme_run(fleet, monkeypatch):
         command = shlex.split(shlex.split(out)[-1].partition("=")[2])
         words = command[command.index("train") :]
         monkeypatch.setattr(sys, "argv", words)  # config_flags looks there
-        assert main._parse(main._flags(), words) == []
+        assert command_line.parse(command_line.make_flags(), words) == []

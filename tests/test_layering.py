@@ -16,10 +16,11 @@ ROOMS = [
   ("model",),
   ("model_config",),
   ("attention", "initializers"),
-  ("files", "flops", "hlo"),
+  ("command_line", "files", "flops", "hlo"),
 ]
 LEVEL = {name: i for i, rooms in enumerate(ROOMS) for name in rooms}
 LEAVES = [
+  "command_line.py",
   "files.py",
   "flops.py",
   "hlo.py",

@@ -117,7 +117,8 @@ def of_tensor(theirs, sharing, kind):
   for name, side in (("key", "E"), ("value", "F")):
     each = [weights_of(getattr(head, side)) for head in theirs.heads]
     weights = np.stack(each) if sharing == "none" else each[0]
-    projections[f"{name}_projection"] = {"kernel": weights}
+    leaf = "window_kernel" if kind == "convolution" else "kernel"
+    projections[f"{name}_projection"] = {leaf: weights}
   if sharing in ("kv", "layerwise"):
     projections = {"projection": projections["key_projection"]}
   if kind == "random":

@@ -1,7 +1,5 @@
 """Meshes, and what fits them."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -89,6 +87,14 @@ class Device:
     self.process_index = process
 
 
+class Mesh:
+  """Devices of several processes, as their numbers and a shape say."""
+
+  def __init__(self, shape, processes):
+    self.devices = np.array([Device(p) for p in processes]).reshape(shape)
+    self.shape = dict(zip(sharding.AXES, shape, strict=True))
+
+
 @pytest.mark.parametrize(
   "shape, processes, shares",
   [
@@ -102,10 +108,7 @@ class Device:
 def test_rows_are_read_once_by_all_who_need_them(
   shape, processes, shares, monkeypatch
 ):
-  mesh = types.SimpleNamespace(
-    devices=np.array([Device(p) for p in processes]).reshape(shape),
-    shape=dict(zip(sharding.AXES, shape, strict=True)),
-  )
+  mesh = Mesh(shape, processes)
   for process, expected in enumerate(shares):
     monkeypatch.setattr(jax, "process_index", lambda here=process: here)
     assert sharding.share(mesh) == expected
@@ -113,9 +116,6 @@ def test_rows_are_read_once_by_all_who_need_them(
 
 def test_shares_that_overlap_in_part_are_refused():
   shape, processes = (2, 1, 3, 1), [0, 0, 0, 0, 1, 1]
-  mesh = types.SimpleNamespace(
-    devices=np.array([Device(p) for p in processes]).reshape(shape),
-    shape=dict(zip(sharding.AXES, shape, strict=True)),
-  )
+  mesh = Mesh(shape, processes)
   with pytest.raises(ValueError, match="share parts of a batch unevenly"):
     sharding.share(mesh)

@@ -4,6 +4,8 @@ import pytest
 
 from experiments import pages
 from experiments.topologies import measure, render
+from linformer_jax import aot, plan, sharding, step
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,32 @@ def test_links_of_an_all_reduce_carry_it_twice():
   assert limits == {"products": 1.0, "memory": 0.5, "links": 2.5}
   assert render.tokens_per_second(record, overlap=True) == 5120 / 2.5
   assert render.tokens_per_second(record, overlap=False) == 5120 / 3.5
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x2"])
+@pytest.mark.parametrize("axes", [{}, {"sequence": 2, "tensor": 2}])
+def test_the_update_compiles_for_a_slice(topology, axes):
+  config, devices = tiny.get_config(), aot.devices(topology)
+  config.mesh.update(axes)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  steps = step.build_steps(config, mesh)
+  exact = plan.bytes_per_device((steps.abstract_state, steps.abstract_batch))
+  report = plan.compile_update(config, devices)
+  assert exact <= report.arguments < report.peak < aot.capacity(devices[0])
+  # The text of a program for v5p cannot be read.
+  assert (report.collectives is None) == (topology == "v5p:2x2x2")
+  if report.collectives:
+    assert report.collectives["all-reduce"] > 0
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x2"])
+def test_a_row_of_roberta_base_comes_out_again(topology, found):
+  """A minute or two each; within 2%, for another libtpu packs differently."""
+  row = measure.Row("chips", topology, "base", "linformer", 512, 128)
+  again = measure.measure(row)
+  for name in ("arguments", "outputs", "flops_needed", "state_bytes"):
+    assert again[name] == found[row][name]
+  assert again["peak"] == pytest.approx(found[row]["peak"], rel=0.02)

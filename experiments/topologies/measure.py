@@ -146,11 +146,13 @@ def records(path: pathlib.Path = RESULTS) -> dict[Row, dict]:
 def tell(line: dict) -> str:
   """A record in a line."""
   peak = "more" if line["peak"] is None else f"{line['peak'] / 2**30:.2f} GiB"
-  exchanged = sum(line["collectives"].values()) / 1e9
-  return (
+  told = (
     f"{line['topology']} {line['size']} n={line['n']:,} k={line['k']}: {peak} "
-    f"of {line['capacity'] / 2**30:.2f}, {exchanged:.2f} GB exchanged"
+    f"of {line['capacity'] / 2**30:.2f}"
   )
+  if line["collectives"]:
+    told += f", {sum(line['collectives'].values()) / 1e9:.2f} GB exchanged"
+  return told
 
 
 def main():

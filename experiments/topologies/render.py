@@ -85,14 +85,16 @@ def compiled_table(found: dict, group: str) -> str:
     record = found.get(row)
     if row.group != group or record is None:
       continue
-    exchanged = sum(record["collectives"].values()) / 1e9
+    exchanged = "–"  # the compiler of v5p does not print its program
+    if record["collectives"]:
+      exchanged = f"{sum(record['collectives'].values()) / 1e9:,.3f}"
     fits = record["peak"] is not None and record["peak"] <= record["capacity"]
     peak = _gib(record["peak"]) if fits else f"**{_gib(record['peak'])}**"
     lines.append(
       f"| {row.topology} | {row.size} | {row.n:,} | {row.k} | {_mesh(record)} "
       f"| {record['batch']:,} | {_gib(record['state_bytes'])} | {peak} "
       f"| {_gib(record['capacity'])} | {record['flops_needed'] / 1e9:,.0f} "
-      f"| {exchanged:,.3f} |"
+      f"| {exchanged} |"
     )
   return "\n".join(lines)
 

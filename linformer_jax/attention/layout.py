@@ -51,7 +51,11 @@ def shards(name: str) -> int:
   if _IN_USE.get() is None:
     return 1
   mesh, rules = _IN_USE.get()
-  axes = rules.get(name) or ()
+  return ways(mesh, rules.get(name) or ())
+
+
+def ways(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
+  """Parts that one mesh axis, or several, divide something into."""
   axes = (axes,) if isinstance(axes, str) else axes
   return math.prod(mesh.shape[axis] for axis in axes)
 

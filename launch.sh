@@ -155,7 +155,9 @@ case "$command" in
     .venv/bin/ruff check .
     .venv/bin/ruff format --check --quiet . ||
       fail "the code is not formatted: .venv/bin/ruff format ."
-    exec .venv/bin/python -m pytest -m "$marks" "$@"
+    # A process a core, up to four; the tests of a file share what they set up.
+    exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
+      --dist=loadfile -m "$marks" "$@"
     ;;
   setup)
     shift

@@ -61,6 +61,8 @@ esac
 MAIN = "python -m linformer_jax.main "
 SMOKE = MAIN + "train --config=configs/smoke.py --workdir=runs/smoke"
 READY = ["venv", "pip -r requirements.txt"]
+PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4"
+PYTEST += " --dist=loadfile "
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ READY = ["venv", "pip -r requirements.txt"]
         "pip -e .[test]",
         "ruff check .",
         "ruff format --check --quiet .",
-        "python -m pytest -m not slow tests/test_x.py",
+        PYTEST + "-m not slow tests/test_x.py",
       ],
     ),
     (
@@ -100,7 +102,17 @@ READY = ["venv", "pip -r requirements.txt"]
         "pip -e .[test]",
         "ruff check .",
         "ruff format --check --quiet .",
-        "python -m pytest",
+        PYTEST + "-m slow or not slow",
+      ],
+    ),
+    (
+      ["test", "--slow", "--tpu", "-x"],
+      [
+        "pip -e .[test]",
+        "pip --no-deps --upgrade --target .venv/plan libtpu",
+        "ruff check .",
+        "ruff format --check --quiet .",
+        PYTEST + "-m tpu and (slow or not slow) -x",
       ],
     ),
   ],

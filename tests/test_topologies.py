@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import pages
-from experiments.topologies import measure, render
+from experiments.topologies import long, measure, render
 from linformer_jax import aot, plan, sharding, step
 from tests import tiny
 
@@ -14,14 +14,14 @@ def found():
 
 
 def test_pages_are_rendered_from_the_committed_results(found):
-  parts = render.sections(found)
+  parts = render.sections(found, long.records())
   for path in render.PAGES:
     page = path.read_text()
     assert pages.renew(page, parts) == page
 
 
 def test_rows_fit(found):
-  assert found and set(found) <= set(measure.rows())
+  assert set(found) == set(measure.rows())
   for row, record in found.items():
     assert record["peak"] <= record["capacity"], row
 
@@ -40,6 +40,16 @@ def test_a_million_tokens_exchange_the_same_on_any_slice(found):
     if row.group == "million"
   ]
   assert max(sizes) < 1.05 * min(sizes)
+
+
+def test_updates_on_very_long_sequences_were_run_and_learn():
+  lengths = []
+  for record in long.records():
+    if not record.get("out_of_memory"):
+      before, after = record["losses"]
+      assert after < before
+      lengths.append(record["n"])
+  assert max(lengths) >= 2**19
 
 
 def test_links_of_an_all_reduce_carry_it_twice():

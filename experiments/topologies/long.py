@@ -21,6 +21,11 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "long.jsonl"
 DEVICES = 8
 
 
+def records(path: pathlib.Path = RESULTS) -> list[dict]:
+  """All runs of a file."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def make_config(n: int, width: int, k: int):
   """The config of a run."""
   from configs import linformer

@@ -9,7 +9,7 @@ test renders again and compares.
 import pathlib
 
 from experiments import pages
-from experiments.topologies import measure
+from experiments.topologies import long, measure
 from linformer_jax import flops
 
 HERE = pathlib.Path(__file__).parent
@@ -128,26 +128,45 @@ def scaling_table(found: dict) -> str:
   return "\n".join(lines)
 
 
-def environment(found: dict) -> str:
-  """By what the rows were compiled."""
-  on = {
-    "{host}, Python {python}, jax {jax}, flax {flax}, commit {commit}".format(
-      **record
-    )
-    for record in found.values()
-  }
-  return f"{len(found)} rows compiled on {'; '.join(sorted(on))}."
+def long_table(found: list[dict]) -> str:
+  """Updates that were run on eight CPU devices."""
+  lines = [
+    "| n | width | k | layers | seconds an update | loss, before and after one "
+    "| peak resident GiB |",
+    "|---:|---:|---:|---:|---:|---|---:|",
+  ]
+  for record in sorted(found, key=lambda r: (r["width"], r["n"])):
+    line = "| {n:,} | {width} | {k} | {layers} ".format(**record)
+    if record.get("out_of_memory"):
+      line += f"| out of {record['limit_bytes'] / 1e9:.0f} GB | | |"
+    else:
+      before, after = record["losses"]
+      line += f"| {record['seconds']:.0f} | {before:.3f}, {after:.3f} "
+      line += f"| {_gib(record['peak_resident_bytes'])} |"
+    lines.append(line)
+  return "\n".join([*lines, "", f"Run on {_hosts(found)}."])
 
 
-def sections(found: dict) -> dict[str, str]:
-  """The rendered parts of the pages, by their marks."""
+def _hosts(found):
+  on = "{host}, Python {python}, jax {jax}, flax {flax}, commit {commit}"
+  return "; ".join(sorted({on.format(**record) for record in found}))
+
+
+def sections(found: dict, run: list[dict]) -> dict[str, str]:
+  """The rendered parts of the pages, by their marks.
+
+  Args:
+    found: the compiled rows.
+    run: the updates that were run.
+  """
   parts = {name: compiled_table(found, name) for name in measure.GROUPS}
   parts["scaling"] = scaling_table(found)
-  parts["on"] = environment(found)
+  parts["on"] = f"{len(found)} rows compiled on {_hosts(found.values())}."
+  parts["long"] = long_table(run)
   return {MARK.format(name): text for name, text in parts.items()}
 
 
 if __name__ == "__main__":
-  rendered = sections(measure.records())
+  rendered = sections(measure.records(), long.records())
   for path in PAGES:
     path.write_text(pages.renew(path.read_text(), rendered))

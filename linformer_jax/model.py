@@ -141,8 +141,9 @@ class Block(nn.Module):
     memory = self.attention.keys_and_values(memory, x.shape[-1], mask, shared)
     x = heads.in_query_blocks(
       self,
-      lambda self, x: self._from_queries(x, memory, deterministic),
+      lambda self, *of: self._from_queries(*of, deterministic),
       x,
+      memory,
       self.config.query_block,
     )
     return layout.constrain(x, "batch", "sequence")

@@ -1,7 +1,5 @@
 """Scaled dot-product attention of N queries onto K slots, in query blocks."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -38,45 +36,52 @@ _ATTEND = {"xla": _plain, "flash": flash.attend, "cudnn": _cudnn}
 IMPLEMENTATIONS = tuple(_ATTEND)
 
 
-def in_query_blocks(function, x: jax.Array, block: int, loop=jax.lax.map):
-  """function on x [B, N, ...], `block` positions of N at a time; 0 for all.
+def in_query_blocks(function, x, block: int, own=(), whole=(), key=None):
+  """function(x, own, whole, key), `block` positions at a time; 0 for all.
 
   Args:
     function: [B, n, ...] -> [B, n, ...], position by position.
-    x: what it is applied to. The last block may be shorter.
+    x: [B, N, ...], what it is applied to. The last block may be shorter.
     block: positions.
-    loop: maps a function over the first axis of an array.
+    own: tree of arrays [B, ...] that belong to the sequences, keys for example.
+    whole: tree of arrays that belong to all, parameters for example.
+    key: a random key, of which each block gets another one, or None.
   """
+  if not is_longer(x, block):
+    return function(x, own, whole, key)
 
-  def by_shard(rows, *more):  # [B, shards, n, ...]
-    rows = layout.constrain(rows, "batch", "sequence")
-    out = function(rows.reshape(batch, -1, *rows.shape[3:]), *more)
-    out = out.reshape(*rows.shape[:3], *out.shape[2:])
-    return layout.constrain(out, "batch", "sequence")
+  def loop(x, own, whole, key):
+    batch, length, *rest = x.shape
+    count, left = divmod(length, block)
+    keys = None
+    if key is not None:
+      key, *keys = jax.random.split(key, count + 1)
+      keys = jnp.stack(keys)
+    blocks = x[:, : length - left].reshape(batch, count, block, *rest)
+    if batch == 1:  # no axes to move: an axis of one would cost a copy
+      out = jax.lax.map(
+        lambda one: function(one[0][None], own, whole, one[1])[0],
+        (blocks[0], keys),
+      )
+      out = out[None]
+    else:
+      out = jax.lax.map(
+        lambda one: function(one[0], own, whole, one[1]),
+        (jnp.moveaxis(blocks, 1, 0), keys),
+      )
+      out = jnp.moveaxis(out, 0, 1)
+    out = out.reshape(batch, length - left, *out.shape[3:])
+    if not left:
+      return out
+    last = function(x[:, length - left :], own, whole, key)
+    return jnp.concatenate([out, last], axis=1)
 
-  batch, shards = x.shape[0], layout.shards("sequence")
-  length = x.shape[1] // shards  # of a device, which takes blocks of its own
-  if not block or length <= block:
-    return function(x)
-  whole = length // block * block
-  if batch * shards == 1:  # no axes to move: an axis of one would cost a copy
-    out = loop(
-      lambda rows, *more: function(rows[None], *more)[0],
-      x[0, :whole].reshape(-1, block, *x.shape[2:]),
-    )
-    out = out.reshape(1, whole, *out.shape[2:])
-  else:
-    x = x.reshape(batch, shards, length, *x.shape[2:])
-    blocks = x[:, :, :whole].reshape(batch, shards, -1, block, *x.shape[3:])
-    out = loop(by_shard, jnp.moveaxis(blocks, 2, 0))
-    out = jnp.moveaxis(out, 0, 2)
-    out = out.reshape(batch, shards, whole, *out.shape[4:])
-    if whole < length:
-      out = jnp.concatenate([out, by_shard(x[:, :, whole:])], axis=2)
-    return out.reshape(batch, shards * length, *out.shape[3:])
-  if whole == length:
-    return out
-  return jnp.concatenate([out, function(x[:, whole:])], axis=1)
+  return layout.apart(loop, x, own, whole, key)
+
+
+def is_longer(x: jax.Array, block: int) -> bool:
+  """Whether a device has more than a block of positions of x [B, N, ...]."""
+  return 0 < block < x.shape[1] // layout.shards("sequence")
 
 
 def attend(
@@ -153,14 +158,16 @@ def projected_attention(
     ValueError: for an unknown implementation; for dropout in query blocks,
       which would repeat its mask, or where there are no weights to drop.
   """
-  k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-  one = functools.partial(
-    attend,
-    k=k,
-    v=v,
-    mask=mask,
-    recompute=bool(query_block),
-    implementation=implementation,
-    dropout=dropout,
-  )
-  return in_query_blocks(one, q, query_block)
+
+  def one(q, memory, whole, key):
+    del whole, key
+    return attend(
+      q,
+      *memory,
+      recompute=bool(query_block),
+      implementation=implementation,
+      dropout=dropout,
+    )
+
+  memory = (k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+  return in_query_blocks(one, q, query_block, memory)

@@ -114,25 +114,22 @@ def by_head(k, v):
   )
 
 
-def in_query_blocks(module, function, x, block: int):
-  """function(module, x) on rows [B, N, M], `block` positions at a time.
+def in_query_blocks(module, function, x, memory, block: int):
+  """function(module, x, memory), `block` positions of x [B, N, M] at a time.
 
-  All that lies between the keys and values of a layer and its output then
-  works on rows that fit a cache, and needs memory for one block only.
+  All that lies between the keys and values of a layer, the memory, and its
+  output then works on rows that fit a cache, and needs memory for one block.
   """
+  if module.is_initializing() or not functional.is_longer(x, block):
+    return function(module, x, memory)
+  unbound, variables = module.unbind()
 
-  def call(rows, inner=module):
-    return function(inner, rows)
+  def one(rows, memory, variables, key):
+    rngs = None if key is None else {"dropout": key}
+    return unbound.apply(variables, rows, memory, rngs=rngs, method=function)
 
-  def loop(body, blocks):
-    scan = nn.scan(
-      lambda inner, carry, rows: (carry, body(rows, inner)),
-      variable_broadcast=("params", "constants"),
-      split_rngs={"params": False, "dropout": True},
-    )
-    return scan(module, None, blocks)[1]
-
-  return functional.in_query_blocks(call, x, block, loop)
+  key = module.make_rng("dropout") if module.has_rng("dropout") else None
+  return functional.in_query_blocks(one, x, block, memory, variables, key)
 
 
 def split_width(embed_dim: int, num_heads: int) -> int:

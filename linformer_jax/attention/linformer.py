@@ -216,10 +216,10 @@ class LinformerSelfAttention(nn.Module):
       x = memory = heads.select_real(x, mask)
     else:
       memory = heads.select_real(memory, mask)
-    k, v, slots = self.keys_and_values(memory, x.shape[-1], mask, shared)
     return heads.in_query_blocks(
       self,
-      lambda self, x: self.attend(x, k, v, slots, deterministic),
+      lambda self, x, memory: self.attend(x, *memory, deterministic),
       x,
+      self.keys_and_values(memory, x.shape[-1], mask, shared),
       self.query_block,
     )

@@ -136,8 +136,11 @@ def _convolution(x, mask, projection):
       f"not on an array of {x.ndim} axes"
     )
   kernel = projection.weights.astype(x.dtype)
-  equation = "bkwhd,wde->bkhe" if kernel.ndim == 3 else "bkwhd,hwde->bkhe"
-  return jnp.einsum(equation, _windows(x, projection.window), kernel)
+  # Head by head, also where all have the same kernel: without that axis a
+  # compiler folds slots and heads into one, and gathers slots on many devices.
+  kernel = jnp.broadcast_to(kernel, (x.shape[2], *kernel.shape[-3:]))
+  windows = _windows(x, projection.window)
+  return jnp.einsum("bkwhd,hwde->bkhe", windows, kernel)
 
 
 _PROJECT = {

@@ -73,10 +73,10 @@ class SoftmaxSelfAttention(nn.Module):
       x = memory = heads.select_real(x, mask)
     else:
       memory = heads.select_real(memory, mask)
-    k, v, slots = self.keys_and_values(memory, x.shape[-1], mask)
     return heads.in_query_blocks(
       self,
-      lambda self, x: self.attend(x, k, v, slots, deterministic),
+      lambda self, x, memory: self.attend(x, *memory, deterministic),
       x,
+      self.keys_and_values(memory, x.shape[-1], mask),
       self.query_block,
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from linformer_jax import attention as attention_lib
 from linformer_jax import model_config
-from linformer_jax.attention import heads, layout
+from linformer_jax.attention import functional, heads, layout
 from linformer_jax.attention import linformer as linformer_lib
 
 ModelConfig = model_config.ModelConfig
@@ -145,6 +145,7 @@ class Block(nn.Module):
       x,
       memory,
       self.config.query_block,
+      self.config.remat,
     )
     return layout.constrain(x, "batch", "sequence")
 
@@ -158,7 +159,9 @@ class _ScannedBlock(nn.Module):
   @nn.compact
   def __call__(self, x, mask, shared, deterministic):
     block = Block
-    if self.config.remat:
+    # One that works in blocks of positions makes those again, one by one.
+    in_blocks = functional.is_longer(x, self.config.query_block)
+    if self.config.remat and not in_blocks:
       # A loop needs no barrier against sharing the recomputed with the first
       # values; layers one after another do. Static: deterministic, self is 0.
       block = nn.remat(

@@ -66,7 +66,8 @@ class ModelConfig:
       `attention.projected_attention`.
     scan_layers: run layers that are alike as one loop: compile time does not
       grow with depth, and their parameters are stacked.
-    remat: recompute each layer in the backward pass, to save memory.
+    remat: recompute each layer in the backward pass, to save memory; one query
+      block of it at a time, where there are such.
     dtype: of matrix products: 'float32' or 'bfloat16'. Parameters, logits,
       softmax and layer-norm statistics are float32.
   """

@@ -135,3 +135,28 @@ def test_remat_computes_again_and_changes_no_gradient(scan_layers):
   assert products[0] > products[1]
   # Without a loop only a barrier keeps a compiler from undoing the remat.
   assert ("optimization_barrier" in texts[0]) == (not scan_layers)
+
+
+def test_remat_in_blocks_keeps_one_block_of_a_layer():
+  """Of one layer, which computed again as a whole would save nothing."""
+  length = 1024
+  tokens = np.random.default_rng(0).integers(0, V, (1, length))
+  fields = dict(max_length=length, num_layers=1, query_block=32)
+  variables = arrays.filled(model.Encoder(replace(**fields)), tokens)
+
+  def compiled(remat):
+    encoder = model.Encoder(replace(remat=remat, **fields))
+
+    def loss(variables):
+      return jnp.mean(encoder.apply(variables, tokens) ** 2)
+
+    return jax.jit(jax.grad(loss)).lower(variables).compile()
+
+  again, once = compiled(True), compiled(False)
+  sizes = [x.memory_analysis().temp_size_in_bytes for x in (again, once)]
+  assert sizes[0] < 0.5 * sizes[1]
+  jax.tree.map(
+    lambda a, b: arrays.close(a, b, GRADIENT_TERMS, 2 * length),
+    again(variables),
+    once(variables),
+  )

@@ -85,7 +85,7 @@ def compiled_table(found: dict, group: str) -> str:
     record = found.get(row)
     if row.group != group or record is None:
       continue
-    exchanged = "–"  # the compiler of v5p does not print its program
+    exchanged = "–"  # the compiler does not print every program for v5p
     if record["collectives"]:
       exchanged = f"{sum(record['collectives'].values()) / 1e9:,.3f}"
     fits = record["peak"] is not None and record["peak"] <= record["capacity"]

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import functional, layout
@@ -114,11 +115,12 @@ def by_head(k, v):
   )
 
 
-def in_query_blocks(module, function, x, memory, block: int):
+def in_query_blocks(module, function, x, memory, block: int, remat=False):
   """function(module, x, memory), `block` positions of x [B, N, M] at a time.
 
   All that lies between the keys and values of a layer, the memory, and its
-  output then works on rows that fit a cache, and needs memory for one block.
+  output then works on rows that fit a cache, and needs memory for one block:
+  in the backward pass, too, where `remat` computes a block again.
   """
   if module.is_initializing() or not functional.is_longer(x, block):
     return function(module, x, memory)
@@ -128,6 +130,8 @@ def in_query_blocks(module, function, x, memory, block: int):
     rngs = None if key is None else {"dropout": key}
     return unbound.apply(variables, rows, memory, rngs=rngs, method=function)
 
+  if remat:  # within a loop, which needs no barrier
+    one = jax.checkpoint(one, prevent_cse=False)
   key = module.make_rng("dropout") if module.has_rng("dropout") else None
   return functional.in_query_blocks(one, x, block, memory, variables, key)
 

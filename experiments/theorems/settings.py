@@ -67,22 +67,19 @@ def _theorem1():
 
 def _theorem2():
   for n in LENGTHS:
+    k = bounds.theorem_k(n, 0.5)
     for values in VALUES:
-      for k in (n // 4, bounds.theorem_k(n, 0.5)):
-        for delta in sorted({*DELTAS, 1 / n}):
-          yield Setting(
-            "theorem2", n, 64, k, values, delta=delta, seeds=seeds_of(n)
-          )
+      for delta in sorted({*DELTAS, 1 / n}):
+        yield Setting(
+          "theorem2", n, 64, k, values, delta=delta, seeds=seeds_of(n)
+        )
 
 
 def _practice():
-  for n, scales in ((128, (1.0, 4.0)), (512, (1.0,))):
-    for scale in scales:
-      for source in SOURCES:
-        for k in (n // 8, n // 4, n // 2):
-          yield Setting(
-            "practice", n, 64, k, source, scale, delta=1 / n, seeds=1
-          )
+  for n, scale in ((128, 4.0), (512, 1.0)):
+    for source in SOURCES:
+      for k in (n // 8, n // 4, n // 2):
+        yield Setting("practice", n, 64, k, source, scale, delta=1 / n, seeds=1)
 
 
 def every_setting() -> list[Setting]:

@@ -55,6 +55,8 @@ def _failures(axes, found):
   )
   axes.axvline(bounds.theorem_k(_N, _EPSILON), color="0.6", label="theorem's k")
   axes.set_yscale("log")
+  axes.set_ylim(_FLOOR, 1.5)
+  axes.set_xlim(7, 4000)  # room for the legend
   axes.set_title(f"Theorem 1: share of draws over ε = {_EPSILON}, n = {_N}")
   axes.set_xlabel(
     f"k (bottom edge: none of {by_k(found, 'mean_one')[0]['seeds']})"
@@ -101,7 +103,7 @@ def _deltas(axes, found):
   axes.set_yscale("log")
   k = records[0]["k"]
   axes.set_title(f"Theorem 2: error against δ, n = {_N}, k = {k}, mean of V 1")
-  axes.set_xlabel("δ (leftmost: 0)")
+  axes.set_xlabel("δ (leftmost: 0, where the response is 0)")
 
 
 def _practice(axes, found):
@@ -139,7 +141,8 @@ def draw(found: dict, path: pathlib.Path = FIGURE):
     axes.set_xscale("log")
     part(axes, found)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=7)
+    place = "center right" if part is _failures else "best"
+    axes.legend(fontsize=7, loc=place)
   panels.tight_layout()
   panels.savefig(path, dpi=90)
   plt.close(panels)

@@ -21,7 +21,11 @@ METHODS = {
   "construction": "construction",
   "mean": "mean of V",
 }
-_WORDS = {"zero_mean": "0", "mean_one": "1", "low_rank": "low rank"}
+_WORDS = {
+  "zero_mean": "mean 0",
+  "mean_one": "mean 1",
+  "low_rank": "low rank",
+}
 
 
 def _table(columns: str, rows) -> str:
@@ -100,8 +104,8 @@ def theorem1(found) -> str:
           )
         )
   return _table(
-    "n | ε | k | mean of w | error / \\|Pw\\| | expected | over ε "
-    "| error / (\\|P\\|_F \\|w\\|) | over ε | a row over ε | bound "
+    "n | ε | k | w | error / ‖Pw‖ | expected | over ε "
+    "| error / (‖P‖_F ‖w‖) | over ε | a row over ε | bound "
     "| P̃ = 0 over ε",
     rows,
   )
@@ -128,8 +132,8 @@ def concentration(found) -> str:
         )
       )
   return _table(
-    "scale of scores | mean of w | \\|P\\|_F² | error / \\|Pw\\| | over 0.5 "
-    "| error / (\\|P\\|_F \\|w\\|) | over 0.5",
+    "scale of scores | w | ‖P‖_F² | error / ‖Pw‖ | over 0.5 "
+    "| error / (‖P‖_F ‖w‖) | over 0.5",
     rows,
   )
 
@@ -155,8 +159,8 @@ def theorem2(found) -> str:
         )
       )
   return _table(
-    "mean of V | δ | construction | RᵀR | zero | mean of V | construction "
-    "over 0.5 | error / \\|softmax(w) V\\| | response | step | normalisers",
+    "V | δ | construction | RᵀR | zero | mean of V | construction "
+    "over 0.5 | error / ‖softmax(w) V‖ | response | step | normalisers",
     rows,
   )
 
@@ -182,8 +186,7 @@ def lengths(found) -> str:
         )
       )
   return _table(
-    "n | k | mean of V | construction | RᵀR | zero | mean of V "
-    "| exp, unnormalised",
+    "n | k | V | construction | RᵀR | zero | mean of V | exp, unnormalised",
     rows,
   )
 
@@ -211,12 +214,13 @@ def practice(found) -> str:
         f"{setting.k}",
         *texts,
         _number(record["theorem"]["fitted"]),
+        _number(record["theorem"]["zero"]),
       )
     )
   return _table(
     "n | scale | source | k | "
     + " | ".join(METHODS.values())
-    + " | fitted, theorem 2's unit",
+    + " | fitted, theorem 2's unit | zero, same unit",
     rows,
   )
 
@@ -224,14 +228,16 @@ def practice(found) -> str:
 def environment(found) -> str:
   """On what the checks were run."""
   on = {
-    "{device}, {host}, Python {python}, jax {jax}, optax {optax}, commit "
-    "{commit}".format(**record)
+    "{device}, {host}, Python {python}, jax {jax}, optax {optax}".format(
+      **record
+    )
     for record in found.values()
   }
+  commits = sorted({record["commit"] for record in found.values()})
   minutes = sum(record["wall_seconds"] for record in found.values()) / 60
   return (
-    f"{len(found)} settings on {'; '.join(sorted(on))}; "
-    f"{minutes:.0f} minutes in all."
+    f"{len(found)} settings on {'; '.join(sorted(on))}, commits "
+    f"{', '.join(commits)}; {minutes:.0f} minutes in all."
   )
 
 

@@ -1,0 +1,183 @@
+"""One draw of each theorem, and the statistics over many."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.theorems import bounds, settings
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Floats of the largest array of draws that are made at once.
+_AT_ONCE = 2**24
+
+
+def projection(key, k: int, n: int):
+  """R [k, n] with entries N(0, 1/k), so that E[R^T R] is the identity."""
+  return jax.random.normal(key, (k, n)) / k**0.5
+
+
+def scores(key, rows: int, setting: settings.Setting):
+  """scale Q K^T / sqrt(d) [rows, n] of rank min(rows, d), Q and K Gaussian."""
+  q_key, k_key = jax.random.split(key)
+  q = jax.random.normal(q_key, (rows, setting.d))
+  k = jax.random.normal(k_key, (setting.n, setting.d))
+  return setting.scale * q @ k.T / setting.d**0.5
+
+
+def values(key, columns: int, setting: settings.Setting):
+  """V W_V [n, columns], entries N(0, 1) or N(1, 1)."""
+  mean = {"zero_mean": 0.0, "mean_one": 1.0}[setting.values]
+  return mean + jax.random.normal(key, (setting.n, columns))
+
+
+def theorem1(key, setting: settings.Setting) -> dict:
+  """P~ = P R^T R against P on one column w of V W_V.
+
+  Returns:
+    printed: |P~ w - P w| / |P w|, which the theorem bounds by epsilon.
+    supported: |P~ w - P w| / (|P|_F |w|), which follows from the lemma.
+    worst_row: the largest |P~_i w - P_i w| / (|P_i| |w|), which the union bound
+      over rows is about; the one before is never more.
+    rows_over: share of rows where that is over each of `bounds.EPSILONS`.
+    zero: |P w| / (|P|_F |w|), the supported error of P~ = 0.
+    concentration: |P|_F^2, from 1 for uniform rows to n for one position each.
+  """
+  p_key, w_key, r_key = jax.random.split(key, 3)
+  p = jax.nn.softmax(scores(p_key, setting.n, setting))
+  w = values(w_key, 1, setting)[:, 0]
+  r = projection(r_key, setting.k, setting.n)
+  exact = p @ w
+  difference = p @ (r.T @ (r @ w) - w)
+  rows = jnp.linalg.norm(p, axis=1) * jnp.linalg.norm(w)
+  row_errors = jnp.abs(difference) / rows
+  unit = jnp.linalg.norm(rows)
+  return {
+    "printed": jnp.linalg.norm(difference) / jnp.linalg.norm(exact),
+    "supported": jnp.linalg.norm(difference) / unit,
+    "worst_row": jnp.max(row_errors),
+    "rows_over": jnp.mean(
+      row_errors[:, None] > jnp.array(bounds.EPSILONS), axis=0
+    ),
+    "zero": jnp.linalg.norm(exact) / unit,
+    "concentration": jnp.sum(p**2),
+  }
+
+
+def constructed(w, v, r, delta):
+  """softmax(w E^T) F V with E = delta R and F = exp(-delta) R.
+
+  Args:
+    w: rows of scores [..., n].
+    v: values [n, d].
+    r: [k, n].
+    delta: a number; 0 is the limit.
+  """
+  return jax.nn.softmax(delta * (w @ r.T)) @ (jnp.exp(-delta) * (r @ v))
+
+
+def theorem2(key, setting: settings.Setting, delta) -> dict:
+  """The construction of theorem 2 on a row w of scores, and three others.
+
+  The delta of the setting is an argument, so that one program serves all.
+
+  Errors are |. - softmax(w) V| / (|softmax(w)| |V|_F), which the theorem bounds
+  by epsilon: of the construction, of softmax(w) R^T R V ('plain'), of zero, and
+  of the mean of V. `exp` is the same for the unnormalised form,
+  |exp(w E^T) F V - exp(w) V| / (|exp(w)| |V|_F). The others:
+
+    relative: |softmax(w E^T) F V - softmax(w) V| / |softmax(w) V|; likewise
+      plain_relative and mean_relative.
+    step: |exp(-delta) exp(w E^T) - exp(w) R^T| / |exp(w)|, the two sides whose
+      products with R V the triangle inequality compares.
+    normalisers: sum exp(w E^T) over sum exp(w).
+    response: how far the output moves from one row of scores to another, over
+      how far softmax(w) V moves.
+  """
+  w_key, v_key, r_key = jax.random.split(key, 3)
+  both = scores(w_key, 2, setting)
+  v = values(v_key, setting.d, setting)
+  r = projection(r_key, setting.k, setting.n)
+  w, p = both[0], jax.nn.softmax(both)
+  exact, out = p @ v, constructed(both, v, r, delta)
+  plain = (p[0] @ r.T) @ (r @ v)
+  norm = jnp.linalg.norm
+  unit = norm(p[0]) * norm(v)
+  projected = jnp.exp(delta * (w @ r.T))
+  exp_difference = projected @ (jnp.exp(-delta) * (r @ v)) - jnp.exp(w) @ v
+  errors = {
+    "construction": norm(out[0] - exact[0]),
+    "plain": norm(plain - exact[0]),
+    "zero": norm(exact[0]),
+    "mean": norm(v.mean(0) - exact[0]),
+  }
+  return {
+    **{name: error / unit for name, error in errors.items()},
+    "exp": norm(exp_difference) / (norm(jnp.exp(w)) * norm(v)),
+    "relative": errors["construction"] / errors["zero"],
+    "plain_relative": errors["plain"] / errors["zero"],
+    "mean_relative": errors["mean"] / errors["zero"],
+    "step": norm(jnp.exp(-delta) * projected - jnp.exp(w) @ r.T)
+    / norm(jnp.exp(w)),
+    "normalisers": projected.sum() / jnp.exp(w).sum(),
+    "response": norm(out[0] - out[1]) / norm(exact[0] - exact[1]),
+  }
+
+
+# Of the statistics of a draw, those that a theorem holds against epsilon.
+CLAIMS = {
+  "theorem1": ("printed", "supported", "worst_row", "zero"),
+  "theorem2": ("construction", "plain", "zero", "mean", "exp"),
+}
+
+
+@functools.partial(jax.jit, static_argnames=("setting",))
+def many(keys, setting: settings.Setting, delta=None) -> dict:
+  """Statistics of a draw for each key, several at a time."""
+  if setting.check == "theorem1":
+    draw = functools.partial(theorem1, setting=setting)
+    size = max(setting.k, setting.n) * setting.n
+  else:
+    draw = functools.partial(theorem2, setting=setting, delta=delta)
+    size = setting.k * setting.n
+  return jax.lax.map(draw, keys, batch_size=max(1, _AT_ONCE // size))
+
+
+def measure(setting: settings.Setting, seed: int = 0) -> dict:
+  """Quantiles of all statistics, and how often a claim failed.
+
+  Returns:
+    quantiles: by statistic, those of `QUANTILES` over seeds.
+    rms: by claim, root mean square over seeds.
+    failures: by claim, seeds of which it was over each of `bounds.EPSILONS`.
+    rows_over: (theorem 1) mean share of rows over each epsilon.
+    lemma_tail: the lemma's bound for one row, by epsilon.
+    union_bound: the same for all that has to hold at once: n rows (theorem 1),
+      or one row and d columns (theorem 2, of softmax(w) R^T R V alone).
+  """
+  keys = jax.random.split(jax.random.key(seed), setting.seeds)
+  same_program = dataclasses.replace(setting, delta=None)
+  found = jax.tree.map(np.asarray, many(keys, same_program, setting.delta))
+  record = {}
+  if "rows_over" in found:
+    record["rows_over"] = found.pop("rows_over").mean(0).tolist()
+  claims = CLAIMS[setting.check]
+  pairs = setting.n if setting.check == "theorem1" else setting.d
+  return record | {
+    "quantiles": {
+      name: [float(f"{q:.5g}") for q in np.quantile(x, QUANTILES)]
+      for name, x in found.items()
+    },
+    "rms": {
+      name: float(f"{np.sqrt(np.mean(found[name] ** 2)):.5g}")
+      for name in claims
+    },
+    "failures": {
+      name: [int(np.sum(found[name] > e)) for e in bounds.EPSILONS]
+      for name in claims
+    },
+    "lemma_tail": [bounds.tail(e, setting.k) for e in bounds.EPSILONS],
+    "union_bound": [bounds.union(e, setting.k, pairs) for e in bounds.EPSILONS],
+  }

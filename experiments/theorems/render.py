@@ -1,0 +1,263 @@
+"""Renders the checks of the theorems into their page, and a figure.
+
+  .venv/bin/python -m experiments.theorems.render
+
+Writes experiments/theorems/README.md between its marks, and
+results/theorems.png. A test renders again and compares.
+"""
+
+import pathlib
+
+from experiments import pages
+from experiments.theorems import bounds, draws, figure, measure, settings
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE / "README.md"
+MARK = "<!-- experiments/theorems/render.py: {} -->"
+METHODS = {
+  "fitted": "fitted E, F",
+  "mean_pool": "mean pool",
+  "plain": "P RᵀR",
+  "construction": "construction",
+  "mean": "mean of V",
+}
+_WORDS = {
+  "zero_mean": "mean 0",
+  "mean_one": "mean 1",
+  "low_rank": "low rank",
+}
+
+
+def _table(columns: str, rows) -> str:
+  names = [name.strip() for name in columns.split("|")]
+  lines = ["| " + " | ".join(names) + " |", "|" + "---:|" * len(names)]
+  lines += ["| " + " | ".join(row) + " |" for row in rows]
+  return "\n".join(lines)
+
+
+def _number(x) -> str:
+  return f"{x:.2g}" if x < 1 else f"{x:.3g}"
+
+
+def _share(failures, record) -> str:
+  return f"{failures / record['seeds']:.1%}"
+
+
+def median(record, name) -> float:
+  """The median of a statistic."""
+  return record["quantiles"][name][draws.QUANTILES.index(0.5)]
+
+
+def promised() -> str:
+  """k of the theorems, and what the lemma leaves of them."""
+  rows = []
+  for n in settings.LENGTHS:
+    for epsilon in bounds.EPSILONS:
+      k = bounds.theorem_k(n, epsilon)
+      subspace, rows_term = bounds.theorem2_terms(n, 64, epsilon)
+      size = f"**{k}** (more than n)" if k >= n else f"{k}"
+      rows.append(
+        (
+          f"{n:,}",
+          f"{epsilon}",
+          size,
+          f"{bounds.union(epsilon, k, n):.2f}",
+          f"{rows_term:.0f}",
+          f"{subspace:,.0f}",
+        )
+      )
+  return _table(
+    "n | ε | theorem 1's k | 2 n exp(-(ε² - ε³) k / 4) | 5 log n / ε² "
+    "| 9 d log d / ε², d = 64",
+    rows,
+  )
+
+
+def theorem1(found) -> str:
+  """Each form of theorem 1 at its own k, d = 64."""
+  rows = []
+  for n in settings.LENGTHS:
+    for i, epsilon in enumerate(bounds.EPSILONS):
+      k = bounds.theorem_k(n, epsilon)
+      for values in settings.VALUES:
+        record = found[
+          settings.Setting(
+            "theorem1", n, 64, k, values, seeds=settings.seeds_of(n)
+          )
+        ]
+        fails = record["failures"]
+        expected = bounds.printed_rms(median(record, "zero"), k)
+        rows.append(
+          (
+            f"{n:,}",
+            f"{epsilon}",
+            f"{k}",
+            _WORDS[values],
+            _number(median(record, "printed")),
+            _number(expected),
+            _share(fails["printed"][i], record),
+            _number(median(record, "supported")),
+            _share(fails["supported"][i], record),
+            _share(fails["worst_row"][i], record),
+            f"{record['union_bound'][i]:.0%}",
+            _share(fails["zero"][i], record),
+          )
+        )
+  return _table(
+    "n | ε | k | w | error / ‖Pw‖ | expected | over ε "
+    "| error / (‖P‖_F ‖w‖) | over ε | a row over ε | bound "
+    "| P̃ = 0 over ε",
+    rows,
+  )
+
+
+def concentration(found) -> str:
+  """The printed form where attention looks at fewer positions."""
+  rows = []
+  k = bounds.theorem_k(512, 0.5)
+  for scale, seeds in ((1.0, 500), (4.0, 1000)):
+    for values in settings.VALUES:
+      record = found[
+        settings.Setting("theorem1", 512, 64, k, values, scale, seeds=seeds)
+      ]
+      rows.append(
+        (
+          f"{scale:.0f}",
+          _WORDS[values],
+          _number(median(record, "concentration")),
+          _number(median(record, "printed")),
+          _share(record["failures"]["printed"][1], record),
+          _number(median(record, "supported")),
+          _share(record["failures"]["supported"][1], record),
+        )
+      )
+  return _table(
+    "scale of scores | w | ‖P‖_F² | error / ‖Pw‖ | over 0.5 "
+    "| error / (‖P‖_F ‖w‖) | over 0.5",
+    rows,
+  )
+
+
+def theorem2(found) -> str:
+  """The construction against delta, n = 512."""
+  rows = []
+  for values in settings.VALUES:
+    for record in figure.by_delta(found, 512, values):
+      rows.append(
+        (
+          _WORDS[values],
+          f"{record['delta']:.3g}",
+          *(
+            _number(median(record, name))
+            for name in ("construction", "plain", "zero", "mean")
+          ),
+          _share(record["failures"]["construction"][1], record),
+          *(
+            _number(median(record, name))
+            for name in ("relative", "response", "step", "normalisers")
+          ),
+        )
+      )
+  return _table(
+    "V | δ | construction | RᵀR | zero | mean of V | construction "
+    "over 0.5 | error / ‖softmax(w) V‖ | response | step | normalisers",
+    rows,
+  )
+
+
+def lengths(found) -> str:
+  """Shares over epsilon at delta = 1/n and theorem 1's k for 0.5."""
+  rows = []
+  for n in settings.LENGTHS:
+    for values in settings.VALUES:
+      (record,) = (
+        x for x in figure.by_delta(found, n, values) if x["delta"] == 1 / n
+      )
+      fails = record["failures"]
+      rows.append(
+        (
+          f"{n:,}",
+          f"{record['k']}",
+          _WORDS[values],
+          *(
+            f"{_number(median(record, name))}, {_share(fails[name][0], record)}"
+            for name in draws.CLAIMS["theorem2"]
+          ),
+        )
+      )
+  return _table(
+    "n | k | V | construction | RᵀR | zero | mean of V | exp, unnormalised",
+    rows,
+  )
+
+
+def practice(found) -> str:
+  """Relative errors on held-out sequences."""
+  rows = []
+  for setting, record in found.items():
+    if setting.check != "practice":
+      continue
+    errors = record["relative"]
+    least = min(errors[name] for name in METHODS)
+    texts = [
+      f"**{_number(errors[name])}**"
+      if errors[name] == least
+      else _number(errors[name])
+      for name in METHODS
+    ]
+    source = _WORDS.get(setting.values, setting.values)
+    rows.append(
+      (
+        f"{setting.n}",
+        f"{setting.scale:.0f}",
+        source,
+        f"{setting.k}",
+        *texts,
+        _number(record["theorem"]["fitted"]),
+        _number(record["theorem"]["zero"]),
+      )
+    )
+  return _table(
+    "n | scale | source | k | "
+    + " | ".join(METHODS.values())
+    + " | fitted, theorem 2's unit | zero, same unit",
+    rows,
+  )
+
+
+def environment(found) -> str:
+  """On what the checks were run."""
+  on = {
+    "{device}, {host}, Python {python}, jax {jax}, optax {optax}".format(
+      **record
+    )
+    for record in found.values()
+  }
+  commits = sorted({record["commit"] for record in found.values()})
+  minutes = sum(record["wall_seconds"] for record in found.values()) / 60
+  return (
+    f"{len(found)} settings on {'; '.join(sorted(on))}, commits "
+    f"{', '.join(commits)}; {minutes:.0f} minutes in all."
+  )
+
+
+def sections(found: dict) -> dict[str, str]:
+  """The rendered parts of the page, by their marks."""
+  # A file may be in any order: it grows by whatever was missing.
+  found = {s: found[s] for s in settings.every_setting() if s in found}
+  parts = {
+    "on": environment(found),
+    "promised": promised(),
+    "theorem1": theorem1(found),
+    "concentration": concentration(found),
+    "theorem2": theorem2(found),
+    "lengths": lengths(found),
+    "practice": practice(found),
+  }
+  return {MARK.format(name): text for name, text in parts.items()}
+
+
+if __name__ == "__main__":
+  results = measure.records()
+  PAGE.write_text(pages.renew(PAGE.read_text(), sections(results)))
+  figure.draw(results)

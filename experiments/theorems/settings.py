@@ -1,0 +1,87 @@
+"""The grid: what is drawn for each line of the results."""
+
+import dataclasses
+import json
+
+from experiments.theorems import bounds
+
+CHECKS = ("theorem1", "theorem2", "practice")
+LENGTHS = (128, 512, 2048)
+VALUES = ("zero_mean", "mean_one")
+SOURCES = ("gaussian", "low_rank", "smooth")
+DELTAS = (0.0, 1e-2, 1e-1, 1.0, 3.0)  # and 1/n
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One line.
+
+  Attributes:
+    check: one of `CHECKS`.
+    n: length; k: projected length; d: of queries and keys, the rank of scores.
+    values: where V comes from: N(0, 1) or N(1, 1) entries for the theorems, a
+      source of sequences in practice.
+    scale: of the scores Q K^T / sqrt(d), whose entries have variance 1 before.
+    delta: of E = delta R, F = exp(-delta) R; None where that does not appear.
+    seeds: independent draws of R and of the input; of E and F to start from, in
+      practice.
+  """
+
+  check: str
+  n: int
+  d: int
+  k: int
+  values: str
+  scale: float = 1.0
+  delta: float | None = None
+  seeds: int = 1000
+
+  @property
+  def key(self) -> str:
+    """The setting as JSON."""
+    return json.dumps(dataclasses.asdict(self))
+
+
+def projected(n: int) -> list[int]:
+  """k of theorem 1 for each epsilon, and n/8, n/4, n/2; more at n = 512."""
+  theorem = [bounds.theorem_k(n, epsilon) for epsilon in bounds.EPSILONS]
+  small = [n // 64, n // 32, n // 16] if n == 512 else []
+  return sorted({*small, n // 8, n // 4, n // 2, *theorem})
+
+
+def seeds_of(n: int) -> int:
+  """Draws that a length is checked with."""
+  return {128: 1000, 512: 500, 2048: 100}[n]
+
+
+def _theorem1():
+  for n in LENGTHS:
+    for d in (16, 64) if n < 2048 else (64,):
+      for values in VALUES:
+        for k in projected(n):
+          yield Setting("theorem1", n, d, k, values, seeds=seeds_of(n))
+  for values in VALUES:  # attention that looks at few positions
+    for k in (128, bounds.theorem_k(512, 0.5)):
+      yield Setting("theorem1", 512, 64, k, values, scale=4.0)
+
+
+def _theorem2():
+  for n in LENGTHS:
+    k = bounds.theorem_k(n, 0.5)
+    for values in VALUES:
+      for delta in sorted({*DELTAS, 1 / n}):
+        yield Setting(
+          "theorem2", n, 64, k, values, delta=delta, seeds=seeds_of(n)
+        )
+
+
+def _practice():
+  for n, scale in ((128, 4.0), (512, 1.0)):
+    for source in SOURCES:
+      for k in (n // 8, n // 4, n // 2):
+        yield Setting("practice", n, 64, k, source, scale, delta=1 / n, seeds=1)
+
+
+def every_setting() -> list[Setting]:
+  """All settings."""
+  return [*_theorem1(), *_theorem2(), *_practice()]

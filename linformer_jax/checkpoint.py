@@ -222,23 +222,31 @@ class Checkpoints:
       raise ValueError("the arrays are not those that were to be saved")
     return restored.state, note
 
-  def restore(self, abstract_state):
-    """The newest checkpoint that is whole.
+  def restore(self, abstract_state, step: int | None = None):
+    """The newest checkpoint that is whole, or that of one step.
 
     Damaged ones are reported; once an older one has been read they are set
     aside, as damaged-<step> in the folder of the run.
 
     Args:
       abstract_state: the tree of shapes and shardings to restore to.
+      step: updates completed, or None for the newest.
 
     Returns:
       (state, note), or None when nothing has been saved.
 
     Raises:
-      CheckpointError: when there are checkpoints and none can be read.
+      CheckpointError: when there are checkpoints and none can be read, or none
+        is of the step that is wanted.
     """
-    damaged = []
-    for step in reversed(self.steps()):
+    steps, damaged = self.steps(), []
+    if step is not None:
+      if step not in steps:
+        raise CheckpointError(
+          f"there is no checkpoint {step} in {self._directory}, only {steps}"
+        )
+      steps = [step]
+    for step in reversed(steps):
       try:
         found = self._read(step, abstract_state)
       except (ValueError, OSError) as error:

@@ -168,6 +168,14 @@ class Writer:
     with files.errors_of_tensorflow():
       self._lines.add(json.dumps(row))
 
+  def images(self, step: int, values):
+    """Writes images of an update, uint8 [1, height, width, 3], by tag."""
+    if not self._active:
+      return
+    with self._events():
+      self._summaries.write_images(step, values)
+      self._summaries.flush()
+
 
 def flatten(tree: dict, prefix: str = "") -> dict:
   """{'a': {'b': 1}} to {'a.b': 1}."""

@@ -1,0 +1,1 @@
+"""Singular values of attention matrices (Figure 1)."""

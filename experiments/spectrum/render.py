@@ -1,0 +1,136 @@
+"""Renders the readings into figures and the page.
+
+  .venv/bin/python -m experiments.spectrum.render
+
+Writes results/figure1.png (imported weights), results/<run>.png for each run,
+and the page between its marks. A test renders the page again and compares.
+"""
+
+import pathlib
+
+from experiments import pages
+from experiments.spectrum import measure
+from linformer_jax import report, spectrum
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE / "README.md"
+MARK = "<!-- experiments/spectrum/render.py: {} -->"
+IMPORTED = "MiniLM-L6"
+FIGURE = "figure1.png"
+# Another reading of the same weights at index 128, by other code on other text:
+# of all heads, and layer by layer.
+OTHER_MEAN = 0.83
+OTHER_LAYERS = (0.81, 0.69, 0.76, 0.86, 0.87, 0.97)
+
+
+def imported(found: list[dict]) -> list[dict]:
+  """Readings of the imported weights."""
+  return [record for record in found if record["model"] == IMPORTED]
+
+
+def runs(found: list[dict]) -> dict[str, list[dict]]:
+  """Readings of our own runs, by run and in the order of their updates."""
+  by_name = {}
+  for record in found:
+    if record["step"] is not None:
+      by_name.setdefault(record["model"], []).append(record)
+  return {
+    name: sorted(readings, key=lambda record: record["step"])
+    for name, readings in by_name.items()
+  }
+
+
+def _cell(level, index=None):
+  mean, spread = level["mean"], level["spread"]
+  if index is not None:
+    mean, spread = mean[index], spread[index]
+  return f"{mean:.3f} ± {spread:.3f}"
+
+
+def layer_table(found: list[dict]) -> str:
+  """Of the imported weights, layer by layer, at index n/4."""
+  readings = imported(found)
+  names = " | ".join(record["text"] for record in readings)
+  lines = [
+    f"| layer | {names} | another reading | heads from, to |",
+    "|---|" + "---:|" * (len(readings) + 2),
+  ]
+  for layer in range(readings[0]["layers"]):
+    cells = [_cell(r["at_quarter"]["layers"], layer) for r in readings]
+    heads = [r["at_quarter"]["heads"]["mean"][layer] for r in readings]
+    low, high = min(map(min, heads)), max(map(max, heads))
+    lines.append(
+      f"| {layer} | {' | '.join(cells)} | {OTHER_LAYERS[layer]:.2f} "
+      f"| {low:.2f}, {high:.2f} |"
+    )
+  cells = [f"**{_cell(r['at_quarter']['all'])}**" for r in readings]
+  lines.append(f"| all | {' | '.join(cells)} | {OTHER_MEAN:.2f} | |")
+  return "\n".join(lines)
+
+
+def environment(found: list[dict]) -> str:
+  """On what the imported weights were measured."""
+  lines = []
+  for record in imported(found):
+    each = record["seconds"] / record["blocks"]
+    lines.append(
+      f"* {record['text']}: {record['blocks']} blocks of {record['length']} "
+      f"tokens, {record['layers']} layers, {record['heads']} heads; "
+      f"{report.clock(record['seconds'])}, {each:.2f} s a block; "
+      "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
+      "{commit}".format(**record)
+    )
+  digests = {record["weights_sha256"] for record in imported(found)}
+  lines.append(f"* weights: SHA-256 {', '.join(sorted(digests))}")
+  return "\n".join(lines)
+
+
+def run_tables(found: list[dict]) -> str:
+  """Of our own runs, update by update."""
+  parts = []
+  for name, readings in runs(found).items():
+    last = readings[-1]
+    lines = [
+      f"{name}: {last['attention']} attention, {last['layers']} layers, "
+      f"{last['heads']} heads, n = {last['length']}, {last['blocks']} blocks "
+      f"of its validation split, index {last['quarter']}; {last['host']}, jax "
+      f"{last['jax']}, commit {last['commit']}.",
+      "",
+      "| updates | all | "
+      + " | ".join(f"layer {i}" for i in range(last["layers"]))
+      + " |",
+      "|---:|" + "---:|" * (1 + last["layers"]),
+    ]
+    for record in readings:
+      layers = record["at_quarter"]["layers"]
+      cells = [_cell(layers, i) for i in range(record["layers"])]
+      cells.insert(0, f"**{_cell(record['at_quarter']['all'])}**")
+      lines.append(f"| {record['step']:,} | {' | '.join(cells)} |")
+    lines += ["", f"![{name}](results/{name}.png)"]
+    parts.append("\n".join(lines))
+  return "\n\n".join(parts) or "Not run yet: no reading of a run is committed."
+
+
+def sections(found: list[dict]) -> dict[str, str]:
+  """The rendered parts of the page, by their marks."""
+  parts = {
+    "layers": layer_table(found),
+    "on": environment(found),
+    "runs": run_tables(found),
+  }
+  return {MARK.format(name): text for name, text in parts.items()}
+
+
+def figures(found: list[dict]) -> dict[str, list[dict]]:
+  """Readings of each figure, by its file."""
+  by_file = {FIGURE: imported(found)}
+  by_file |= {f"{name}.png": readings for name, readings in runs(found).items()}
+  return {name: readings for name, readings in by_file.items() if readings}
+
+
+if __name__ == "__main__":
+  rendered = measure.records()
+  for file, readings in figures(rendered).items():
+    drawing = spectrum.draw({measure.label(r): r for r in readings})
+    drawing.savefig(measure.RESULTS.with_name(file), dpi=110)
+  PAGE.write_text(pages.renew(PAGE.read_text(), sections(rendered)))

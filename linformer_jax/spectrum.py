@@ -1,0 +1,259 @@
+"""Singular values of attention matrices (arXiv 2006.04768, Figure 1).
+
+How much of an attention matrix P few directions hold: the sum of its largest j
+singular values over the sum of all, against j. The model is left as it is: its
+queries and keys are captured where linen passes them, and P is made of them.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linformer_jax import model
+
+_LEVELS = ("heads", "layers", "all")
+
+
+def cumulative(matrices: jax.Array) -> jax.Array:
+  """Normalised cumulative singular values.
+
+  The singular values are taken of the matrix itself: as eigenvalues of P^T P in
+  float32 the small ones, and there are many, would be lost.
+
+  Args:
+    matrices: [..., N, K].
+
+  Returns:
+    float32 [..., R], R = min(N, K): at place j - 1 the sum of the largest j
+    over the sum of all. It rises to 1, ever more slowly.
+  """
+  values = jnp.linalg.svd(matrices.astype(jnp.float32), compute_uv=False)
+  sums = jnp.cumsum(values, axis=-1)
+  return sums / sums[..., -1:]
+
+
+def layer_by_layer(config: model.ModelConfig, variables):
+  """The same encoder without loops, in which each layer can be looked at.
+
+  Args:
+    config: of the encoder.
+    variables: of the encoder, 'params' and maybe 'constants'.
+
+  Returns:
+    (config, variables) with layers layer_0, layer_1, ... and no query blocks.
+  """
+  plain = dataclasses.replace(
+    config,
+    scan_layers=False,
+    remat=False,
+    query_block=0,
+    attention_implementation="xla",
+  )
+  if not config.scan_layers:
+    return plain, variables
+
+  def split(tree):
+    loops = sorted(
+      (name for name in tree if name.startswith("layers_")),
+      key=lambda name: int(name.removeprefix("layers_")),
+    )
+    found = {name: tree[name] for name in tree if name not in loops}
+    layers = []
+    for name in loops:
+      depth = jax.tree.leaves(tree[name])[0].shape[0]
+      layers += [
+        jax.tree.map(lambda x, i=i: x[i], tree[name]) for i in range(depth)
+      ]
+    return found | {f"layer_{i}": layer for i, layer in enumerate(layers)}
+
+  return plain, {name: split(tree) for name, tree in variables.items()}
+
+
+def attention(
+  config: model.ModelConfig, variables, tokens: jax.Array
+) -> list[jax.Array]:
+  """The attention matrices P of an encoder, softmax(Q K^T / sqrt(D)).
+
+  Args:
+    config: of the encoder.
+    variables: of the encoder, 'params' and maybe 'constants'.
+    tokens: int [B, N], all of them real.
+
+  Returns:
+    For each layer float32 [B, H, N, K]: K = N with softmax attention, the
+    projected length with Linformer, whose P is the paper's P-bar.
+  """
+  config, variables = layer_by_layer(config, variables)
+  _, seen = model.Encoder(config).apply(
+    variables,
+    tokens,
+    capture_intermediates=_is_query_or_key,
+    mutable="intermediates",
+  )
+  found = []
+  for i in range(config.num_layers):
+    maps = seen["intermediates"][f"layer_{i}"]["block"]["attention"]
+    [q], [k] = (maps[name]["__call__"] for name in ("query", "key"))
+    scores = jnp.einsum(
+      "bnhd,bkhd->bhnk",
+      q.astype(jnp.float32),
+      k.astype(jnp.float32),
+      precision="highest",
+    )
+    found.append(jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1))
+  return found
+
+
+def _is_query_or_key(module: nn.Module, method: str) -> bool:
+  return method == "__call__" and module.name in ("query", "key")
+
+
+def curves(config: model.ModelConfig, variables, tokens) -> jax.Array:
+  """`cumulative` of every attention matrix; arguments as of `attention`.
+
+  Returns:
+    float32 [B, L, H, R] for L layers, as one batch of singular values.
+
+  Raises:
+    ValueError: when layers have different projected lengths.
+  """
+  if config.attention == "linformer" and len(set(config.projected_lengths)) > 1:
+    raise ValueError(
+      "curves of one length need one projected_length for all layers, not "
+      f"{config.projected_lengths}"
+    )
+  matrices = jnp.stack(attention(config, variables, tokens), axis=1)
+  return cumulative(matrices)
+
+
+class Moments:
+  """Mean and spread of curves over blocks of text, in float64.
+
+  Of each head, of the mean over the heads of a layer, and of the mean over all
+  heads: three levels, as the spread of a mean is not the mean of spreads.
+  """
+
+  def __init__(self, state: dict[str, np.ndarray] | None = None):
+    """Starts empty, or from the `state` of moments that these go on from."""
+    self._sums = dict(state or {"count": np.zeros((), np.int64)})
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Arrays from which to go on."""
+    return dict(self._sums)
+
+  @property
+  def count(self) -> int:
+    """Blocks so far."""
+    return int(self._sums["count"])
+
+  def add(self, found: jax.Array):
+    """Takes the curves of some blocks, [B, L, H, R]."""
+    heads = np.asarray(found, np.float64)
+    levels = heads, heads.mean(axis=2), heads.mean(axis=(1, 2))
+    self._sums["count"] = self._sums["count"] + len(heads)
+    for name, values in zip(_LEVELS, levels, strict=True):
+      for power in (1, 2):
+        key = f"{name}_{power}"
+        # Block by block, so that no grouping of them changes a bit.
+        for value in values**power:
+          self._sums[key] = self._sums.get(key, 0) + value
+
+  def mean(self, level: str) -> np.ndarray:
+    """Of 'heads' [L, H, R], 'layers' [L, R] or 'all' [R]."""
+    return self._sums[f"{level}_1"] / self.count
+
+  def spread(self, level: str) -> np.ndarray:
+    """Standard deviation over the blocks; shapes as those of `mean`."""
+    second = self._sums[f"{level}_2"] / self.count
+    return np.sqrt(np.maximum(second - self.mean(level) ** 2, 0))
+
+
+def summary(moments: Moments) -> dict:
+  """What Figure 1 shows, as JSON.
+
+  Returns:
+    indices: the j of the curves, from 1 to R.
+    mean, spread: the curve of all heads together, at those.
+    heads_mean, heads_spread: [L][H] curves at those.
+    quarter: j = R / 4, where the heat map is.
+    at_quarter: mean and spread there: 'all', 'layers' [L], 'heads' [L][H].
+  """
+  size = moments.mean("all").shape[0]
+  steps = {max(1, size * i // 32) for i in range(1, 33)}
+  indices = sorted(steps | {j for j in (1, 2, 4, 8) if j <= size})
+  quarter = max(1, size // 4)
+
+  def at(values, j):
+    return np.round(values[..., np.asarray(j) - 1], 5).tolist()
+
+  return {
+    "blocks": moments.count,
+    "indices": indices,
+    "mean": at(moments.mean("all"), indices),
+    "spread": at(moments.spread("all"), indices),
+    "heads_mean": at(moments.mean("heads"), indices),
+    "heads_spread": at(moments.spread("heads"), indices),
+    "quarter": quarter,
+    "at_quarter": {
+      level: {
+        "mean": at(moments.mean(level), quarter),
+        "spread": at(moments.spread(level), quarter),
+      }
+      for level in _LEVELS
+    },
+  }
+
+
+def draw(summaries: dict[str, dict]):
+  """Figure 1: mean curves with their spread, and heat maps layer by head.
+
+  Args:
+    summaries: of `summary`, by their labels. All give a curve, the first and
+      the last a heat map.
+
+  Returns:
+    A matplotlib figure.
+  """
+  from matplotlib import figure, ticker
+
+  ends = list(dict.fromkeys([next(iter(summaries)), list(summaries)[-1]]))
+  drawing = figure.Figure(
+    figsize=(4.4 + 3.9 * len(ends), 3.8), layout="constrained"
+  )
+  first, *rest = drawing.subplots(1, 1 + len(ends))
+  for label, found in summaries.items():
+    mean, spread = np.array(found["mean"]), np.array(found["spread"])
+    first.plot(found["indices"], mean, label=label)
+    first.fill_between(
+      found["indices"], mean - spread, mean + spread, alpha=0.25
+    )
+  quarter = summaries[ends[0]]["quarter"]
+  first.axvline(quarter, color="gray", linestyle="--", linewidth=1)
+  first.set(
+    xlabel="index of the singular value",
+    ylabel="normalised cumulative singular value",
+    ylim=(0, 1.01),
+  )
+  first.grid(True, alpha=0.3)
+  first.legend()
+  maps = [np.array(summaries[x]["at_quarter"]["heads"]["mean"]) for x in ends]
+  low = min(x.min() for x in maps)
+  for axes, label, values in zip(rest, ends, maps, strict=True):
+    shown = axes.imshow(values, aspect="auto", vmin=low, vmax=1)
+    axes.set(xlabel="head", ylabel="layer", title=f"{label}, index {quarter}")
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_locator(ticker.MaxNLocator(integer=True))
+  drawing.colorbar(shown, ax=rest)
+  return drawing
+
+
+def picture(drawing) -> np.ndarray:
+  """A matplotlib figure as uint8 [1, height, width, 3], for TensorBoard."""
+  from matplotlib.backends import backend_agg
+
+  canvas = backend_agg.FigureCanvasAgg(drawing)
+  canvas.draw()
+  return np.array(canvas.buffer_rgba())[None, ..., :3]

@@ -116,6 +116,7 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.adam_b2 = 0.98
   optimizer.adam_epsilon = 1e-6
   optimizer.weight_decay = 0.01  # of kernels and embeddings
+  optimizer.projection_rate = 1.0  # of E and F, as a multiple; 0: frozen
   optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: none
 
   train = config.train = config_dict.ConfigDict()

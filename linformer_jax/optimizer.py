@@ -45,8 +45,20 @@ def decayed(params):
   )
 
 
+def projections(params):
+  """True at E and F, and at the kernels of a convolution in their place."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: any(part.key.endswith("projection") for part in path),
+    params,
+  )
+
+
 def create(config, num_steps: int) -> optax.GradientTransformation:
   """AdamW with the schedule, decay mask and clipping of `config`.
+
+  The updates of E and F, weight decay among them, are `projection_rate` times
+  what they would be. At 0 they are frozen, and their gradients have no part in
+  the norm that is clipped.
 
   Raises:
     ValueError: for values outside their range.
@@ -54,11 +66,14 @@ def create(config, num_steps: int) -> optax.GradientTransformation:
   for name in ("adam_b1", "adam_b2"):
     if not 0 <= config[name] < 1:
       raise ValueError(f"optimizer.{name} {config[name]} must lie in [0, 1)")
-  for name in ("weight_decay", "clip_norm"):
+  for name in ("weight_decay", "clip_norm", "projection_rate"):
     if config[name] < 0:
       raise ValueError(f"optimizer.{name} {config[name]} must be 0 or more")
   clip = [optax.clip_by_global_norm(config.clip_norm)] * bool(config.clip_norm)
+  rate = config.projection_rate
+  scale = [optax.masked(optax.scale(rate), projections)] * (rate != 1)
   return optax.chain(
+    *scale * (rate == 0),
     *clip,
     optax.adamw(
       learning_rate(config, num_steps),
@@ -68,4 +83,5 @@ def create(config, num_steps: int) -> optax.GradientTransformation:
       weight_decay=config.weight_decay,
       mask=decayed,
     ),
+    *scale,
   )

@@ -260,6 +260,8 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     "targets": final["eval/targets"],
     "parameters": model.num_parameters(params),
     "tokens": total * config.train.batch_size * config.data.sequence_length,
+    "train_blocks": len(experiment.corpus.train),
+    "validation_blocks": len(experiment.corpus.validation),
     "busy_seconds": throughput.busy_seconds,
     "wall_seconds": throughput.wall_seconds,
     **throughput.average(total),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, linformer, smoke, transformer
+from configs import base, linformer, pretrain_small, smoke, transformer
 from linformer_jax import model as model_lib
 from linformer_jax import sharding, step
 from linformer_jax.attention import linformer as linformer_attention
@@ -22,7 +22,9 @@ def shapes(config):
   return step.build_steps(config, mesh).abstract_state
 
 
-@pytest.mark.parametrize("module", [base, linformer, transformer, smoke])
+@pytest.mark.parametrize(
+  "module", [base, linformer, transformer, smoke, pretrain_small]
+)
 def test_every_config_is_built_and_explained(module):
   config = module.get_config()
   assert shapes(config).params
@@ -35,6 +37,7 @@ def test_every_config_file_is_tested():
   assert files - {"__init__", "__pycache__"} == {
     "base",
     "linformer",
+    "pretrain_small",
     "smoke",
     "transformer",
   }

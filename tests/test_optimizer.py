@@ -58,6 +58,7 @@ def test_schedule_at_full_length_is_exact_enough():
     (dict(adam_b2=-0.1), "adam_b2 -0.1"),
     (dict(weight_decay=-1.0), "weight_decay -1.0"),
     (dict(clip_norm=-1.0), "clip_norm -1.0"),
+    (dict(projection_rate=-1.0), "projection_rate -1.0"),
   ],
 )
 def test_values_out_of_range_are_named(changes, message):
@@ -66,15 +67,20 @@ def test_values_out_of_range_are_named(changes, message):
 
 
 @pytest.mark.parametrize(
-  "changes",
+  "changes, projection_size",  # 2 layers, 2 heads of 16, n = 32, k = 8
   [
-    dict(sharing="none"),
-    dict(sharing="layerwise"),
-    dict(projection="convolution", scan_layers=False),
-    dict(attention="softmax", norm_position="pre"),
+    (dict(sharing="none"), 2 * 2 * 2 * 8 * 32),
+    (dict(sharing="layerwise"), 8 * 32),
+    (
+      dict(projection="convolution", scan_layers=False),
+      2 * 2 * (32 // 8) * 16**2,
+    ),
+    (dict(attention="softmax", norm_position="pre"), 0),
   ],
 )
-def test_kernels_and_embeddings_decay_and_nothing_else(changes):
+def test_kernels_and_embeddings_decay_and_nothing_else(
+  changes, projection_size
+):
   config = tiny.get_config()
   config.model.update(changes)
   steps = step.build_steps(config, sharding.make_mesh(config.mesh))
@@ -95,6 +101,9 @@ def test_kernels_and_embeddings_decay_and_nothing_else(changes):
   ]
   assert all(projections)
   assert bool(projections) == (config.model.attention == "linformer")
+  picked = jax.tree.leaves(optimizer.projections(params))
+  sizes = [leaf.size for leaf, pick in zip(leaves, picked, strict=True) if pick]
+  assert sum(sizes) == projection_size
 
 
 def adamw(config, num_steps, params, gradients):
@@ -148,3 +157,38 @@ def test_updates_equal_adamw_by_hand(clip, decay):
   for name in params:
     # Five updates of size 0.1, each off by a few float32 roundings of about 1.
     np.testing.assert_allclose(params[name], wanted[name], rtol=0, atol=3e-6)
+
+
+def first_updates(gradient_of_e=3.0, **changes):
+  """Updates of an E and of another kernel, by one step of the optimiser."""
+  params = {
+    "key_projection": {"kernel": jnp.full((2, 3), 0.5)},
+    "key": {"kernel": jnp.full((3, 3), 0.5)},
+  }
+  gradients = {
+    "key_projection": {"kernel": jnp.full((2, 3), gradient_of_e)},
+    "key": {"kernel": jnp.full((3, 3), 0.2)},
+  }
+  # An epsilon of 1: an update depends on the size of its gradient.
+  config = group(warmup_steps=0, adam_epsilon=1.0, weight_decay=0.1, **changes)
+  tx = optimizer.create(config, 10)
+  updates, _ = tx.update(gradients, tx.init(params), params)
+  return updates["key_projection"]["kernel"], updates["key"]["kernel"]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 4.0])
+def test_projections_have_a_rate_of_their_own(rate):
+  """Times `rate`, weight decay with it, and all else as it was."""
+  e, other = first_updates(projection_rate=rate)
+  e_before, other_before = first_updates()
+  np.testing.assert_array_equal(e, rate * e_before)  # powers of two: exact
+  np.testing.assert_array_equal(other, other_before)
+
+
+def test_frozen_projections_have_no_part_in_clipping():
+  frozen = dict(projection_rate=0.0, clip_norm=0.5)
+  _, alone = first_updates(gradient_of_e=0.0, clip_norm=0.5)
+  _, beside = first_updates(gradient_of_e=3.0, **frozen)
+  _, clipped = first_updates(gradient_of_e=3.0, clip_norm=0.5)
+  np.testing.assert_array_equal(beside, alone)
+  assert not np.allclose(clipped, alone)

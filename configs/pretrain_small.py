@@ -1,0 +1,75 @@
+"""Pretraining curves at a size that two CPU cores do in hours (Figure 3).
+
+One recipe for all panels of experiments/perplexity; only what a panel compares
+differs between its runs. It is not the paper's size, and these are the choices:
+
+* Four layers of width 256, four heads of 64 (RoBERTa's head width), MLP 1,024.
+* n = 128 where a panel does not vary it, k a fraction of n as in the paper.
+* An update has `TOKENS` tokens at every n, and a run `UPDATES` updates.
+* 1,024 subwords: small vocabularies leave the plateau of word frequencies soon.
+* Post-norm as RoBERTa, kernels and embeddings from N(0, 0.05^2), positions that
+  start as sinusoids and are learned; E and F from N(0, 0.02^2) as the authors'.
+* Learning rate 1e-3 (at this width 3e-3 is slow or does not learn), a tenth of
+  the run warm-up, linear decay to 0; RoBERTa's Adam, gradients clipped at 1.
+* No dropout: a run reads less than a few epochs.
+* 1% of the documents held out, all of it evaluated each time.
+* Layers one by one (`scan_layers=False`): a loop costs a CPU a fifth.
+
+Argument, any of: n=128, k=32, attention=linformer (softmax), sharing=headwise
+(none, key_value, layerwise), projection=linear (convolution, mean_pool,
+max_pool, random).
+
+Command: a panel at a time,
+  .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'
+or one run,
+  ./launch.sh train --config=configs/pretrain_small.py:n=128,k=32 \
+    --config.data.source=files --config.data.files='GLOB' --workdir=runs/small
+Hardware: two CPU cores.
+Wall-clock and result: experiments/perplexity/README.md.
+"""
+
+from configs import base
+
+TOKENS = 2_048  # an update
+UPDATES = 6_000
+EVALUATIONS = 24
+
+
+def get_config(argument: str = ""):
+  """See the module's docstring."""
+  given = base.parse_argument(
+    argument,
+    n=128,
+    k=32,
+    attention="linformer",
+    sharing="headwise",
+    projection="linear",
+  )
+  config = base.get_config()
+  model = config.model
+  model.vocab_size = 1024
+  model.max_length = n = given["n"]
+  model.num_layers = 4
+  model.embed_dim = 256
+  model.num_heads = 4
+  model.mlp_dim = 1024
+  model.attention = given["attention"]
+  model.projected_length = given["k"]
+  model.sharing = given["sharing"]
+  model.projection = given["projection"]
+  model.position_offset = 0
+  model.position_init = "sinusoidal"
+  model.initializer_std = 0.05
+  model.dropout_rate = model.attention_dropout_rate = 0.0
+  model.scan_layers = False
+  config.data.holdout_fraction = 0.01
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = UPDATES // 10
+  config.optimizer.clip_norm = 1.0
+  config.train.batch_size = max(1, TOKENS // n)
+  config.train.num_steps = UPDATES
+  config.run.log_every_steps = 50
+  config.run.eval_every_steps = UPDATES // EVALUATIONS
+  config.run.eval_batch_size = max(1, 4 * TOKENS // n)
+  config.run.checkpoint_every_steps = UPDATES // EVALUATIONS
+  return config

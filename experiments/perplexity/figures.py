@@ -1,0 +1,119 @@
+"""A figure a panel: perplexity against updates, time and FLOPs, and the gap."""
+
+import pathlib
+
+import numpy as np
+
+from experiments.perplexity import curves, paper
+
+# The axis of relative gaps: beyond it lies what is still on the plateau. It is
+# wider where a curve ends outside.
+_GAPS = (-0.1, 0.3)
+
+
+def path(name: str) -> pathlib.Path:
+  """Where the figure of a panel lies."""
+  return curves.RESULTS / f"panel_{name}.png"
+
+
+def draw(found, to: pathlib.Path | None = None):
+  """Draws a panel.
+
+  Args:
+    found: `render.Curves`.
+    to: the file, default `path`.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot, ticker
+
+  points = [point for point in found.panel.points if found.of(point)]
+  colours = pyplot.get_cmap("turbo")(
+    np.linspace(0.05, 0.95, len(found.panel.points))
+  )
+  colour = dict(zip(found.panel.points, colours, strict=True))
+  figure, axes = pyplot.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
+  columns = {
+    "step": "updates",
+    "seconds": "seconds of updates",
+    "flops": "FLOP",
+  }
+  for one, (column, name) in zip(axes.flat, columns.items(), strict=False):
+    for point in points:
+      _curve(one, found.of(point), column, point.label, colour[point])
+    one.set(xlabel=name, ylabel="validation perplexity", yscale="log")
+    for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
+      axis(ticker.ScalarFormatter())
+  axes.flat[0].legend(fontsize=7)
+  if found.name == "p":
+    _plateaus(axes.flat[3], found, points, colour)
+  else:
+    _gaps(axes.flat[3], found, points, colour)
+  for one in axes.flat:
+    one.grid(True, which="both", alpha=0.3)
+  figure.suptitle(f"{found.panel.title}: 2 CPU cores, a reduced scale")
+  figure.savefig(to or path(found.name), dpi=90)
+  pyplot.close(figure)
+
+
+def _curve(axes, of_seed, column, label, colour):
+  """Mean of the seeds, and their spread as a band."""
+  at = curves.COLUMNS.index(column)
+  rows = np.array([record["evaluations"] for record in of_seed.values()])
+  x, y = rows[..., at].mean(0), rows[..., -1]
+  axes.plot(x, y.mean(0), color=colour, label=label, linewidth=1.4)
+  if len(rows) > 1:
+    axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.25)
+
+
+def _gaps(axes, found, points, colour):
+  """Ours as lines with their spread, the paper's dashed."""
+  first = found.panel.points[0]
+  ends = [0.0]
+  for point in points:
+    own = found.ratios(point)
+    if point is not first and own:
+      x, y = np.array(own).transpose(2, 0, 1)
+      ends.extend(y[:, -1] - 1)
+      axes.plot(x[0], y.mean(0) - 1, color=colour[point], label=point.label)
+      if len(own) > 1:
+        low, high = y.min(0) - 1, y.max(0) - 1
+        axes.fill_between(x[0], low, high, color=colour[point], alpha=0.25)
+  for point in found.panel.points[1:]:
+    theirs = np.array(paper.ratios(found.name, point))
+    if len(theirs):
+      axes.plot(
+        *(theirs - [0, 1]).T,
+        "--o",
+        color=colour[point],
+        markersize=3,
+        label=paper.label(found.name, point),
+      )
+  axes.axhline(0, color="gray", linewidth=0.8)
+  axes.set(
+    xlabel="share of the updates of a whole run",
+    ylabel=f"perplexity over that of {first.label}, - 1",
+    ylim=(min(_GAPS[0], 1.1 * min(ends)), max(_GAPS[1], 1.1 * max(ends))),
+  )
+  axes.legend(fontsize=7)
+
+
+def _plateaus(axes, found, points, colour):
+  """Updates to leave the plateau, the mean of the seeds; hatched: not left."""
+  for i, point in enumerate(points):
+    records = found.of(point).values()
+    values = [record["plateau_updates"] for record in records]
+    stayed = None in values
+    ends = [record["step"] for record in records]
+    lengths = [y if x is None else x for x, y in zip(values, ends, strict=True)]
+    axes.barh(
+      i,
+      np.mean(lengths),
+      color="none" if stayed else colour[point],
+      edgecolor=colour[point],
+      hatch="//" if stayed else None,
+    )
+  axes.set_yticks(range(len(points)), [p.label for p in points], fontsize=7)
+  axes.invert_yaxis()
+  axes.set_xlabel("updates to leave the plateau (hatched: not left)")

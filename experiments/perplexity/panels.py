@@ -1,0 +1,210 @@
+"""The points of each panel, as data: which models, under which flags and seeds.
+
+Every point is a run of configs/pretrain_small.py: the same text, tokens an
+update and schedule. A point that stands in two panels is one run.
+"""
+
+import dataclasses
+
+from linformer_jax.attention import linformer, projection
+
+CONFIG = "configs/pretrain_small.py"
+N, K = 128, 32  # where a panel does not vary them
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One model.
+
+  Attributes:
+    name: of its folder, with the seed; one name is one model in all panels.
+    label: in tables and figures.
+    argument: of `CONFIG`.
+    flags: fields of the config beside that, (field, value as text).
+  """
+
+  name: str
+  label: str
+  argument: str
+  flags: tuple[tuple[str, str], ...] = ()
+
+  def words(self, seed: int) -> list[str]:
+    """The point's part of the command line."""
+    return [
+      f"--config={CONFIG}:{self.argument}",
+      f"--config.seed={seed}",
+      *(f"--config.{field}={value}" for field, value in self.flags),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """What is drawn in one figure.
+
+  Attributes:
+    title: of the figure.
+    points: its models; the first is what the others are compared with.
+    seeds: of each point.
+  """
+
+  title: str
+  points: tuple[Point, ...]
+  seeds: tuple[int, ...] = (0,)
+
+
+def softmax(n: int = N) -> Point:
+  """The Transformer at a length."""
+  return Point(f"n{n}-softmax", "softmax", f"n={n},k={K},attention=softmax")
+
+
+def linear(
+  n: int = N, k: int = K, sharing: str = "headwise", label=""
+) -> Point:
+  """The paper's Linformer: E and F learned from N(0, 0.02^2)."""
+  other = "" if sharing == "headwise" else f"-{sharing}"
+  return Point(
+    f"n{n}-k{k}{other}",
+    label or f"k = {k}",
+    f"n={n},k={k}" + (f",sharing={sharing}" if other else ""),
+  )
+
+
+def _projected(kind):
+  """Another kind of projection, at the usual n and k."""
+  return Point(
+    f"n{N}-k{K}-{kind}",
+    kind.replace("_", " "),
+    f"n={N},k={K},projection={kind}",
+  )
+
+
+# k smaller in higher layers (section 4 of the paper), 32 on average.
+NON_UNIFORM = (64, 32, 16, 16)
+
+
+def _suggested():
+  """What the paper suggests without results."""
+  tapered = Point(
+    f"n{N}-tapered",
+    f"k = {', '.join(map(str, NON_UNIFORM))}",
+    f"n={N},k={K}",
+    (("model.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
+  )
+  kinds = [kind for kind in projection.KINDS if kind != "linear"]
+  return (softmax(), linear(), tapered, *map(_projected, kinds))
+
+
+def _start(name, label, init, std, rate="1.0", sharing="headwise"):
+  """k = n, with a start and a learning rate of E and F.
+
+  At k = n, 'strided' is the identity.
+  """
+  flags = (
+    ("model.projection_init", init),
+    ("model.projection_std", std),
+    ("optimizer.projection_rate", rate),
+  )
+  argument = f"n={N},k={N},sharing={sharing}"
+  return Point(f"n{N}-start-{name}", label, argument, flags)
+
+
+def _plateau():
+  """What keeps a model on the plateau: E's start, scale, rate, and sharing."""
+  return (
+    softmax(),
+    _start("identity-frozen", "E = I, frozen", "strided", "0.0", "0.0"),
+    _start("identity", "E = I, learned", "strided", "0.0"),
+    _start("noisy-frozen", "I + N(0, 0.02²), frozen", "strided", "0.02", "0.0"),
+    _start("noisy", "I + N(0, 0.02²), learned", "strided", "0.02"),
+    _start("random-frozen", "N(0, 0.02²), frozen", "normal", "0.02", "0.0"),
+    linear(k=N, label="N(0, 0.02²), learned (the paper's)"),
+    Point(
+      f"n{N}-k{N}-random",
+      "N(0, 1/k), frozen",
+      f"n={N},k={N},projection=random",
+    ),
+    _start("wide", "N(0, 1/k), learned", "normal", f"{N**-0.5:.4f}"),
+    _start("slow", "N(0, 0.02²), rate × 0.1", "normal", "0.02", "0.1"),
+    _start("fast", "N(0, 0.02²), rate × 10", "normal", "0.02", "10.0"),
+    linear(k=N, sharing="none", label="N(0, 0.02²), an E for each head"),
+    _start(
+      "noisy-heads",
+      "I + N(0, 0.02²), an E for each head",
+      "strided",
+      "0.02",
+      sharing="none",
+    ),
+  )
+
+
+PANELS = {
+  "a": Panel(
+    f"(a) n = {N}",
+    (softmax(), *(linear(k=N // part) for part in (8, 4, 2))),
+    seeds=(0, 1),
+  ),
+  "b": Panel(
+    f"(b) n = {2 * N}",
+    (softmax(2 * N), *(linear(2 * N, 2 * N // part) for part in (8, 4, 2))),
+  ),
+  "c": Panel(
+    f"(c) sharing, n = {N}, k = {K}",
+    (
+      softmax(),
+      *(
+        linear(sharing=sharing, label=sharing.replace("_", "-"))
+        for sharing in linformer.SHARING
+        if sharing != "none"
+      ),
+    ),
+  ),
+  "d": Panel(
+    f"(d) k = {K}, longer and longer sequences",
+    tuple(linear(N * part, label=f"n = {N * part:,}") for part in (1, 2, 4, 8)),
+  ),
+  "e": Panel(
+    f"(e) suggested in the paper without results, n = {N}", _suggested()
+  ),
+  "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
+}
+
+# The paper's own scale: RoBERTa-base layers, 2^17 tokens an update whatever n.
+FULL_TOKENS = 2**17
+FULL_DATA = {
+  "wiki": (
+    "--config.data.source=tfds",
+    "--config.data.tfds_name=wiki40b/en",
+    "--config.data.tfds_validation_split=validation",
+  ),
+  "books": (
+    "--config.data.source=tfds",
+    "--config.data.tfds_name=pg19",
+    "--config.data.text_feature=book_text",
+    "--config.data.tfds_validation_split=validation",
+  ),
+}
+FULL_COMMON = ("--config.model.dtype=bfloat16",)
+# (n, k or 0 for softmax, sharing) of Figure 3's models; panel c's
+# headwise one is taken to be panel a's k = 128, and d has two from a and b.
+_FULL = [
+  *((512, k, "headwise") for k in (0, 64, 128, 256)),
+  *((1024, k, "headwise") for k in (0, 128, 256)),
+  *((512, 128, sharing) for sharing in ("key_value", "layerwise")),
+  *((n, 256, "headwise") for n in (2048, 4096)),
+]
+
+
+def full_scale() -> dict[str, list[str]]:
+  """The words of each run of Figure 3, by its name, without `FULL_COMMON`."""
+  lines = {}
+  for n, k, sharing in _FULL:
+    name = f"n{n}-" + (f"k{k}" if k else "softmax")
+    words = [f"--config=configs/transformer.py:n={n}"]
+    if k:
+      words = [f"--config=configs/linformer.py:n={n},k={k}"]
+    if sharing != "headwise":
+      name, words = f"{name}-{sharing}", [f"{words[0]},sharing={sharing}"]
+    for field in ("train.batch_size", "run.eval_batch_size"):
+      words.append(f"--config.{field}={FULL_TOKENS // n}")
+    lines[name] = words
+  return lines

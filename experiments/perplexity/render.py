@@ -1,0 +1,195 @@
+"""Renders the curves into the page of this folder, and a figure a panel.
+
+  .venv/bin/python -m experiments.perplexity.render
+
+A test renders again and compares.
+"""
+
+import pathlib
+import shlex
+
+from experiments import pages
+from experiments.perplexity import curves, figures, panels, paper
+from linformer_jax import report
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE / "README.md"
+MARK = "<!-- experiments/perplexity/render.py: {} -->"
+PENDING = "Not run yet."
+
+
+class Curves:
+  """The records of one panel, by point."""
+
+  def __init__(self, name: str, results: pathlib.Path = curves.RESULTS):
+    self.name = name
+    self.panel = panels.PANELS[name]
+    there = curves.records(results / f"{name}.jsonl")
+    names = {
+      f"{point.name}-s{seed}"
+      for point in self.panel.points
+      for seed in self.panel.seeds
+    }
+    self.records = {run: there[run] for run in there if run in names}
+
+  def of(self, point) -> dict[int, dict]:
+    """Records of a point by their seed."""
+    found = {
+      seed: self.records.get(f"{point.name}-s{seed}")
+      for seed in self.panel.seeds
+    }
+    return {seed: record for seed, record in found.items() if record}
+
+  def ratios(self, point) -> list[list[tuple[float, float]]]:
+    """Perplexity over the first point's of the same seed, a curve a seed.
+
+    Returns:
+      (share of the run's updates, ratio) at each evaluation.
+    """
+    base = self.of(self.panel.points[0])
+    found = []
+    for seed, record in self.of(point).items():
+      if seed in base:
+        rows, others = record["evaluations"], base[seed]["evaluations"]
+        end = rows[-1][0]
+        other = {row[0]: row[-1] for row in others}
+        found.append(
+          [(r[0] / end, r[-1] / other[r[0]]) for r in rows if r[0] in other]
+        )
+    return found
+
+
+def spread(values, text) -> str:
+  """Their mean, and the least and the largest where there are several."""
+  values = list(values)
+  if not values:
+    return "–"
+  mean = text(sum(values) / len(values))
+  if len(values) == 1:
+    return mean
+  return f"{mean} ({text(min(values))} to {text(max(values))})"
+
+
+def _gap(ratio):
+  return f"{ratio - 1:+.1%}"
+
+
+def _left(record):
+  updates = record["plateau_updates"]
+  return "not left" if updates is None else f"{updates:,}"
+
+
+def _row(found: Curves, point) -> dict[str, str]:
+  """What the runs of a point came to, by the names of the columns."""
+  of_seed = found.of(point)
+  records = list(of_seed.values())
+  first = found.panel.points[0]
+  theirs = paper.final_ratio(found.name, point)
+  row = {
+    "model": point.label,
+    "seeds": ", ".join(map(str, of_seed)),
+    "parameters": "",
+    "validation perplexity": "–",
+    f"over {first.label}": "",
+    "the paper's": "" if theirs is None else _gap(theirs),
+    "updates to leave the plateau": "",
+    "time of updates": "",
+    "PFLOP": "",
+  }
+  if not records:
+    return row
+  ends = [curve[-1][1] for curve in found.ratios(point) if curve]
+  perplexities = [record["perplexity"] for record in records]
+  return row | {
+    "parameters": f"{records[0]['parameters']:,}",
+    "validation perplexity": f"**{spread(perplexities, '{:.2f}'.format)}**",
+    f"over {first.label}": "" if point is first else spread(ends, _gap),
+    "updates to leave the plateau": ", ".join(map(_left, records)),
+    "time of updates": spread(
+      [record["busy_seconds"] for record in records], report.clock
+    ),
+    "PFLOP": f"{records[0]['evaluations'][-1][3] / 1e15:.3g}",
+  }
+
+
+def table(found: Curves) -> str:
+  """What the runs of a panel came to."""
+  rows = [_row(found, point) for point in found.panel.points]
+  if not any(row["the paper's"] for row in rows):
+    for row in rows:
+      del row["the paper's"]
+  columns = list(rows[0])
+  rule = ["---"] + ["---:"] * (len(columns) - 1)
+  lines = [columns, rule, *(list(row.values()) for row in rows)]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def environment(found: Curves) -> str:
+  """On what text and machine the runs of a panel were made."""
+  records = found.records.values()
+  data = {
+    f"{r['train_blocks'] * r['config']['data.sequence_length']:,} tokens of "
+    f"training text, {r['tokens']:,} read in {r['step']:,} updates; unigram "
+    f"perplexity {r['unigram_perplexity']:.2f} of {r['targets']:,.0f} masked "
+    f"tokens (n = {r['config']['data.sequence_length']:,})"
+    for r in records
+  }
+  on = {
+    "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
+    "{commit}".format(**r)
+    for r in records
+  }
+  hours = sum(r["wall_seconds"] for r in records) / 3600
+  return (
+    f"{len(records)} runs, {hours:.1f} hours in all. {'; '.join(sorted(data))}."
+    f" On {'; '.join(sorted(on))}."
+  )
+
+
+def section(found: Curves) -> str:
+  """All that the page says of a panel."""
+  if not found.records:
+    return PENDING
+  total = len(found.panel.points) * len(found.panel.seeds)
+  parts = [table(found), environment(found)]
+  if len(found.records) < total:
+    parts.append(f"{total - len(found.records)} runs are not done yet.")
+  image = figures.path(found.name).name
+  parts.append(f"![{found.panel.title}](results/{image})")
+  return "\n\n".join(parts)
+
+
+def full_scale() -> str:
+  """Launch lines of the paper's own scale."""
+  lines = [
+    f"{data}=({shlex.join([*panels.FULL_COMMON, *words])})"
+    for data, words in panels.FULL_DATA.items()
+  ]
+  for name, words in panels.full_scale().items():
+    lines.append(
+      f'./launch.sh tpu train NAME {shlex.join(words)} "${{wiki[@]}}" '
+      f"--workdir=gs://BUCKET/figure3/wiki-{name}"
+    )
+  return "\n".join(f"    {line}" for line in lines)
+
+
+def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
+  """The rendered parts of the page, by their marks."""
+  parts = {name: section(Curves(name, results)) for name in panels.PANELS}
+  parts["full scale"] = full_scale()
+  return {MARK.format(name): text for name, text in parts.items()}
+
+
+def main():
+  """Renders the page and the figures of panels that have results."""
+  page = pages.renew(PAGE.read_text(), sections())
+  PAGE.write_text(page)
+  for name in panels.PANELS:
+    found = Curves(name)
+    if found.records:
+      figures.draw(found)
+  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
+
+
+if __name__ == "__main__":
+  main()

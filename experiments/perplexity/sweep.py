@@ -1,0 +1,266 @@
+"""Runs the points of a panel one after another, as the command line does.
+
+  .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'
+  ... --list               # the launch lines, and what is done
+  ... --budget=3600        # save and stop after an hour
+  ... --config.train.num_steps=500 --results=DIR --workdir=DIR    # a pilot
+
+Stop it when you like (Ctrl-C, SIGTERM, the budget): the run under way saves,
+and the same command goes on from there. Points that are in the results are left
+alone. The text is tokenised once for all points. Exit status: 0, all points are
+done; 124, the budget is over; 1, some points broke down; 2, a wrong flag; 128 +
+a signal.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.perplexity import curves, panels
+from linformer_jax import report
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+OVER = 124  # the status of timeout(1)
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# A run needs this long to start and to be of use.
+_LEAST_SECONDS = 30
+
+
+def config_of(words: list[str]):
+  """The config that the flags of a command line make.
+
+  Raises:
+    ValueError: in one line, for flags that make none.
+  """
+  values = flags.FlagValues()
+  argv = ["sweep", *words]
+  try:
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+  except (flags.Error, AttributeError, KeyError) as error:
+    message = str(error).strip().splitlines()[-1]
+    raise ValueError(f"{shlex.join(words)}: {message}") from None
+  return values.config
+
+
+class Run:
+  """One seed of a point: its words on the command line, folder and config."""
+
+  def __init__(self, point, seed: int, text: str, workdir: str, extra=()):
+    self.point, self.seed = point, seed
+    self.name = f"{point.name}-s{seed}"
+    self.workdir = os.path.join(workdir, self.name)
+    words = [
+      *point.words(seed),
+      "--config.data.source=files",
+      f"--config.data.files={text}",
+      *extra,
+    ]
+    self.words = [*words, f"--workdir={self.workdir}"]
+    self.config = config_of(words)
+    self.flops = curves.update_flops(self.config) * self.config.train.num_steps
+
+  def record(self) -> dict:
+    """Its record, once it is complete."""
+    return curves.record(
+      self.name, self.point, self.seed, self.config, self.workdir
+    )
+
+
+def runs(panel: panels.Panel, *places) -> list[Run]:
+  """All runs of a panel, one seed of all points after another."""
+  return [
+    Run(point, seed, *places) for seed in panel.seeds for point in panel.points
+  ]
+
+
+def launch(words: list[str], seconds: float = math.inf) -> int:
+  """Runs the training command, and stops it after some seconds.
+
+  A signal to this process is passed on to the run, which saves. It has a
+  session of its own, so that Ctrl-C does not reach it twice.
+
+  Returns:
+    Its exit status, or 128 + the signal that ended it.
+  """
+  environment = os.environ | {
+    "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+  }
+  process, received = None, []
+
+  def pass_on(number, frame):
+    del frame
+    received.append(number)
+    if process is not None:
+      process.send_signal(number)
+
+  numbers = (signal.SIGINT, signal.SIGTERM)
+  before = {number: signal.signal(number, pass_on) for number in numbers}
+  try:
+    process = subprocess.Popen(
+      [sys.executable, "-m", "linformer_jax.main", "train", *words],
+      cwd=ROOT,
+      env=environment,
+      start_new_session=True,
+    )
+    for number in received:  # before there was a process
+      process.send_signal(number)
+    status = process.wait(None if math.isinf(seconds) else seconds)
+  except subprocess.TimeoutExpired:
+    process.terminate()
+    status = process.wait()
+  finally:
+    for number in numbers:
+      signal.signal(number, before[number])
+  return status if status >= 0 else 128 - status
+
+
+def known(wanted: list[Run], results: pathlib.Path) -> dict[str, dict]:
+  """Records of these runs in any panel's file: a point may stand in several."""
+  found = {}
+  for path in sorted(results.glob("*.jsonl")):
+    there = curves.records(path)
+    for run in wanted:
+      record = there.get(run.name)
+      if record and curves.is_of(record, run.config):
+        found[run.name] = record
+  return found
+
+
+def go_through(
+  wanted: list[Run],
+  path: pathlib.Path,
+  budget: float = math.inf,
+  launch=launch,
+) -> int:
+  """Runs what is missing, and writes each record as soon as it is complete.
+
+  Args:
+    wanted: the runs of a panel.
+    path: the panel's file of results.
+    budget: seconds.
+    launch: (words, seconds) -> exit status; see `launch`.
+
+  Returns:
+    An exit status, as the module's docstring tells them.
+  """
+  start, broken = time.monotonic(), []
+  found = known(wanted, path.parent)
+  old = curves.records(path)
+  if old | found != old:
+    curves.save(path, old | found)
+  missing = [run for run in wanted if run.name not in found]
+  print(f"{len(found)} of {len(wanted)} runs are done", flush=True)
+  for i, run in enumerate(missing):
+    left = budget - (time.monotonic() - start)
+    if left < _LEAST_SECONDS:
+      return _stopped(OVER)
+    print(
+      f"\n[{len(wanted) - len(missing) + i + 1}/{len(wanted)}] {run.name}: "
+      f"{run.point.label}{_time_left(missing[i:], found)}",
+      flush=True,
+    )
+    status = launch(run.words, left)
+    if status in _STOPPED:
+      over = time.monotonic() - start >= budget
+      return _stopped(OVER if over else status)
+    if status == 2:  # the flags are wrong for all
+      return 2
+    if status:
+      broken.append(run.name)
+      continue
+    found[run.name] = run.record()
+    curves.save(path, curves.records(path) | {run.name: found[run.name]})
+  if broken:
+    print(f"sweep: broke down: {', '.join(broken)}", file=sys.stderr)
+  return 1 if broken else 0
+
+
+def _stopped(status):
+  print("stopped; the same command goes on", flush=True)
+  return status
+
+
+def _time_left(missing, found):
+  """The time of the runs that are left, by the speed of those that are done."""
+  needed = sum(record["evaluations"][-1][3] for record in found.values())
+  if not needed:
+    return ""
+  spent = sum(record["wall_seconds"] for record in found.values())
+  left = sum(run.flops for run in missing) * spent / needed
+  return f"; about {report.clock(left)} left in the panel"
+
+
+def _arguments(argv):
+  parser = argparse.ArgumentParser(
+    prog="sweep",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--panel", choices=panels.PANELS, required=True)
+  parser.add_argument(
+    "--text", help="globs of text or JSON lines, comma separated"
+  )
+  parser.add_argument("--list", action="store_true", help="only tell the runs")
+  parser.add_argument(
+    "--budget", type=float, default=math.inf, help="seconds, then save and stop"
+  )
+  parser.add_argument(
+    "--workdir", default="runs/perplexity", help="folder of the runs' folders"
+  )
+  parser.add_argument(
+    "--results",
+    type=pathlib.Path,
+    help="folder of the curves (default experiments/perplexity/results)",
+  )
+  given, extra = parser.parse_known_args(argv)
+  wrong = [word for word in extra if not word.startswith("--config.")]
+  if wrong:
+    parser.error(f"{wrong[0]} is not understood")
+  if extra and not given.results:
+    parser.error("flags of the config make another recipe: add --results=DIR")
+  if not given.text and not given.list:
+    parser.error("--text=GLOB is needed")
+  given.results = given.results or curves.RESULTS
+  return given, extra
+
+
+def main(argv=None) -> int:
+  """Reads the flags and goes through a panel; returns the exit status."""
+  given, extra = _arguments(argv)
+  panel = panels.PANELS[given.panel]
+  try:
+    wanted = runs(panel, given.text or "GLOB", given.workdir, extra)
+  except ValueError as error:
+    print(f"sweep: {error}", file=sys.stderr)
+    return 2
+  if given.list:
+    found = known(wanted, given.results)
+    for run in wanted:
+      mark = "# done: " if run.name in found else ""
+      print(f"{mark}./launch.sh train {shlex.join(run.words)}")
+    return 0
+  status = go_through(
+    wanted, given.results / f"{given.panel}.jsonl", given.budget
+  )
+  if given.results == curves.RESULTS:
+    from experiments.perplexity import render
+
+    render.main()
+  return status
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(main())
+  except KeyboardInterrupt:
+    sys.exit("stopped; the same command goes on")

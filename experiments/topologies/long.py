@@ -26,8 +26,8 @@ CPU = {
   "JAX_NUM_CPU_DEVICES": str(DEVICES),
   "NPROC": str(2 * DEVICES),
   "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
-  "XLA_FLAGS": "--xla_cpu_collective_call_warn_stuck_timeout_seconds=3600 "
-  "--xla_cpu_collective_call_terminate_timeout_seconds=7200",
+  "XLA_FLAGS": "--xla_cpu_collective_call_warn_stuck_timeout_seconds=1200 "
+  "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 }
 
 
@@ -62,8 +62,12 @@ def make_config(n: int, width: int, k: int):
   return config
 
 
-def updates(config) -> dict:
-  """Losses and seconds of two updates on random tokens, after compiling."""
+def updates(config, limit: int) -> dict:
+  """Losses and seconds of two updates on random tokens, after compiling.
+
+  Where the program asks for more than `limit` bytes it is not run: a device
+  that gets no memory would leave the others waiting for it.
+  """
   import jax
   import numpy as np
 
@@ -72,6 +76,12 @@ def updates(config) -> dict:
   steps = step.build_steps(config, sharding.make_mesh(config.mesh))
   compiled = steps.train.lower(steps.abstract_state, steps.abstract_batch)
   compiled = compiled.compile()
+  memory = compiled.memory_analysis()
+  needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  needed += memory.output_size_in_bytes - memory.alias_size_in_bytes
+  asked = {"asked_bytes": DEVICES * needed}
+  if DEVICES * needed > limit:
+    return {"out_of_memory": True, "limit_bytes": limit, **asked}
   rng = np.random.default_rng(0)
   shapes = steps.abstract_batch
   length, count = shapes["tokens"].shape[1], shapes["positions"].shape[1]
@@ -91,12 +101,10 @@ def updates(config) -> dict:
     losses.append(float(values["loss"] / values["weight"]))
     jax.block_until_ready(state)
     seconds.append(time.perf_counter() - start)
-  memory = compiled.memory_analysis()
   return {
     "losses": losses,
     "seconds": seconds[-1],
-    "argument_bytes": memory.argument_size_in_bytes,
-    "temporary_bytes": memory.temp_size_in_bytes,
+    **asked,
     "peak_resident_bytes": 1024
     * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
   }
@@ -116,14 +124,16 @@ def main():
   parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
   parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
   given = parser.parse_args()
-  if given.inner:
-    print(json.dumps(updates(make_config(given.n, given.width, given.k))))
-    return
   limit = int(given.memory_gb * 1e9)
+  if given.inner:
+    config = make_config(given.n, given.width, given.k)
+    print(json.dumps(updates(config, limit)))
+    return
   start = time.time()
+  names = ("n", "width", "k", "memory_gb")
   done = subprocess.run(
     [sys.executable, "-m", "experiments.topologies.long", "--inner"]
-    + [f"--{name}={getattr(given, name)}" for name in ("n", "width", "k")],
+    + [f"--{name}={getattr(given, name)}" for name in names],
     capture_output=True,
     text=True,
     env=os.environ | CPU,

@@ -109,7 +109,7 @@ def scaling_table(found: dict) -> str:
   ]
   for row in measure.rows():
     record = found.get(row)
-    if row.group != "chips" or record is None:
+    if row.group != "chips" or record is None or not record["collectives"]:
       continue
     limits = expected(record)
     most, least = (

@@ -246,6 +246,7 @@ def sections(times) -> dict[str, str]:
     "lengths": f"{table}\n\nLog-log slope of time against n: **{slope:.3f}**.",
     "compile": compile_times(times),
     "memory": memory.table(memory.records()),
+    "memory h100": memory.table(memory.records(), "h100"),
     "on": environment(times),
   }
   for what in cells.PASSES:

@@ -89,7 +89,8 @@ def get_config() -> config_dict.ConfigDict:
   model.query_block = 0  # positions of a device at a time after K, V; 0: all
   model.attention_implementation = "xla"  # or flash, cudnn (bfloat16, GPU)
   model.scan_layers = True  # compile time does not grow with depth
-  model.remat = False  # recompute layers in the backward pass
+  # Recompute layers in the backward pass, one query block at a time if any.
+  model.remat = False
   model.dtype = "float32"  # or 'bfloat16', of matrix products
 
   data = config.data = config_dict.ConfigDict()

@@ -121,6 +121,11 @@ def _evaluate(directory):
     experiment = train.build(config)
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
+  except AttributeError as error:  # a field that the config lacks
+    raise command_line.UsageError(
+      f"--workdir={directory} holds a run of another version of the code: "
+      f"{error}"
+    ) from error
   step, values = train.evaluate_newest(experiment, directory)
   report.Progress(config, experiment.unigram).evaluation(step, values)
 

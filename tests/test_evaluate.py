@@ -1,10 +1,13 @@
 """Evaluation: exact over the whole split, whatever the batch."""
 
+import json
+import sys
+
 import jax
 import numpy as np
 import pytest
 
-from linformer_jax import evaluate, model, sharding, step
+from linformer_jax import evaluate, main, model, sharding, step
 from linformer_jax.data import pipeline
 from tests import runs, tiny
 
@@ -115,3 +118,16 @@ def test_sums_are_float32_whatever_the_model_computes_in(split):
     steps.evaluate, steps.abstract_state, batches(split, 8)[0]
   )
   assert {x.dtype for x in shapes.values()} == {np.dtype(np.float32)}
+
+
+def test_a_run_of_another_version_is_one_line(tmp_path, monkeypatch, capsys):
+  """Its config lacks a field that has come since."""
+  stored = tiny.get_config().to_dict()
+  del stored["optimizer"]["projection_rate"]
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  words = ["main", "evaluate", f"--workdir={tmp_path}"]
+  monkeypatch.setattr(sys, "argv", words)
+  assert main.main() == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "another version" in error and "projection_rate" in error

@@ -270,7 +270,7 @@ def test_forward_and_backward_beat_the_ratio_of_the_papers_forward(times):
     if ratio == ratio:
       measured += 1
       assert ratio >= paper[n, k], (n, k)
-  assert measured >= 19
+  assert measured >= 28  # but for n = 65,536
 
 
 @pytest.mark.parametrize("topology", ["v5e:1", "h100"])

@@ -121,10 +121,10 @@ def _evaluate(directory):
     experiment = train.build(config)
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
-  except AttributeError as error:  # a field that the config lacks
+  except (AttributeError, KeyError) as error:  # a field that it lacks
     raise command_line.UsageError(
-      f"--workdir={directory} holds a run of another version of the code: "
-      f"{error}"
+      f"--workdir={directory} holds a run of another version of the code, "
+      f"whose config lacks {error}"
     ) from error
   step, values = train.evaluate_newest(experiment, directory)
   report.Progress(config, experiment.unigram).evaluation(step, values)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention
+from linformer_jax.attention import functional
 from tests import arrays
 
 
@@ -69,6 +70,37 @@ def test_query_blocks_change_neither_value_nor_gradient(length):
     scale = max(1, np.max(abs(b)))
     bound = (terms + length) * arrays.EPS * scale
     np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(
+  ("batch", "length", "block", "shape"),
+  [
+    (4, 6, 2, (1, 6)),  # 8 rows: one whole sequence of 6
+    (4, 6, 3, (2, 6)),
+    (5, 3, 2, (1, 3)),  # 10 rows hold three sequences, which do not divide 5
+    (3, 7, 2, (3, 2)),  # 6 rows hold no whole one
+    (1, 7, 2, (1, 2)),
+  ],
+)
+def test_a_cpu_takes_whole_sequences_where_it_can(batch, length, block, shape):
+  """The shapes that the function sees when the program for a CPU runs."""
+  x, own = arrays.draw(batch, length, 2), arrays.draw(batch, 2, seed=1)
+  whole = arrays.draw(2, seed=2)
+  seen = []
+
+  def function(x, own, whole, key):
+    jax.debug.callback(lambda x: seen.append(x.shape[:2]), x)
+    return x * own[:, None] + whole + jax.random.uniform(key, x.shape)
+
+  got = functional.in_query_blocks(
+    function, x, block, own, whole, jax.random.key(0)
+  )
+  jax.block_until_ready(got)
+  jax.effects_barrier()
+  assert seen.count(shape) == batch * length // math.prod(shape)
+  noise = got - (x * own[:, None] + whole)  # other draws for each block
+  assert np.all((noise > -1e-5) & (noise < 1 + 1e-5))
+  assert len(np.unique(np.round(noise, 4))) > 0.9 * noise.size
 
 
 SIZES = (1, 2048, 128, 2, 4)  # B, N, K, H, D

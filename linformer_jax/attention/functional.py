@@ -1,5 +1,7 @@
 """Scaled dot-product attention of N queries onto K slots, in query blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -39,6 +41,9 @@ IMPLEMENTATIONS = tuple(_ATTEND)
 def in_query_blocks(function, x, block: int, own=(), whole=(), key=None):
   """function(x, own, whole, key), `block` positions at a time; 0 for all.
 
+  On a CPU a step takes whole sequences where as many rows hold some: products
+  are longer, and there are no axes to move.
+
   Args:
     function: [B, n, ...] -> [B, n, ...], position by position.
     x: [B, N, ...], what it is applied to. The last block may be shorter.
@@ -51,32 +56,61 @@ def in_query_blocks(function, x, block: int, own=(), whole=(), key=None):
     return function(x, own, whole, key)
 
   def loop(x, own, whole, key):
-    batch, length, *rest = x.shape
-    count, left = divmod(length, block)
-    keys = None
-    if key is not None:
-      key, *keys = jax.random.split(key, count + 1)
-      keys = jnp.stack(keys)
-    blocks = x[:, : length - left].reshape(batch, count, block, *rest)
-    if batch == 1:  # no axes to move: an axis of one would cost a copy
-      out = jax.lax.map(
-        lambda one: function(one[0][None], own, whole, one[1])[0],
-        (blocks[0], keys),
-      )
-      out = out[None]
-    else:
-      out = jax.lax.map(
-        lambda one: function(one[0], own, whole, one[1]),
-        (jnp.moveaxis(blocks, 1, 0), keys),
-      )
-      out = jnp.moveaxis(out, 0, 1)
-    out = out.reshape(batch, length - left, *out.shape[3:])
-    if not left:
-      return out
-    last = function(x[:, length - left :], own, whole, key)
-    return jnp.concatenate([out, last], axis=1)
+    batch, length = x.shape[:2]
+    of_all = functools.partial(_blocks_of_all, function, block)
+    group = block * batch // length  # whole sequences that have as many rows
+    if batch == 1 or not group:
+      return of_all(x, own, whole, key)
+    while batch % group:
+      group -= 1
+    return jax.lax.platform_dependent(
+      x,
+      own,
+      whole,
+      key,
+      cpu=functools.partial(_whole_sequences, function, group),
+      default=of_all,
+    )
 
   return layout.apart(loop, x, own, whole, key)
+
+
+def _blocks_of_all(function, block, x, own, whole, key):
+  """`block` positions of all sequences at a time."""
+  batch, length, *rest = x.shape
+  count, left = divmod(length, block)
+  keys = None
+  if key is not None:
+    key, *keys = jax.random.split(key, count + 1)
+    keys = jnp.stack(keys)
+  blocks = x[:, : length - left].reshape(batch, count, block, *rest)
+  if batch == 1:  # no axes to move: an axis of one would cost a copy
+    out = jax.lax.map(
+      lambda one: function(one[0][None], own, whole, one[1])[0],
+      (blocks[0], keys),
+    )
+    out = out[None]
+  else:
+    out = jax.lax.map(
+      lambda one: function(one[0], own, whole, one[1]),
+      (jnp.moveaxis(blocks, 1, 0), keys),
+    )
+    out = jnp.moveaxis(out, 0, 1)
+  out = out.reshape(batch, length - left, *out.shape[3:])
+  if not left:
+    return out
+  last = function(x[:, length - left :], own, whole, key)
+  return jnp.concatenate([out, last], axis=1)
+
+
+def _whole_sequences(function, group, x, own, whole, key):
+  """`group` sequences at a time, a divisor of all."""
+  x, own = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), (x, own))
+  keys = None if key is None else jax.random.split(key, len(x))
+  out = jax.lax.map(
+    lambda one: function(one[0], one[1], whole, one[2]), (x, own, keys)
+  )
+  return out.reshape(-1, *out.shape[2:])
 
 
 def is_longer(x: jax.Array, block: int) -> bool:

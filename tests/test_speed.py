@@ -1,5 +1,6 @@
 """The speed grid: what it counts, how it resumes, and its committed results."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -19,7 +20,7 @@ def test_the_grid_is_that_of_table_3():
   for name in ("table3_time", "table3_memory"):
     assert set(cells.paper_table(name)) == set(cells.grid())
   every = cells.every_cell()
-  assert len({cell.key for cell in every}) == len(every)
+  assert len(set(every)) == len(every)
 
 
 @pytest.mark.parametrize(("n", "k"), [(8192, 128), (65_536, 2048)])
@@ -105,10 +106,10 @@ def test_another_failure_is_told():
 
 def test_resumes_where_a_kill_cut_a_line(tmp_path, cell):
   path = tmp_path / "time.jsonl"
-  whole = json.loads(cell.key) | {"seconds": [1.0]}
+  whole = dataclasses.asdict(cell) | {"seconds": [1.0]}
   text = json.dumps(whole) + "\n" + json.dumps(whole | {"n": 1024})[:-9]
   path.write_text(text)
-  assert set(measure.records(path)) == {cell.key}
+  assert set(measure.records(path)) == {cell}
   assert measure.records(tmp_path / "none.jsonl") == {}
 
 
@@ -295,7 +296,7 @@ def test_time_is_linear_and_memory_constant_in_n(times):
 def test_compile_time_does_not_grow_with_depth(times):
   for name, k in (("linformer_headwise", 128), ("softmax", 0)):
     shallow, deep = (
-      times.records[cells.Cell("compile", name, 512, k, "compile", depth).key]
+      times.records[cells.Cell("compile", name, 512, k, "compile", depth)]
       for depth in (2, 24)
     )
     assert deep["seconds"][0] <= 1.3 * shallow["seconds"][0]

@@ -14,7 +14,6 @@ hour on one core; what cannot be done by this user (mounting) is left out.
 import argparse
 import collections
 import datetime
-import json
 import pathlib
 import random
 import sys
@@ -24,6 +23,7 @@ import time
 import absl.logging
 import jax
 
+from experiments import missing
 from experiments.faults import around, damage, disk, rights, stops
 from experiments.faults import lab as lab_lib
 from linformer_jax import benchmark
@@ -55,13 +55,7 @@ FAULTS = {
 def records(path: pathlib.Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
   """Lines of a file by fault and trial; later ones of the same trial win."""
   found = {}
-  if not path.exists():
-    return found
-  for line in path.read_text().splitlines():
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut short by a kill; the trial is done again
+  for record in missing.lines(path):
     key = record["fault"], record["trial"]
     if record["part"] == 0:
       found[key] = []
@@ -168,21 +162,20 @@ def work(given, words, lab) -> bool:
   ]
   if not wanted:
     sys.exit(f"no trial's name holds one of {words}; --list tells the faults")
-  missing = [
+  undone = [
     job
     for job in wanted
     if given.again or not done(known.get((job.fault, job.trial)))
   ]
-  print(f"{len(wanted) - len(missing)} are there, {len(missing)} to go")
+  print(f"{len(wanted) - len(undone)} are there, {len(undone)} to go")
   environment = benchmark.environment()
-  left, started, began = sum(job.starts for job in missing), 0, time.time()
+  left, started, began = sum(job.starts for job in undone), 0, time.time()
   good = True
-  for job in missing:
+  for job in undone:
     lines = attempt(lab, job, given.seed)
     when = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
-    with given.results.open("a") as file:
-      lines = [line | environment | {"time": when} for line in lines]
-      file.write("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+      missing.append(given.results, line | environment | {"time": when})
     started += job.starts
     seconds = (time.time() - began) / started * (left - started)
     well = all(line["ok"] for line in lines)
@@ -204,7 +197,6 @@ def main() -> int:
     return 0
   jax.config.update("jax_platforms", "cpu")
   absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, as in a run
-  given.results.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix="faults-") as folder:
     lab = lab_lib.Lab(pathlib.Path(folder))
     try:

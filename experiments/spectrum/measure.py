@@ -19,7 +19,6 @@ folder, or into that of --tensorboard.
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -33,6 +32,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import numpy as np
 
+from experiments import missing
 from experiments.spectrum import subjects
 from linformer_jax import benchmark, metrics, preemption, report, spectrum
 from linformer_jax import checkpoint as checkpoint_lib
@@ -156,9 +156,7 @@ def read(subject: subjects.Subject, sums: pathlib.Path, stop) -> dict:
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """The readings of a file, each as it was made last."""
-  if not path.exists():
-    return []
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines = missing.lines(path)
   named = {(x["model"], x["text"], x["step"]): x for x in lines}
   return list(named.values())
 
@@ -194,8 +192,7 @@ def _measure(given, stop):
     name = f"{given.results.stem}-{subject.key()}.sums.npz"
     sums = given.results.with_name(name)
     record = identity | read(subject, sums, stop) | benchmark.environment()
-    with given.results.open("a") as file:
-      file.write(json.dumps(record) + "\n")
+    missing.append(given.results, record)
     folder = given.tensorboard or given.workdir
     if folder:
       write_image(folder, record)

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import pathlib
 
 LENGTHS = [512 * 2**i for i in range(8)]  # n, 512 ... 65,536 tokens
@@ -45,11 +44,6 @@ class Cell:
   def batch(self) -> int:
     """Sequences."""
     return 1 if self.scope == "length" else max(1, TOKENS // self.n)
-
-  @property
-  def key(self) -> str:
-    """A name of the cell, as it stands in the results."""
-    return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
   def flops(self, of_layer) -> int:
     """FLOPs that a pass needs, by FLOPs of one attention layer's forward."""

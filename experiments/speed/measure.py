@@ -9,42 +9,28 @@ same command goes on. A cell that runs out of memory says so in its line. Leave
 the machine alone meanwhile; what else runs is in the numbers.
 """
 
-import argparse
-import dataclasses
-import datetime
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import time
 
+from experiments import missing
 from experiments.speed import cells
-from linformer_jax import benchmark
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "time.jsonl"
 # Words of the ways in which XLA, torch and the kernel say it.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "allocate memory", "bad_alloc")
 
 
-def records(path: pathlib.Path = RESULTS) -> dict[str, dict]:
-  """Records of a file by the key of their cell; a later line wins."""
-  if not path.exists():
-    return {}
-  found = {}
-  for line in path.read_text().splitlines():
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut short by a kill; the cell is measured again
-    fields = {f.name: record[f.name] for f in dataclasses.fields(cells.Cell)}
-    found[cells.Cell(**fields).key] = record
-  return found
+def records(path: pathlib.Path = RESULTS) -> dict[cells.Cell, dict]:
+  """Records of a file by their cell; a later line wins."""
+  return missing.records(path, cells.Cell)
 
 
 def run(cell: cells.Cell, budget: float, limit: int) -> dict:
   """Measures a cell in a process of its own; returns its record."""
-  command = [sys.executable, "-m", "experiments.speed.cell", cell.key]
+  command = [sys.executable, "-m", "experiments.speed.cell", missing.key(cell)]
   # Huge pages: a fresh buffer of 25 MB costs a page fault each 4 kB otherwise.
   # The compiled programs of earlier cells would make a compile look short.
   environment = os.environ | {
@@ -63,7 +49,7 @@ def run(cell: cells.Cell, budget: float, limit: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
   if out_of_memory(done):
     return {"out_of_memory": True, "limit_bytes": limit}
-  raise RuntimeError(f"{cell.key} failed:\n{done.stderr}")
+  raise RuntimeError(f"{missing.key(cell)} failed:\n{done.stderr}")
 
 
 def out_of_memory(done: subprocess.CompletedProcess) -> bool:
@@ -72,21 +58,9 @@ def out_of_memory(done: subprocess.CompletedProcess) -> bool:
   return killed or any(word in done.stderr for word in _NO_MEMORY)
 
 
-def _arguments():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument(
-    "--only",
-    default="",
-    help="words that a cell's JSON must hold, comma separated",
-  )
-  parser.add_argument("--list", action="store_true", help="only tell the cells")
-  parser.add_argument(
-    "--again",
-    action="store_true",
-    help="measure cells that are there too; the later line counts",
-  )
+def main():
+  """Runs what is missing, and renders the page."""
+  parser = missing.parser(__doc__, RESULTS)
   parser.add_argument(
     "--budget",
     type=float,
@@ -100,48 +74,15 @@ def _arguments():
     default=22.0,
     help="a cell that asks for more is out of memory (default 22)",
   )
-  parser.add_argument(
-    "--results", type=pathlib.Path, default=RESULTS, help="file of JSON lines"
+  given = parser.parse_args()
+  limit = int(given.memory_gb * 1e9)
+  missing.work(
+    cells.every_cell(),
+    given,
+    lambda cell: run(cell, given.budget, limit),
+    tell,
   )
-  return parser.parse_args()
-
-
-def main():
-  """Runs what is missing, and tells how far it is."""
-  given = _arguments()
-  words = [word.strip() for word in given.only.split(",") if word.strip()]
-  wanted = [
-    cell
-    for cell in cells.every_cell()
-    if all(word in cell.key for word in words)
-  ]
-  if not wanted:
-    sys.exit(f"no cell holds all of {words}; --list tells them")
-  known = records(given.results)
-  missing = [cell for cell in wanted if given.again or cell.key not in known]
-  if given.list:
-    for cell in missing:
-      print(cell.key)
-    return
-  print(f"{len(wanted) - len(missing)} cells are there, {len(missing)} to go")
-  given.results.parent.mkdir(parents=True, exist_ok=True)
-  environment = benchmark.environment()
-  start = time.time()
-  for i, cell in enumerate(missing):
-    began = time.time()
-    record = run(cell, given.budget, int(given.memory_gb * 1e9))
-    line = {
-      **dataclasses.asdict(cell),
-      **record,
-      **environment,
-      "time": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-      "wall_seconds": round(time.time() - began, 1),
-    }
-    with given.results.open("a") as file:
-      file.write(json.dumps(line) + "\n")
-    left = (time.time() - start) / (i + 1) * (len(missing) - i - 1)
-    print(f"[{i + 1}/{len(missing)}, {left / 60:.0f} min] {tell(line)}")
-  if given.results == RESULTS:
+  if given.results == RESULTS and not given.list:
     from experiments.speed import render
 
     render.main()

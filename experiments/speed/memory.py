@@ -10,7 +10,6 @@ command goes on. These are the compiler's figures: nothing is run.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import time
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
+from experiments import missing
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells
 from linformer_jax import aot, benchmark, model
@@ -32,9 +32,7 @@ MOST = 65_536  # sequences
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """All compiles of a file."""
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return missing.lines(path)
 
 
 def configuration(name: str, n: int, k: int) -> model.ModelConfig:
@@ -141,7 +139,6 @@ def measure(topology: str, path: pathlib.Path):
   }
   versions = benchmark.environment()
   versions["device"] = device.device_kind
-  path.parent.mkdir(parents=True, exist_ok=True)
   every = list(rows())
   for i, (name, n, k) in enumerate(every):
 
@@ -163,8 +160,7 @@ def measure(topology: str, path: pathlib.Path):
           "compile_seconds": round(time.time() - start, 1),
           **versions,
         }
-        with path.open("a") as file:
-          file.write(json.dumps(line) + "\n")
+        missing.append(path, line)
         known[name, n, k, batch] = peak
       peak = known[name, n, k, batch]
       return math.inf if peak is None else peak

@@ -30,14 +30,13 @@ BLOCKED, FEW = "†", "‡"
 class Times:
   """Medians of the measured cells."""
 
-  def __init__(self, records: dict[str, dict]):
+  def __init__(self, records: dict[cells.Cell, dict]):
     self.records = records
 
   def record(self, scope, name, n, k=0, what="forward"):
     """A record, or None where the cell was not measured."""
     depth = cells.depth(n) if scope == "stack" else 1
-    cell = cells.Cell(scope, name, n, k, what, depth)
-    return self.records.get(cell.key)
+    return self.records.get(cells.Cell(scope, name, n, k, what, depth))
 
   def seconds(self, *where):
     """Seconds a layer and sequence, or nan."""
@@ -185,7 +184,7 @@ def compile_times(times) -> str:
     both = []
     for depth in (2, 24):
       cell = cells.Cell("compile", name, 512, k, "compile", depth)
-      record = times.records.get(cell.key)
+      record = times.records.get(cell)
       both.append(record["seconds"][0] if record else math.nan)
     texts = [f"{x:.1f} s" for x in both] + [_number(both[1] / both[0])]
     rows.append((name.replace("_", " "), texts))

@@ -8,34 +8,18 @@ Settings that are in the file already are left alone: stop it when you like, the
 same command goes on. Minutes on two CPU cores in all. Then render.py.
 """
 
-import argparse
-import dataclasses
-import datetime
-import json
 import pathlib
 import sys
-import time
 
+from experiments import missing
 from experiments.theorems import draws, practice, settings
-from linformer_jax import benchmark
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "checks.jsonl"
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[settings.Setting, dict]:
   """Records of a file by their setting; a later line wins."""
-  if not path.exists():
-    return {}
-  found = {}
-  names = [field.name for field in dataclasses.fields(settings.Setting)]
-  for line in path.read_text().splitlines():
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut short by a kill; the setting is measured again
-    setting = settings.Setting(**{name: record[name] for name in names})
-    found[setting] = record
-  return found
+  return missing.records(path, settings.Setting)
 
 
 def measure(setting: settings.Setting) -> dict:
@@ -64,48 +48,8 @@ def tell(line: dict) -> str:
 
 def main():
   """Runs what is missing, and tells how far it is."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
-  parser.add_argument(
-    "--only",
-    default="",
-    help="words that a setting's JSON must hold, comma separated",
-  )
-  parser.add_argument("--list", action="store_true", help="only tell them")
-  given = parser.parse_args()
-  words = [word.strip() for word in given.only.split(",") if word.strip()]
-  wanted = [
-    setting
-    for setting in settings.every_setting()
-    if all(word in setting.key for word in words)
-  ]
-  if not wanted:
-    sys.exit(f"no setting holds all of {words}; --list tells them")
-  known = records(given.results)
-  missing = [setting for setting in wanted if setting not in known]
-  if given.list:
-    for setting in missing:
-      print(setting.key)
-    return
-  print(f"{len(wanted) - len(missing)} are there, {len(missing)} to go")
-  given.results.parent.mkdir(parents=True, exist_ok=True)
-  environment = benchmark.environment()
-  start = time.time()
-  for i, setting in enumerate(missing):
-    began = time.time()
-    line = {
-      **dataclasses.asdict(setting),
-      **measure(setting),
-      **environment,
-      "time": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-      "wall_seconds": round(time.time() - began, 2),
-    }
-    with given.results.open("a") as file:
-      file.write(json.dumps(line) + "\n")
-    left = (time.time() - start) / (i + 1) * (len(missing) - i - 1)
-    print(f"[{i + 1}/{len(missing)}, {left:.0f} s] {tell(line)}", flush=True)
+  given = missing.parser(__doc__, RESULTS).parse_args()
+  missing.work(settings.every_setting(), given, measure, tell)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The grid: what is drawn for each line of the results."""
 
 import dataclasses
-import json
 
 from experiments.theorems import bounds
 
@@ -35,11 +34,6 @@ class Setting:
   scale: float = 1.0
   delta: float | None = None
   seeds: int = 1000
-
-  @property
-  def key(self) -> str:
-    """The setting as JSON."""
-    return json.dumps(dataclasses.asdict(self))
 
 
 def projected(n: int) -> list[int]:

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+from experiments import missing
+
 RESULTS = pathlib.Path(__file__).parent / "results" / "long.jsonl"
 DEVICES = 8
 # A device that waits for others holds a thread of the pool, which would have
@@ -33,7 +35,7 @@ CPU = {
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """All runs of a file."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return missing.lines(path)
 
 
 def make_config(n: int, width: int, k: int):
@@ -152,9 +154,7 @@ def main():
   sizes |= {"sequence": DEVICES}
   line = sizes | record | benchmark.environment()
   line["wall_seconds"] = round(time.time() - start, 1)
-  given.results.parent.mkdir(parents=True, exist_ok=True)
-  with given.results.open("a") as file:
-    file.write(json.dumps(line) + "\n")
+  missing.append(given.results, line)
   print(json.dumps(line))
 
 

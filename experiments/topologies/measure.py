@@ -8,9 +8,7 @@ like; the same command goes on. Nothing is run: these are the compiler's figures
 (`./launch.sh plan` first, which fetches the TPU compiler).
 """
 
-import argparse
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -18,8 +16,9 @@ import jax
 import numpy as np
 
 from configs import linformer, transformer
+from experiments import missing
 from experiments.speed import cells
-from linformer_jax import aot, benchmark, flops, plan, sharding, step
+from linformer_jax import aot, flops, plan, sharding, step
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compiled.jsonl"
 TOKENS = 4096  # of an update, on each chip
@@ -135,12 +134,8 @@ def measure(row: Row) -> dict:
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[Row, dict]:
-  """Records of a file by their row."""
-  if not path.exists():
-    return {}
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  names = [field.name for field in dataclasses.fields(Row)]
-  return {Row(**{name: line[name] for name in names}): line for line in lines}
+  """Records of a file by their row; a later line wins."""
+  return missing.records(path, Row)
 
 
 def tell(line: dict) -> str:
@@ -157,26 +152,8 @@ def tell(line: dict) -> str:
 
 def main():
   """Compiles what is missing, and tells how far it is."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
-  parser.add_argument(
-    "--group", choices=GROUPS, help="only these rows (default all)"
-  )
-  given = parser.parse_args()
-  wanted = [row for row in rows() if given.group in (None, row.group)]
-  missing = [row for row in wanted if row not in records(given.results)]
-  print(f"{len(wanted) - len(missing)} rows are there, {len(missing)} to go")
-  given.results.parent.mkdir(parents=True, exist_ok=True)
-  environment = benchmark.environment()
-  start = time.time()
-  for i, row in enumerate(missing):
-    line = environment | dataclasses.asdict(row) | measure(row)
-    with given.results.open("a") as file:
-      file.write(json.dumps(line) + "\n")
-    left = (time.time() - start) / (i + 1) * (len(missing) - i - 1)
-    print(f"[{i + 1}/{len(missing)}, {left / 60:.0f} min] {tell(line)}")
+  given = missing.parser(__doc__, RESULTS).parse_args()
+  missing.work(rows(), given, measure, tell)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Renders the curves into the page of this folder, and a figure a panel.
+"""Renders the curves into the pages that show them, and a figure a panel.
 
   .venv/bin/python -m experiments.perplexity.render
 
@@ -146,8 +146,8 @@ def environment(found: Curves) -> str:
   )
 
 
-def section(found: Curves) -> str:
-  """All that the page says of a panel."""
+def section(found: Curves, folder: str = "results") -> str:
+  """All that a page says of a panel whose figure lies in a folder."""
   if not found.records:
     return PENDING
   total = len(found.panel.points) * len(found.panel.seeds)
@@ -155,7 +155,7 @@ def section(found: Curves) -> str:
   if len(found.records) < total:
     parts.append(f"{total - len(found.records)} runs are not done yet.")
   image = figures.path(found.name).name
-  parts.append(f"![{found.panel.title}](results/{image})")
+  parts.append(f"![{found.panel.title}]({folder}/{image})")
   return "\n\n".join(parts)
 
 
@@ -174,21 +174,23 @@ def full_scale() -> str:
 
 
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
-  """The rendered parts of the page, by their marks."""
+  """The rendered parts of the pages, by their marks."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
   parts["full scale"] = full_scale()
+  folder = "experiments/perplexity/results"
+  parts["of the main page"] = section(Curves("a", results), folder)
   return {MARK.format(name): text for name, text in parts.items()}
 
 
 def main():
-  """Renders the page and the figures of panels that have results."""
-  page = pages.renew(PAGE.read_text(), sections())
-  PAGE.write_text(page)
+  """Renders the pages and the figures of panels that have results."""
+  for page in (PAGE, pages.README):
+    page.write_text(pages.renew(page.read_text(), sections()))
   for name in panels.PANELS:
     found = Curves(name)
     if found.records:
       figures.draw(found)
-  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
+  print(f"rendered {PAGE.relative_to(pages.ROOT)} and README.md")
 
 
 if __name__ == "__main__":

@@ -233,17 +233,15 @@ def test_against_exact_attention_in_blocks_the_flop_ratio_within_a_tenth(times):
   assert not short
 
 
-# Cells that miss the FLOP ratio against PyPI's faster Linformer, by a tenth or
-# less: (forward or both passes, sharing, n, k).
+# Cells that miss the FLOP ratio against PyPI's faster Linformer, by a twentieth
+# or less: (forward or both passes, sharing, n, k).
 SHORT_OF_PYPI = {
-  ("forward", "layerwise", 1024, 128),
-  ("forward", "headwise", 1024, 128),
-  ("forward_backward", "layerwise", 1024, 128),
+  ("forward", "headwise", 512, 256),
+  ("forward_backward", "layerwise", 2048, 128),
   ("forward_backward", "layerwise", 16_384, 128),
   ("forward_backward", "layerwise", 16_384, 256),
-  ("forward_backward", "headwise", 512, 256),
   ("forward_backward", "headwise", 1024, 128),
-  ("forward_backward", "headwise", 1024, 256),
+  ("forward_backward", "headwise", 2048, 128),
 }
 
 
@@ -258,20 +256,24 @@ def test_a_layer_is_faster_than_those_of_pypi_by_the_flop_ratio(
     ratio = min(x for x in theirs if x == x) / ours  # nan: out of memory
     needed = render.needed_ratio("layer", cells.PYPI[0], n, k, sharing)
     if (what, sharing, n, k) in SHORT_OF_PYPI:
-      needed *= 0.9
+      needed *= 0.95
     assert ratio >= needed, (n, k, ratio / needed)
 
 
 def test_forward_and_backward_beat_the_ratio_of_the_papers_forward(times):
-  paper, measured = cells.paper_table("table3_time"), 0
+  paper = cells.paper_table("table3_time")
   for n, k in cells.grid():
     ours = ("stack", "linformer_layerwise", n, k, "forward_backward")
     other = ("stack", "softmax", n, 0, "forward_backward")
     ratio = times.seconds(*other) / times.seconds(*ours)
-    if ratio == ratio:
-      measured += 1
-      assert ratio >= paper[n, k], (n, k)
-  assert measured >= 28  # but for n = 65,536
+    assert ratio >= paper[n, k], (n, k)
+
+
+def test_every_cell_is_measured(times):
+  """Out of memory is a measurement, too: of the other Linformers alone."""
+  for cell in cells.every_cell():
+    record = times.records[cell]
+    assert "seconds" in record or cell.implementation in cells.PYPI, cell
 
 
 @pytest.mark.parametrize("topology", ["v5e:1", "h100"])

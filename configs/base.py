@@ -75,6 +75,7 @@ def get_config() -> config_dict.ConfigDict:
   model.projected_lengths = ()  # k layer by layer; () for projected_length
   model.sharing = "headwise"  # or none, key_value, layerwise
   model.projection = "linear"  # convolution, mean_pool, max_pool, random
+  model.local_window = 0  # rows on either side of a query beside its k slots
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
   model.position_init = "normal"  # or sinusoidal, neighbours

@@ -75,23 +75,29 @@ def attention(
   k: int,
   m: int,
   h: int,
+  local_window: int = 0,
 ) -> int:
   """Forward FLOPs of one attention layer on one sequence of n tokens.
 
-  Query and output projections, keys and values, scores and weighted sum.
+  Query and output projections, keys and values, scores and weighted sum. With a
+  `local_window` a query has its 2 * local_window + 1 near rows beside the k
+  slots, and all rows go through W_K and W_V.
   """
   query_and_output = 2 * (2 * n * m * m)
   if kind == "softmax":
     return query_and_output + 4 * n * m * m + 4 * n * n * m
   scores = 4 * n * k * m
+  if local_window:
+    scores += 4 * n * (2 * local_window + 1) * m
   if projection == "convolution":  # a window of D x D kernels in each head
     pool = 4 * n * m * (m // h)
     return query_and_output + 4 * n * m * m + pool + scores
   if projection == "max_pool":
     return query_and_output + 4 * n * m * m + scores
   if projection == "mean_pool":  # before W_K and W_V; sums are no products
-    return query_and_output + 4 * k * m * m + scores
-  order = cheaper_order(sharing, n, k, m, h)
+    rows = n if local_window else k
+    return query_and_output + 4 * rows * m * m + scores
+  order = "after" if local_window else cheaper_order(sharing, n, k, m, h)
   return query_and_output + keys_and_values(order, sharing, n, k, m, h) + scores
 
 
@@ -115,7 +121,16 @@ def forward(model, n: int, predictions: int) -> int:
 
   kind, sharing = (model.projection, model.sharing) if linformer else ("", "")
   layers = sum(
-    attention(model.attention, kind, sharing, n, slots(k), m, model.num_heads)
+    attention(
+      model.attention,
+      kind,
+      sharing,
+      n,
+      slots(k),
+      m,
+      model.num_heads,
+      model.local_window,
+    )
     + 4 * n * m * model.mlp_dim
     for k in (model.projected_lengths if linformer else [0] * model.num_layers)
   )

@@ -94,6 +94,7 @@ def _attention(config, projected_length):
     sharing=config.sharing,
     projection=config.projection,
     projection_init=config.weights_init(),
+    local_window=config.local_window,
     **common,
   )
 
@@ -121,7 +122,7 @@ class Block(nn.Module):
     drop = functools.partial(self.drop, deterministic=deterministic)
 
     def attend(y):
-      return drop(self.attention.attend(y, *memory, deterministic))
+      return drop(self.attention.attend(y, memory, deterministic))
 
     def mlp(y):
       y = layout.constrain(self.mlp_in(y), "batch", "sequence", "mlp")

@@ -46,6 +46,8 @@ class ModelConfig:
     projected_length: K, for all layers or one a layer. Unused by softmax.
     sharing: of E and F: 'none', 'headwise', 'key_value' or 'layerwise'.
     projection: 'linear', 'convolution', 'mean_pool', 'max_pool' or 'random'.
+    local_window: rows on either side that a query attends to beside its K
+      slots, 0 for none. Not of the paper; unused by softmax.
     norm_position: 'post' (RoBERTa) or 'pre'.
     position_offset: unused rows ahead in the position table; RoBERTa's 2.
     position_init: 'normal'; 'sinusoidal' (of Vaswani et al. 2017, scaled to
@@ -82,6 +84,7 @@ class ModelConfig:
   projected_length: int | tuple[int, ...] = 128
   sharing: str = "headwise"
   projection: str = "linear"
+  local_window: int = 0
   norm_position: str = "post"
   position_offset: int = 0
   position_init: str = "normal"
@@ -116,7 +119,7 @@ class ModelConfig:
     for name in sizes:
       if getattr(self, name) < 1:
         raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-    for name in ("position_offset", "query_block"):
+    for name in ("position_offset", "query_block", "local_window"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} {getattr(self, name)} must be at least 0")
     for name in ("dropout_rate", "attention_dropout_rate"):
@@ -157,6 +160,13 @@ class ModelConfig:
   def _check_projection(self):
     _one_of("sharing", self.sharing, linformer_lib.SHARING)
     _one_of("projection_init", self.projection_init, PROJECTION_INITS)
+    implementation = self.attention_implementation
+    if self.local_window and (self.query_block or implementation != "xla"):
+      raise ValueError(
+        f"local_window {self.local_window} does not go with query_block "
+        f"{self.query_block} or attention_implementation {implementation!r}: "
+        "set it to 0, or them to 0 and 'xla'"
+      )
     lengths = self.projected_lengths
     if len(lengths) != self.num_layers:
       raise ValueError(

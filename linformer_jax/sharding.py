@@ -131,6 +131,11 @@ def check_model(
   _check("model.embed_dim", model.embed_dim, mesh, "fsdp", "sequence")
   if model.attention != "linformer":
     return
+  if model.local_window and mesh.shape["sequence"] > 1:
+    raise ValueError(
+      f"model.local_window {model.local_window} does not go with mesh.sequence="
+      f"{mesh.shape['sequence']}: set one of them to its default"
+    )
   if model.projection in projection.DENSE:
     _check("model.max_length", model.max_length, mesh, "sequence")
   else:  # a device has whole windows

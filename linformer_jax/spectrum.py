@@ -85,7 +85,16 @@ def attention(
   Returns:
     For each layer float32 [B, H, N, K]: K = N with softmax attention, the
     projected length with Linformer, whose P is the paper's P-bar.
+
+  Raises:
+    ValueError: for a Linformer with a `local_window`, whose queries attend to
+      more than the slots.
   """
+  if config.attention == "linformer" and config.local_window:
+    raise ValueError(
+      f"local_window {config.local_window}: slots are a part of what a query "
+      "attends to, and no matrix whose spectrum could be read"
+    )
   config, variables = layer_by_layer(config, variables)
   _, seen = model.Encoder(config).apply(
     variables,

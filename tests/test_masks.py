@@ -82,6 +82,14 @@ def test_attention_to_itself(kind, sharing):
   check_self(make_attention(kind, sharing), (M, N, M // H, N, M))
 
 
+@pytest.mark.parametrize("kind", projection_lib.KINDS)
+def test_attention_to_slots_and_near_rows(kind):
+  module = attention.LinformerSelfAttention(
+    H, N, K, "headwise", kind, local_window=2
+  )
+  check_self(module, (M, N, M // H, N, M))
+
+
 @pytest.mark.parametrize(
   ("kind", "sharing", "norm_position"),
   [(kind, "headwise", "post") for kind in projection_lib.KINDS]

@@ -38,6 +38,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   free = ("model.projection", "model.projected", "model.sharing", "data.seed")
   free += ("model.attention", "model.max_length", "data.sequence_length")
   free += ("train.batch_size", "optimizer.projection_rate", "seed")
+  free += ("model.local_window",)
   shared = {
     json.dumps(
       {

@@ -69,6 +69,16 @@ def linear(
   )
 
 
+def own_heads(n: int = N, k: int = K, label="") -> Point:
+  """An E and F for each head that starts by picking every (n / k)-th row."""
+  return Point(
+    f"n{n}-k{k}-heads",
+    label or f"k = {k}",
+    f"n={n},k={k},sharing=none",
+    (("model.projection_init", "strided"),),
+  )
+
+
 def _projected(kind):
   """Another kind of projection, at the usual n and k."""
   return Point(
@@ -137,15 +147,42 @@ def _plateau():
   )
 
 
+WINDOW = 4  # rows on either side
+NEAR = 2 * WINDOW + 1
+
+
+def _closer():
+  """What may close the gap to softmax attention at one k."""
+
+  def near(k, label):
+    flags = (("model.local_window", str(WINDOW)),)
+    return Point(f"n{N}-k{k}-near", label, f"n={N},k={k}", flags)
+
+  pooled = Point(
+    f"n{N}-k{K}-pooled",
+    "E from the mean of neighbours",
+    f"n={N},k={K}",
+    (("model.projection_init", "mean_pool"),),
+  )
+  return (
+    softmax(),
+    linear(label="E from N(0, 0.02²), the paper's"),
+    pooled,
+    own_heads(label="an E for each head, from every 4th row"),
+    near(K - NEAR, f"k = {K - NEAR}, and {NEAR} rows around each query"),
+    near(1, f"k = 1, and {NEAR} rows around each query"),
+  )
+
+
 PANELS = {
   "a": Panel(
     f"(a) n = {N}",
-    (softmax(), *(linear(k=N // part) for part in (8, 4, 2))),
+    (softmax(), *(own_heads(k=N // part) for part in (8, 4, 2))),
     seeds=(0, 1),
   ),
   "b": Panel(
     f"(b) n = {2 * N}",
-    (softmax(2 * N), *(linear(2 * N, 2 * N // part) for part in (8, 4, 2))),
+    (softmax(2 * N), *(own_heads(2 * N, 2 * N // part) for part in (8, 4, 2))),
   ),
   "c": Panel(
     f"(c) sharing, n = {N}, k = {K}",
@@ -165,6 +202,7 @@ PANELS = {
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested()
   ),
+  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer()),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
 }
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import flash, layout
+from linformer_jax.attention import flash, layout, local
 
 
 def _plain(q, k, v, mask=None, dropout=None):
@@ -119,7 +119,16 @@ def is_longer(x: jax.Array, block: int) -> bool:
 
 
 def attend(
-  q, k, v, mask=None, *, recompute=False, implementation="xla", dropout=None
+  q,
+  k,
+  v,
+  mask=None,
+  *,
+  near=None,
+  window=0,
+  recompute=False,
+  implementation="xla",
+  dropout=None,
 ):
   """`projected_attention` of one block of queries, keys laid out by head.
 
@@ -127,6 +136,7 @@ def attend(
     q: [B, N, H, D].
     k, v: [B, H, K, D].
     mask, implementation, dropout: as there.
+    near, window: None, or rows beside the slots; see `local.attend`.
     recompute: make the scores again in the backward pass.
   """
   if implementation not in _ATTEND:
@@ -135,6 +145,13 @@ def attend(
       f"{', '.join(IMPLEMENTATIONS)}"
     )
   q = q * (q.shape[-1] ** -0.5)
+  if near is not None:
+    if recompute or implementation != "xla":
+      raise ValueError(
+        f"local_window {window} goes neither with query blocks nor with "
+        f"implementation {implementation!r}, but with 'xla' and query_block=0"
+      )
+    return local.attend(q, k, v, mask, near, window, dropout)
   if dropout is not None:
     if recompute or implementation != "xla":
       raise ValueError(

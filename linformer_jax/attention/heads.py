@@ -24,12 +24,13 @@ class HeadDense(nn.Module):
   kernel_init: Any = nn.initializers.xavier_uniform()
 
   @nn.compact
-  def __call__(self, x, head_dim, between=None):
+  def __call__(self, x, head_dim, between=None, both=False):
     """x W, then `between` along the sequence, then the bias.
 
     x is [B, N, M], or [B, N, H, M] where each head has rows of its own.
     The bias comes last in either order of contraction, so that K = (E X) W + b
-    as in the authors' code; E (X W + b) would add (E 1) b instead.
+    as in the authors' code; E (X W + b) would add (E 1) b instead. With `both`,
+    a pair: that, and the rows without `between`.
     """
     features = self.num_heads * head_dim
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features))
@@ -40,10 +41,9 @@ class HeadDense(nn.Module):
       y = jnp.einsum("bnhm,mhd->bnhd", x, by_head)
     else:
       y = (x @ kernel).reshape(*x.shape[:2], self.num_heads, head_dim)
-    if between is not None:
-      y = between(y)
-    bias = bias.reshape(self.num_heads, head_dim)
-    return y + bias.astype(self.dtype)
+    bias = bias.reshape(self.num_heads, head_dim).astype(self.dtype)
+    through = y if between is None else between(y)
+    return (through + bias, y + bias) if both else through + bias
 
 
 class OutDense(nn.Module):
@@ -77,16 +77,18 @@ def dense_maps(module):
   return query, key, value, out, nn.Dropout(module.dropout_rate)
 
 
-def attend(module, x, k, v, slots, deterministic):
+def attend(module, x, memory, deterministic, window=0):
   """Rows [B, N, M] to queries, onto keys and values, and out: [B, N, M].
 
   Args:
     module: an attention module that has `dense_maps`.
     x: rows that ask.
-    k, v: [B, H, K, D].
-    slots: bool [B, K], True where there is something to attend to, or None.
+    memory: k, v [B, H, K, D]; bool [B, K], True where there is something to
+      attend to, or None; and None, or what `local.attend` takes as `near`.
     deterministic: False applies dropout (rng 'dropout').
+    window: of `local.attend`.
   """
+  k, v, slots, near = memory
   dropout = None
   if module.dropout_rate and not deterministic:
     dropout = functools.partial(module.drop, deterministic=False)
@@ -97,6 +99,8 @@ def attend(module, x, k, v, slots, deterministic):
     k,
     v,
     slots,
+    near=near,
+    window=window,
     recompute=bool(module.query_block),
     implementation=module.implementation,
     dropout=dropout,

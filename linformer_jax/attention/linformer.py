@@ -76,6 +76,10 @@ class LinformerSelfAttention(nn.Module):
     order: 'auto' contracts E and F before W_K and W_V where that is cheaper;
       'before' and 'after' force it. The result is the same.
     dropout_rate: on the attention weights.
+    local_window: rows on either side that a query attends to beside the slots,
+      with its own row, in one softmax; 0 for none. Not of the paper, see
+      `local.attend`. Goes neither with a memory, nor with `query_block`, nor
+      with an implementation other than 'xla'.
     query_block: queries handled at a time, 0 for all.
     implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
@@ -91,6 +95,7 @@ class LinformerSelfAttention(nn.Module):
   projection: str = "linear"
   order: str = "auto"
   dropout_rate: float = 0.0
+  local_window: int = 0
   query_block: int = 0
   implementation: str = "xla"
   dtype: Any = jnp.float32
@@ -149,7 +154,7 @@ class LinformerSelfAttention(nn.Module):
     )
 
   def keys_and_values(self, memory, features, mask=None, shared=None):
-    """k and v [B, H, K, D] of a memory [B, N, M'], and the mask of the slots.
+    """The memory that `heads.attend` takes, of rows [B, N, M'].
 
     Args:
       memory: rows, those that are not real zeroed.
@@ -158,7 +163,9 @@ class LinformerSelfAttention(nn.Module):
       shared: as that of `__call__`.
 
     Returns:
-      k, v, and the slots that saw a real row: bool [B, K], or None for all.
+      k, v [B, H, K, D]; the slots that saw a real row, bool [B, K], or None for
+      all; and with a `local_window` the keys, values [B, N, H, D] and mask of
+      all rows, else None.
     """
     head_dim = heads.split_width(features, self.num_heads)
     memory = jnp.asarray(memory, self.dtype)
@@ -174,7 +181,16 @@ class LinformerSelfAttention(nn.Module):
       split = ("heads",) if rows.ndim == 4 else ()
       return layout.constrain(rows, "batch", None, *split)
 
-    if self._order(memory, features, key_by, shared) == "after":
+    near = None
+    if self.local_window:  # whose rows go through W_K and W_V in any case
+      k, rows_k = self.key(
+        memory, head_dim, lambda rows: project(rows, key_by), both=True
+      )
+      v, rows_v = self.value(
+        memory, head_dim, lambda rows: project(rows, value_by), both=True
+      )
+      near = rows_k, rows_v, mask
+    elif self._order(memory, features, key_by, shared) == "after":
       k = self.key(memory, head_dim, lambda rows: project(rows, key_by))
       v = self.value(memory, head_dim, lambda rows: project(rows, value_by))
     else:
@@ -184,11 +200,11 @@ class LinformerSelfAttention(nn.Module):
         rows = project(memory, value_by)
       v = self.value(rows, head_dim)
     k, v = heads.by_head(k, v)
-    return k, v, projection.slot_mask(key_by, mask)
+    return k, v, projection.slot_mask(key_by, mask), near
 
-  def attend(self, x, k, v, slots=None, deterministic=True):
-    """From x [B, N, M] onto keys and values; see `heads.attend`."""
-    return heads.attend(self, x, k, v, slots, deterministic)
+  def attend(self, x, memory, deterministic=True):
+    """From x [B, N, M] onto `keys_and_values`."""
+    return heads.attend(self, x, memory, deterministic, self.local_window)
 
   def __call__(
     self, x, memory=None, mask=None, shared=None, deterministic=True
@@ -214,11 +230,16 @@ class LinformerSelfAttention(nn.Module):
     """
     if memory is None:
       x = memory = heads.select_real(x, mask)
+    elif self.local_window:
+      raise ValueError(
+        f"local_window {self.local_window} is for attention to itself, not to "
+        "a memory: its rows have no neighbours among the queries"
+      )
     else:
       memory = heads.select_real(memory, mask)
     return heads.in_query_blocks(
       self,
-      lambda self, x, memory: self.attend(x, *memory, deterministic),
+      lambda self, x, memory: self.attend(x, memory, deterministic),
       x,
       self.keys_and_values(memory, x.shape[-1], mask, shared),
       self.query_block,

@@ -35,7 +35,7 @@ class SoftmaxSelfAttention(nn.Module):
     self.query, self.key, self.value, self.out, self.drop = maps
 
   def keys_and_values(self, memory, features, mask=None, shared=None):
-    """k and v [B, H, N, D] of a memory [B, N, M'], and its mask.
+    """The memory that `heads.attend` takes, of rows [B, N, M'].
 
     Args:
       memory: rows, those that are not real zeroed.
@@ -46,11 +46,11 @@ class SoftmaxSelfAttention(nn.Module):
     del shared
     head_dim = heads.split_width(features, self.num_heads)
     k, v = self.key(memory, head_dim), self.value(memory, head_dim)
-    return *heads.by_head(k, v), mask
+    return *heads.by_head(k, v), mask, None
 
-  def attend(self, x, k, v, slots=None, deterministic=True):
-    """From x [B, N, M] onto keys and values; see `heads.attend`."""
-    return heads.attend(self, x, k, v, slots, deterministic)
+  def attend(self, x, memory, deterministic=True):
+    """From x [B, N, M] onto `keys_and_values`."""
+    return heads.attend(self, x, memory, deterministic)
 
   def __call__(self, x, memory=None, mask=None, deterministic=True):
     """Attends from x to itself, or to `memory`.
@@ -75,7 +75,7 @@ class SoftmaxSelfAttention(nn.Module):
       memory = heads.select_real(memory, mask)
     return heads.in_query_blocks(
       self,
-      lambda self, x, memory: self.attend(x, *memory, deterministic),
+      lambda self, x, memory: self.attend(x, memory, deterministic),
       x,
       self.keys_and_values(memory, x.shape[-1], mask),
       self.query_block,

@@ -1,0 +1,84 @@
+"""One softmax over projected slots and the rows near each query.
+
+Sliding windows beside a low-rank projection are those of Transformer-LS (Zhu et
+al. 2021, arXiv 2107.02192); here the projection is Linformer's.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_LEAST_BLOCK = 16  # queries that are handled together
+
+
+def _blocks(x, block):
+  """[B, N, ...] to [B, T, block, ...], filled up with zeros (False)."""
+  short = -x.shape[1] % block
+  x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
+  return x.reshape(x.shape[0], -1, block, *x.shape[2:])
+
+
+def _with_neighbours(x, window):
+  """Blocks [B, T, b, ...] with the `window` rows on either side of each."""
+  beside = [(0, 0)] * x.ndim
+  beside[1] = (1, 1)
+  padded = jnp.pad(x, beside)
+  before = padded[:, :-2, x.shape[2] - window :]
+  return jnp.concatenate([before, x, padded[:, 2:, :window]], axis=2)
+
+
+def attend(q, k, v, slots, near, window: int, dropout=None):
+  """softmax over [q k^T, q near_k^T where |i - j| <= window], on the values.
+
+  Time and memory are O(N (K + window)).
+
+  Args:
+    q: queries [B, N, H, D], scaled.
+    k, v: projected keys and values [B, H, K, D].
+    slots: bool [B, K], True at slots that may be attended, or None.
+    near: keys and values of the rows [B, N, H, D], and bool [B, N], True at
+      real rows, or None.
+    window: rows on either side that a query attends to, beside its own.
+    dropout: None, or a function on the weights [B, H, T, b, K + b + 2 window]
+      of T blocks of b queries.
+
+  Returns:
+    [B, N, H, D] in v's dtype; scores and softmax are float32.
+  """
+  rows_k, rows_v, real = near
+  length, count = q.shape[1], k.shape[2]
+  block = max(window, _LEAST_BLOCK)
+  if real is None:
+    real = jnp.ones(q.shape[:2], bool)
+  if slots is None:
+    slots = jnp.ones((len(k), count), bool)
+  q = _blocks(q, block)
+  rows_k, rows_v, real = (
+    _with_neighbours(_blocks(x, block), window) for x in (rows_k, rows_v, real)
+  )
+  # Row j of a block with its neighbours lies j - window rows from its start.
+  distance = jnp.arange(block + 2 * window) - jnp.arange(block)[:, None]
+  in_window = (distance >= 0) & (distance <= 2 * window)
+  float32 = dict(preferred_element_type=jnp.float32)
+  scores = jnp.concatenate(
+    [
+      jnp.einsum("btqhd,bhkd->bhtqk", q, k, **float32),
+      jnp.einsum("btqhd,btkhd->bhtqk", q, rows_k, **float32),
+    ],
+    axis=-1,
+  )
+  allowed = jnp.concatenate(
+    [
+      jnp.broadcast_to(slots[:, None, None], (*real.shape[:2], block, count)),
+      real[:, :, None] & in_window,
+    ],
+    axis=-1,
+  )[:, None]
+  scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1)
+  weights = jnp.where(allowed, weights, 0)  # a row with nothing gets nothing
+  if dropout is not None:
+    weights = dropout(weights)
+  weights = weights.astype(v.dtype)
+  out = jnp.einsum("bhtqk,bhkd->btqhd", weights[..., :count], v)
+  out += jnp.einsum("bhtqk,btkhd->btqhd", weights[..., count:], rows_v)
+  return out.reshape(len(out), -1, *out.shape[3:])[:, :length]

@@ -1,4 +1,4 @@
-"""Pretraining curves at a size that two CPU cores do in minutes a run (Figure 3).
+"""Pretraining curves at a size that two CPU cores do in minutes (Figure 3).
 
 One recipe for all panels of experiments/perplexity; only what a panel compares
 differs between its runs. It is not the paper's size, and these are the choices:

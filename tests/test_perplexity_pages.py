@@ -112,3 +112,20 @@ def test_committed_curves_are_of_todays_recipe_and_of_one_text(all_runs):
       facts = record["unigram_perplexity"], record["targets"]
       length = run.config.model.max_length
       assert by_length.setdefault(length, facts) == facts, name
+
+
+def test_a_window_beside_the_slots_closes_the_gap():
+  """Half the gap of the paper's Linformer is the target; all of it is gone.
+
+  Most of that is the window's: the control with one slot has it, too.
+  """
+  found = render.Curves("f")
+  softmax, paper_s, pooled, heads, near, control = (
+    found.of(point)[0] for point in found.panel.points
+  )
+  assert near["perplexity"] < control["perplexity"] < softmax["perplexity"]
+  assert near["evaluations"][-1][3] < softmax["evaluations"][-1][3]  # FLOPs
+  for record in (paper_s, pooled, heads):
+    assert record["plateau_updates"] is None
+  for record in (softmax, near, control):
+    assert record["plateau_updates"] <= 200

@@ -178,7 +178,9 @@ def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
   parts["full scale"] = full_scale()
   folder = "experiments/perplexity/results"
-  parts["of the main page"] = section(Curves("a", results), folder)
+  shown = [Curves(name, results) for name in "af"]
+  shown = [section(found, folder) for found in shown if found.records]
+  parts["of the main page"] = "\n\n".join(shown) or PENDING
   return {MARK.format(name): text for name, text in parts.items()}
 
 

@@ -10,8 +10,8 @@ differs between its runs. It is not the paper's size, and these are the choices:
 * Post-norm as RoBERTa, kernels and embeddings from N(0, 0.05^2).
 * All heads, with softmax attention too, start out looking at neighbours
   (`position_init=neighbours`, see linformer_jax/initializers.py): softmax
-  attention is then off the plateau after some 200 updates, and not some
-  2,000. Not the paper's; what it does is a matter of panel p.
+  attention is then off the plateau after some 200 updates (panel f). Not the
+  paper's.
 * E and F from N(0, 0.02^2) as the authors', but where a panel says otherwise.
 * Learning rate 2e-3, linear decay to 0; RoBERTa's Adam, gradients clipped at 1.
 * No dropout: a run reads less than an epoch.

@@ -70,11 +70,21 @@ def environment() -> dict[str, str | int]:
   return {
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
-    "host": f"{platform.machine()}, {os.cpu_count()} cores",
+    "host": f"{platform.machine()}, {_cores()} cores",
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in names},
     "commit": _commit(),
   }
+
+
+def _cores() -> str:
+  """How many cores there are, and how many this process may use, if fewer."""
+  cores = os.cpu_count()
+  if hasattr(os, "sched_getaffinity"):
+    allowed = len(os.sched_getaffinity(0))
+    if allowed < cores:
+      return f"{allowed} of {cores}"
+  return str(cores)
 
 
 def _commit() -> str:

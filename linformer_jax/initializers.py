@@ -2,7 +2,7 @@
 
 From random starts a masked language model tends to stay for long on a plateau
 near word frequencies, until some head happens upon attending by position; a
-random E makes that harder, as every slot mixes all positions. Two starts are
+random E makes that harder, as every slot mixes all positions. Three starts are
 meant to end that, and are learned from there like any other:
 
 * Neighbour heads. The last `position_dims` features of the embeddings are left
@@ -10,6 +10,8 @@ meant to end that, and are learned from there like any other:
   query kernel of head h starts by reading them, the key kernel by reading them
   turned by w * offset_h, so that the score of i and j is a sum of
   cos(w (i + offset_h - j)), largest at j = i + offset_h.
+* Window means. E starts as means of N / K neighbours; where each head has an E,
+  over windows that are shifted from head to head.
 * Strided E. Head h's E_h starts by picking every (N / K)-th row, from row h mod
   (N / K) on: each head sees its rows unmixed, the heads together see all.
 """
@@ -43,13 +45,20 @@ def strided(std: float) -> nn.initializers.Initializer:
 
 
 def window_mean(std: float) -> nn.initializers.Initializer:
-  """E [..., K, N] that averages windows of N / K neighbours, plus N(0, std)."""
+  """E [H, K, N] (or [K, N]) of means over N / K neighbours, plus N(0, std).
+
+  Windows of head h begin h N / (K H) rows earlier, so that heads mix different
+  rows; its first one is shorter by as much, and its last longer.
+  """
 
   def init(key, shape, dtype=jnp.float32):
-    *_, k, n = shape
-    window = np.arange(n)[None] * k // n == np.arange(k)[:, None]
-    mean = jnp.asarray(window / window.sum(1, keepdims=True), dtype)
-    return mean + std * jax.random.normal(key, shape, dtype)
+    *heads, k, n = shape
+    count = heads[0] if heads else 1
+    earlier = np.arange(count)[:, None] * n // (k * count)
+    slot = np.minimum((np.arange(n) + earlier) * k // n, k - 1)  # [H, N]
+    window = slot[:, None] == np.arange(k)[:, None]
+    mean = (window / window.sum(2, keepdims=True)).reshape(shape)
+    return jnp.asarray(mean, dtype) + std * jax.random.normal(key, shape, dtype)
 
   return init
 

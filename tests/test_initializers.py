@@ -45,6 +45,24 @@ def test_window_mean_averages_neighbours():
   np.testing.assert_allclose(matrix @ np.arange(6.0), [0.5, 2.5, 4.5])
 
 
+def test_window_means_of_heads_are_shifted():
+  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (2, 3, 12)))
+  np.testing.assert_allclose(matrix.sum(2), 1, rtol=1e-6)  # means
+  assert ((matrix > 0).sum(1) == 1).all()  # each row in one slot of a head
+  np.testing.assert_allclose(matrix[0] @ np.arange(12.0), [1.5, 5.5, 9.5])
+  # 0 to 1, 2 to 5, 6 to 11.
+  np.testing.assert_allclose(matrix[1] @ np.arange(12.0), [0.5, 3.5, 8.5])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
+def test_no_two_heads_mix_the_same_rows(k):
+  heads, n = 4, 40
+  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (heads, k, n)))
+  np.testing.assert_allclose(matrix.sum(2), 1, rtol=1e-6)
+  slots = {tuple(matrix[h].argmax(0)) for h in range(heads)}
+  assert len(slots) == (1 if k == 1 else heads)
+
+
 def test_tokens_leave_features_to_positions():
   tokens = initializers.tokens_apart(1.0, 8)(KEY, (50, 32))
   positions = initializers.positions_apart(1.0, 8)(KEY, (50, 32))

@@ -38,7 +38,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   free = ("model.projection", "model.projected", "model.sharing", "data.seed")
   free += ("model.attention", "model.max_length", "data.sequence_length")
   free += ("train.batch_size", "optimizer.projection_rate", "seed")
-  free += ("model.local_window",)
+  free += ("model.local_window", "model.position_init")
   shared = {
     json.dumps(
       {
@@ -80,7 +80,8 @@ def expected_projections(m):
   ):
     return 0
   if m.projection == "convolution":
-    return sum(2 * m.max_length // k * head_dim**2 for k in ks)
+    kernels = 2 * (m.num_heads if m.sharing == "none" else 1)
+    return sum(kernels * m.max_length // k * head_dim**2 for k in ks)
   matrices = {"none": 2 * m.num_heads, "headwise": 2, "key_value": 1}
   if m.sharing == "layerwise":
     return ks[0] * m.max_length
@@ -90,7 +91,7 @@ def expected_projections(m):
 def test_parameter_counts(all_runs):
   names = {
     f"{point.name}-s0" for name in "ce" for point in panels.PANELS[name].points
-  } | {f"n{panels.N}-k{panels.N}-none-s0"}
+  } | {f"n{panels.N}-k{panels.N}-authors-heads-s0"}
   for name in sorted(names):
     m = step.model_config(all_runs[name].config.model)
     width, hidden, vocab = m.embed_dim, m.mlp_dim, m.vocab_size
@@ -106,15 +107,15 @@ def test_parameter_counts(all_runs):
 @pytest.mark.parametrize(
   ("name", "mean", "std"),
   [
-    ("start-identity-frozen", "identity", 0.0),
-    ("start-noisy", "identity", 0.02),
-    ("start-random-frozen", 0, 0.02),
-    ("start-wide", 0, panels.N**-0.5),
-    ("k128", 0, 0.02),
+    ("identity-frozen", "identity", 0.0),
+    ("noisy", "identity", 0.02),
+    ("authors-frozen", 0, 0.02),
+    ("wide", 0, panels.N**-0.5),
+    ("authors", 0, 0.02),
   ],
 )
 def test_starts_of_panel_p(all_runs, name, mean, std):
-  config = all_runs[f"n{panels.N}-{name}-s0"].config
+  config = all_runs[f"n{panels.N}-k{panels.N}-{name}-s0"].config
   m = step.model_config(config.model)
   assert m.projected_lengths == (m.max_length,) * m.num_layers
   shape = (m.max_length, m.max_length)
@@ -144,7 +145,7 @@ def test_plateau(perplexities, left):
 
 
 def test_evaluations_count_updates_alone(all_runs):
-  config = all_runs["n128-k32-s0"].config
+  config = all_runs["n128-k32-headwise-s0"].config
   rows = [
     {"step": 10, "train/step_seconds": 2.0},
     {"step": 20, "eval/loss": 1.0, "eval/perplexity": 9.0, "eval/seconds": 99},
@@ -152,7 +153,7 @@ def test_evaluations_count_updates_alone(all_runs):
     {"step": 25, "train/step_seconds": 1.0},
     {"step": 25, "eval/loss": 1.0, "eval/perplexity": 8.0},
   ]
-  tokens, needed = 16 * 128, curves.update_flops(config)
+  tokens, needed = 8 * 128, curves.update_flops(config)
   assert curves.evaluations(rows, config) == [
     [20, 20 * tokens, 50.0, 20 * needed, 9.0],
     [25, 25 * tokens, 55.0, 25 * needed, 8.0],
@@ -163,4 +164,4 @@ def test_evaluations_count_updates_alone(all_runs):
   keys = 2 * 32 * (128 + m.embed_dim) * m.embed_dim  # E, F before W_K, W_V
   layer = 2 * (128 * products + keys + 2 * 128 * 32 * m.embed_dim)
   head = 19 * 2 * m.embed_dim * (m.embed_dim + m.vocab_size)
-  assert needed == 3 * 16 * (m.num_layers * layer + head)
+  assert needed == 3 * 8 * (m.num_layers * layer + head)

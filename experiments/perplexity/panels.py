@@ -57,11 +57,9 @@ def softmax(n: int = N) -> Point:
   return Point(f"n{n}-softmax", "softmax", f"n={n},k={K},attention=softmax")
 
 
-def linear(
-  n: int = N, k: int = K, sharing: str = "headwise", label=""
-) -> Point:
-  """The paper's Linformer: E and F learned from N(0, 0.02^2)."""
-  other = "" if sharing == "headwise" else f"-{sharing}"
+def linear(n: int = N, k: int = K, sharing: str = "none", label="") -> Point:
+  """A Linformer with the recipe's start of E and F."""
+  other = "" if sharing == "none" else f"-{sharing}"
   return Point(
     f"n{n}-k{k}{other}",
     label or f"k = {k}",
@@ -69,22 +67,46 @@ def linear(
   )
 
 
-def own_heads(n: int = N, k: int = K, label="") -> Point:
-  """An E and F for each head that starts by picking every (n / k)-th row."""
-  return Point(
-    f"n{n}-k{k}-heads",
-    label or f"k = {k}",
-    f"n={n},k={k},sharing=none",
-    (("model.projection_init", "strided"),),
+def started(
+  name: str,
+  label: str,
+  init: str,
+  std: float,
+  rate: float = 1.0,
+  k: int = K,
+  sharing: str = "none",
+) -> Point:
+  """A Linformer with another start and learning rate of E and F.
+
+  At k = n, 'strided' is the identity.
+  """
+  flags = (
+    ("model.projection_init", init),
+    ("model.projection_std", f"{std:.4g}"),
+    ("optimizer.projection_rate", str(rate)),
   )
+  argument = f"n={N},k={k}"
+  if sharing != "none":
+    argument += f",sharing={sharing}"
+  return Point(f"n{N}-k{k}-{name}", label, argument, flags)
+
+
+AUTHORS = "normal", 0.02  # start of E and F
+# Labels of ways to share them.
+SHARED = {"none": "an E and F for each head", "key_value": "key-value"}
 
 
 def _projected(kind):
-  """Another kind of projection, at the usual n and k."""
+  """Another kind of projection, at the usual n and k.
+
+  A convolution, whose kernels are drawn as others are, learns as they do.
+  """
+  whole = (("optimizer.projection_rate", "1.0"),)
   return Point(
     f"n{N}-k{K}-{kind}",
     kind.replace("_", " "),
     f"n={N},k={K},projection={kind}",
+    whole if kind == "convolution" else (),
   )
 
 
@@ -104,44 +126,34 @@ def _suggested():
   return (softmax(), linear(), tapered, *map(_projected, kinds))
 
 
-def _start(name, label, init, std, rate="1.0", sharing="headwise"):
-  """k = n, with a start and a learning rate of E and F.
-
-  At k = n, 'strided' is the identity.
-  """
-  flags = (
-    ("model.projection_init", init),
-    ("model.projection_std", std),
-    ("optimizer.projection_rate", rate),
-  )
-  argument = f"n={N},k={N},sharing={sharing}"
-  return Point(f"n{N}-start-{name}", label, argument, flags)
-
-
 def _plateau():
   """What keeps a model on the plateau: E's start, scale, rate, and sharing."""
+
+  def start(name, label, init, std, rate=1.0, sharing="headwise"):
+    return started(name, label, init, std, rate, N, sharing)
+
   return (
     softmax(),
-    _start("identity-frozen", "E = I, frozen", "strided", "0.0", "0.0"),
-    _start("identity", "E = I, learned", "strided", "0.0"),
-    _start("noisy-frozen", "I + N(0, 0.02²), frozen", "strided", "0.02", "0.0"),
-    _start("noisy", "I + N(0, 0.02²), learned", "strided", "0.02"),
-    _start("random-frozen", "N(0, 0.02²), frozen", "normal", "0.02", "0.0"),
-    linear(k=N, label="N(0, 0.02²), learned (the paper's)"),
     Point(
-      f"n{N}-k{N}-random",
-      "N(0, 1/k), frozen",
-      f"n={N},k={N},projection=random",
+      f"n{N}-softmax-sinusoidal",
+      "softmax, sinusoidal positions",
+      softmax().argument,
+      (("model.position_init", "sinusoidal"),),
     ),
-    _start("wide", "N(0, 1/k), learned", "normal", f"{N**-0.5:.4f}"),
-    _start("slow", "N(0, 0.02²), rate × 0.1", "normal", "0.02", "0.1"),
-    _start("fast", "N(0, 0.02²), rate × 10", "normal", "0.02", "10.0"),
-    linear(k=N, sharing="none", label="N(0, 0.02²), an E for each head"),
-    _start(
-      "noisy-heads",
-      "I + N(0, 0.02²), an E for each head",
-      "strided",
-      "0.02",
+    start("identity-frozen", "E = I, frozen", "strided", 0, 0.0),
+    start("identity-slow", "E = I, rate × 0.1", "strided", 0, 0.1),
+    start("identity", "E = I", "strided", 0),
+    start("noisy-frozen", "I + N(0, 0.02²), frozen", "strided", 0.02, 0.0),
+    start("noisy", "I + N(0, 0.02²)", "strided", 0.02),
+    start("authors-frozen", "N(0, 0.02²), frozen", *AUTHORS, 0.0),
+    start("authors-slow", "N(0, 0.02²), rate × 0.1", *AUTHORS, 0.1),
+    start("authors", "N(0, 0.02²), the authors'", *AUTHORS),
+    start("authors-fast", "N(0, 0.02²), rate × 10", *AUTHORS, 10.0),
+    start("wide", "N(0, 1/k)", "normal", N**-0.5),
+    start(
+      "authors-heads",
+      "N(0, 0.02²), an E for each head",
+      *AUTHORS,
       sharing="none",
     ),
   )
@@ -158,17 +170,13 @@ def _closer():
     flags = (("model.local_window", str(WINDOW)),)
     return Point(f"n{N}-k{k}-near", label, f"n={N},k={k}", flags)
 
-  pooled = Point(
-    f"n{N}-k{K}-pooled",
-    "E from the mean of neighbours",
-    f"n={N},k={K}",
-    (("model.projection_init", "mean_pool"),),
-  )
   return (
     softmax(),
-    linear(label="E from N(0, 0.02²), the paper's"),
-    pooled,
-    own_heads(label="an E for each head, from every 4th row"),
+    started("authors", "N(0, 0.02²), the authors'", *AUTHORS),
+    started("authors-slow", "N(0, 0.02²), rate × 0.1", *AUTHORS, 0.1),
+    started("windows", "means of neighbours", "mean_pool", 0),
+    linear(label="means of neighbours, rate × 0.1 (panels a to e)"),
+    started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
     near(K - NEAR, f"k = {K - NEAR}, and {NEAR} rows around each query"),
     near(1, f"k = 1, and {NEAR} rows around each query"),
   )
@@ -177,32 +185,37 @@ def _closer():
 PANELS = {
   "a": Panel(
     f"(a) n = {N}",
-    (softmax(), *(own_heads(k=N // part) for part in (8, 4, 2))),
+    (softmax(), *(linear(k=N // part) for part in (8, 4, 2))),
     seeds=(0, 1),
   ),
   "b": Panel(
     f"(b) n = {2 * N}",
-    (softmax(2 * N), *(own_heads(2 * N, 2 * N // part) for part in (8, 4, 2))),
+    (softmax(2 * N), *(linear(2 * N, 2 * N // part) for part in (8, 4, 2))),
   ),
   "c": Panel(
     f"(c) sharing, n = {N}, k = {K}",
     (
       softmax(),
       *(
-        linear(sharing=sharing, label=sharing.replace("_", "-"))
+        linear(sharing=sharing, label=SHARED.get(sharing, sharing))
         for sharing in linformer.SHARING
-        if sharing != "none"
       ),
     ),
+    seeds=(0, 1),
   ),
   "d": Panel(
-    f"(d) k = {K}, longer and longer sequences",
-    tuple(linear(N * part, label=f"n = {N * part:,}") for part in (1, 2, 4, 8)),
+    f"(d) k = {N // 2}, longer and longer sequences",
+    tuple(
+      linear(N * part, N // 2, label=f"n = {N * part:,}")
+      for part in (1, 2, 4, 8)
+    ),
   ),
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested()
   ),
-  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer()),
+  "f": Panel(
+    f"(f) closer to softmax, k = {K}, n = {N}", _closer(), seeds=(0, 1)
+  ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
 }
 

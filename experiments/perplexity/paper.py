@@ -41,7 +41,7 @@ def _keys(panel: str, point):
     key = (panel, "linformer", length, length * k // n, "")
     return key, (panel, "softmax", length, 0, "")
   if panel == "c":
-    sharing = sizes.get("sharing", "headwise")
+    sharing = sizes.get("sharing", "none")
     return (panel, "linformer", 512, 0, sharing), ("a", "softmax", 512, 0, "")
   if panel == "d":
     key = (panel, "linformer", 512 * n // panels.N, 256, "")

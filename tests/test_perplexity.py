@@ -34,25 +34,35 @@ def test_every_point_is_valid_and_every_name_one_model(all_runs):
 
 
 def test_points_differ_by_what_their_panel_compares_alone(all_runs):
-  """The same text, tokens an update, schedule and seeds."""
+  """The same text, width, tokens an update, schedule and seeds.
+
+  But for panel g, which compares widths and tokens.
+  """
   free = ("model.projection", "model.projected", "model.sharing", "data.seed")
   free += ("model.attention", "model.max_length", "data.sequence_length")
   free += ("train.batch_size", "optimizer.projection_rate", "seed")
   free += ("model.local_window", "model.position_init")
-  shared = {
-    json.dumps(
-      {
-        name: value
-        for name, value in curves.settings(run.config).items()
-        if not name.startswith(free)
-      }
-    )
-    for run in all_runs.values()
-  }
-  assert len(shared) == 1
+  of_sizes = {f"{point.name}-s0" for point in panels.PANELS["g"].points[1:]}
+
+  def shared(runs, free):
+    return {
+      json.dumps(
+        {
+          name: value
+          for name, value in curves.settings(run.config).items()
+          if not name.startswith(free)
+        }
+      )
+      for run in runs
+    }
+
+  others = [run for run in all_runs.values() if run.name not in of_sizes]
+  assert len(others) == len(all_runs) - len(of_sizes)
+  assert len(shared(others, free)) == 1
+  widths = ("model.embed_dim", "model.mlp_dim")
+  assert len(shared(all_runs.values(), free + widths)) == 1
   tokens = {
-    run.config.train.batch_size * run.config.model.max_length
-    for run in all_runs.values()
+    run.config.train.batch_size * run.config.model.max_length for run in others
   }
   assert len(tokens) == 1
   assert len(panels.PANELS["a"].seeds) >= 2

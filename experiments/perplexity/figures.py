@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.perplexity import curves, paper
+from experiments.perplexity import curves, panels, paper
 
 # The axis of relative gaps: beyond it lies what is still on the plateau. It is
 # wider where a curve ends outside.
@@ -46,7 +46,7 @@ def draw(found, to: pathlib.Path | None = None):
     for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
       axis(ticker.ScalarFormatter())
   axes.flat[0].legend(fontsize=7)
-  if found.name == "p":
+  if found.name in panels.OF_PLATEAUS:
     _plateaus(axes.flat[3], found, points, colour)
   else:
     _gaps(axes.flat[3], found, points, colour)

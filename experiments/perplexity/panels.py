@@ -159,6 +159,31 @@ def _plateau():
   )
 
 
+def _sizes():
+  """The recipe at other widths, and with other numbers of tokens an update."""
+
+  def sized(name, label, *flags):
+    return Point(f"n{N}-k{K}-{name}", label, f"n={N},k={K}", flags)
+
+  def wide(width):
+    return sized(
+      f"width{width}",
+      f"width {width}",
+      ("model.embed_dim", str(width)),
+      ("model.mlp_dim", str(4 * width)),
+    )
+
+  def batch(sequences):
+    return sized(
+      f"batch{sequences}",
+      f"{N * sequences:,} tokens an update",
+      ("train.batch_size", str(sequences)),
+    )
+
+  recipe = linear(label="width 128, 1,024 tokens an update (all panels)")
+  return recipe, wide(64), wide(256), batch(4), batch(16)
+
+
 WINDOW = 4  # rows on either side
 NEAR = 2 * WINDOW + 1
 
@@ -217,7 +242,12 @@ PANELS = {
     f"(f) closer to softmax, k = {K}, n = {N}", _closer(), seeds=(0, 1)
   ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
+  "g": Panel(
+    f"(g) leaving the plateau, widths and tokens, n = {N}, k = {K}", _sizes()
+  ),
 }
+
+OF_PLATEAUS = ("p", "g")  # about the updates that it takes to leave them
 
 # The paper's own scale: RoBERTa-base layers, 2^17 tokens an update whatever n.
 FULL_TOKENS = 2**17

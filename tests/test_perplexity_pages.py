@@ -60,6 +60,20 @@ def test_the_papers_scale_is_ready_to_launch():
     assert words[0] in render.PAGE.read_text()
 
 
+def test_the_time_of_a_run_at_the_papers_scale():
+  """By the facts of the paper: 24 n d^2 + 4 n^2 d a layer, forward."""
+  row = render.full_scale_time().splitlines()[2].split("|")
+  assert row[1].strip() == "n512-softmax"
+  n, d, layers, vocabulary, masked = 512, 768, 12, 50_265, 77
+  forward = layers * (24 * n * d**2 + 4 * n**2 * d)
+  forward += masked * (2 * d * vocabulary + 2 * d**2)
+  needed = 3 * 256 * forward
+  assert float(row[3]) == pytest.approx(needed / 1e12, abs=0.05)
+  seconds = needed * 250_000 / (16 * 197e12)
+  assert float(row[4]) == pytest.approx(seconds / 3600, abs=0.05)
+  assert float(row[5]) == pytest.approx(seconds / 3600 / 0.4, abs=0.05)
+
+
 def test_the_page_of_made_up_results(tmp_path):
   for name, panel in panels.PANELS.items():
     found = {}

@@ -9,13 +9,15 @@ import pathlib
 import shlex
 
 from experiments import pages
-from experiments.perplexity import curves, figures, panels, paper
-from linformer_jax import report
+from experiments.perplexity import curves, figures, panels, paper, sweep
+from linformer_jax import flops, report
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
 MARK = "<!-- experiments/perplexity/render.py: {} -->"
 PENDING = "Not run yet."
+CHIPS, CHIP = 16, "TPU v5 lite"  # the slice of the launch lines, v5e:4x4
+MFU = 0.4  # assumed
 
 
 class Curves:
@@ -173,10 +175,30 @@ def full_scale() -> str:
   return "\n".join(f"    {line}" for line in lines)
 
 
+def full_scale_time() -> str:
+  """What the updates of each run of the paper's scale would take."""
+  peak = CHIPS * flops.PEAK_FLOPS[CHIP]
+  lines = [
+    f"| run | sequences an update | TFLOP an update | hours at the peak "
+    f"| hours at {MFU:.0%} of it |",
+    "|---|---:|---:|---:|---:|",
+  ]
+  for name, words in panels.full_scale().items():
+    config = sweep.config_of(words)
+    needed = curves.update_flops(config)
+    hours = needed * config.train.num_steps / peak / 3600
+    lines.append(
+      f"| {name} | {config.train.batch_size} | {needed / 1e12:.1f} "
+      f"| {hours:.1f} | {hours / MFU:.1f} |"
+    )
+  return "\n".join(lines)
+
+
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
   """The rendered parts of the pages, by their marks."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
   parts["full scale"] = full_scale()
+  parts["time at full scale"] = full_scale_time()
   folder = "experiments/perplexity/results"
   shown = [Curves(name, results) for name in "af"]
   shown = [section(found, folder) for found in shown if found.records]

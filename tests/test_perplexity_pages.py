@@ -126,3 +126,15 @@ def test_committed_curves_are_of_todays_recipe_and_of_one_text(all_runs):
       facts = record["unigram_perplexity"], record["targets"]
       length = run.config.model.max_length
       assert by_length.setdefault(length, facts) == facts, name
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_perplexity_falls_with_k(name):
+  """With every seed, and no k reaches softmax attention."""
+  found = render.Curves(name)
+  softmax, *by_k = found.panel.points
+  ks = [int(point.argument.split("k=")[1]) for point in by_k]
+  assert ks == sorted(set(ks))
+  for seed in found.panel.seeds:
+    ends = [found.of(point)[seed]["perplexity"] for point in (*by_k, softmax)]
+    assert ends == sorted(ends, reverse=True)

@@ -6,9 +6,9 @@ import numpy as np
 
 from experiments.perplexity import curves, panels, paper
 
-# The axis of relative gaps: beyond it lies what is still on the plateau. It is
-# wider where a curve ends outside.
-_GAPS = (-0.1, 0.3)
+# Relative gaps are drawn on a logarithmic axis, linear below this one: those of
+# the paper are some percent, those of a model on the plateau hundreds.
+_LINEAR_GAP = 0.02
 
 
 def path(name: str) -> pathlib.Path:
@@ -52,7 +52,7 @@ def draw(found, to: pathlib.Path | None = None):
     _gaps(axes.flat[3], found, points, colour)
   for one in axes.flat:
     one.grid(True, which="both", alpha=0.3)
-  figure.suptitle(f"{found.panel.title}: 2 CPU cores, a reduced scale")
+  figure.suptitle(f"{found.panel.title}: a reduced scale, on CPU cores")
   figure.savefig(to or path(found.name), dpi=90)
   pyplot.close(figure)
 
@@ -69,13 +69,13 @@ def _curve(axes, of_seed, column, label, colour):
 
 def _gaps(axes, found, points, colour):
   """Ours as lines with their spread, the paper's dashed."""
+  from matplotlib import ticker
+
   first = found.panel.points[0]
-  ends = [0.0]
   for point in points:
     own = found.ratios(point)
     if point is not first and own:
       x, y = np.array(own).transpose(2, 0, 1)
-      ends.extend(y[:, -1] - 1)
       axes.plot(x[0], y.mean(0) - 1, color=colour[point], label=point.label)
       if len(own) > 1:
         low, high = y.min(0) - 1, y.max(0) - 1
@@ -91,11 +91,15 @@ def _gaps(axes, found, points, colour):
         label=paper.label(found.name, point),
       )
   axes.axhline(0, color="gray", linewidth=0.8)
+  axes.set_yscale("symlog", linthresh=_LINEAR_GAP, subs=(2, 5))
+  for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+    axis(ticker.PercentFormatter(1.0, decimals=0))
   axes.set(
     xlabel="share of the updates of a whole run",
     ylabel=f"perplexity over that of {first.label}, - 1",
-    ylim=(min(_GAPS[0], 1.1 * min(ends)), max(_GAPS[1], 1.1 * max(ends))),
   )
+  if axes.dataLim.y0 >= 0:
+    axes.set_ylim(bottom=0)
   axes.legend(fontsize=7)
 
 

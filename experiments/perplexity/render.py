@@ -96,7 +96,7 @@ def _row(found: Curves, point) -> dict[str, str]:
     "the paper's": "" if theirs is None else _gap(theirs),
     "updates to leave the plateau": "",
     "time of updates": "",
-    "PFLOP": "",
+    "TFLOP": "",
   }
   if not records:
     return row
@@ -110,7 +110,7 @@ def _row(found: Curves, point) -> dict[str, str]:
     "time of updates": spread(
       [record["busy_seconds"] for record in records], report.clock
     ),
-    "PFLOP": f"{records[0]['evaluations'][-1][3] / 1e15:.3g}",
+    "TFLOP": f"{records[0]['evaluations'][-1][3] / 1e12:.3g}",
   }
 
 

@@ -181,7 +181,7 @@ def _sizes():
     )
 
   recipe = linear(label="width 128, 1,024 tokens an update (all panels)")
-  return recipe, wide(64), wide(256), batch(4), batch(16)
+  return recipe, batch(4), batch(16), wide(64), wide(256)
 
 
 WINDOW = 4  # rows on either side

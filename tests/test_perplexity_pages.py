@@ -138,3 +138,28 @@ def test_perplexity_falls_with_k(name):
   for seed in found.panel.seeds:
     ends = [found.of(point)[seed]["perplexity"] for point in (*by_k, softmax)]
     assert ends == sorted(ends, reverse=True)
+
+
+def test_starts_and_windows_close_the_gap():
+  """Half the gap of the authors' start is the target.
+
+  Most of a window's gain is its own: the control with one slot has it, too.
+  """
+  found = render.Curves("f")
+  softmax, authors, slow, fast, recipe, strided, near, control = (
+    found.of(point)[0] for point in found.panel.points
+  )
+
+  def gap(record):
+    return record["perplexity"] / softmax["perplexity"] - 1
+
+  assert gap(recipe) < 0.2 * gap(authors)
+  assert gap(recipe) < gap(fast) < gap(strided) < 0.5 * gap(authors)
+  for record in (authors, slow):
+    assert record["plateau_updates"] is None
+  for record in (fast, recipe, strided, near, control):
+    assert record["plateau_updates"]
+  assert gap(near) < gap(control) < 0
+  flops = [x["evaluations"][-1][3] for x in (near, recipe, softmax)]
+  assert flops == sorted(flops)
+  assert near["parameters"] < recipe["parameters"]

@@ -238,9 +238,7 @@ PANELS = {
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested()
   ),
-  "f": Panel(
-    f"(f) closer to softmax, k = {K}, n = {N}", _closer(), seeds=(0, 1)
-  ),
+  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer()),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
   "g": Panel(
     f"(g) leaving the plateau, widths and tokens, n = {N}, k = {K}", _sizes()

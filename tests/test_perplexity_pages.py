@@ -163,3 +163,31 @@ def test_starts_and_windows_close_the_gap():
   flops = [x["evaluations"][-1][3] for x in (near, recipe, softmax)]
   assert flops == sorted(flops)
   assert near["parameters"] < recipe["parameters"]
+
+
+def end(name, point, seed=0):
+  """The last perplexity of a point, by its name without the panel's n."""
+  return curves.records(curves.RESULTS / f"{name}.jsonl")[
+    f"n{panels.N}-{point}-s{seed}"
+  ]["perplexity"]
+
+
+def test_shared_projections_are_alike_and_own_ones_ahead():
+  for seed in panels.PANELS["c"].seeds:
+    shared = [
+      end("c", f"k{panels.K}-{sharing}", seed)
+      for sharing in ("headwise", "key_value", "layerwise")
+    ]
+    assert max(shared) / min(shared) < 1.03
+    assert end("c", f"k{panels.K}", seed) < 0.9 * min(shared)
+
+
+def test_the_start_of_e_keeps_a_model_on_the_plateau():
+  """At full rank: from the identity it leaves, from random numbers it stays."""
+  found = render.Curves("p")
+  for point in found.panel.points:
+    left = found.of(point)[0]["plateau_updates"]
+    leaves = "identity" in point.name or "noisy" in point.name
+    assert (left is not None) == (leaves or point == found.panel.points[0])
+  frozen = end("p", f"k{panels.N}-identity-frozen")
+  assert frozen == pytest.approx(end("p", "softmax"), rel=0.01)

@@ -92,12 +92,16 @@ def test_mean_pool_start_of_a_dense_projection(k, n):
   config = model_config.ModelConfig(
     **(FIELDS | {"projection_init": "mean_pool", "projection_std": 0.0})
   )
-  matrix = np.asarray(config.weights_init()(jax.random.key(0), (2, k, n)))
-  np.testing.assert_array_equal(matrix[0], matrix[1])
-  matrix = matrix[0]
+  init, key = config.weights_init(), jax.random.key(0)
+  matrices = np.asarray(init(key, (2, k, n)))
   eps = np.finfo(np.float32).eps
-  np.testing.assert_allclose(matrix.sum(1), 1, rtol=0, atol=n * eps)
-  assert np.all((matrix > 0).sum(0) == 1)
-  assert np.all(np.diff(matrix.argmax(0)) >= 0)  # windows in order
+  for matrix in matrices:
+    np.testing.assert_allclose(matrix.sum(1), 1, rtol=0, atol=n * eps)
+    assert np.all((matrix > 0).sum(0) == 1)
+    assert np.all(np.diff(matrix.argmax(0)) >= 0)  # windows in order
+  # The second head's windows are shifted, where they have room.
+  assert np.array_equal(*matrices) == (k == n)
+  matrix = matrices[0]
+  np.testing.assert_array_equal(matrix, init(key, (k, n)))
   if n % k == 0:
     assert np.all(matrix[matrix > 0] == np.float32(k / n))

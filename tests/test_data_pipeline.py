@@ -26,8 +26,8 @@ def corpus(config):
   return corpus
 
 
-def train(corpus, config, count, start=0, **kwargs):
-  iterator = pipeline.train_iterator(corpus, config, BATCH, **kwargs)
+def train(corpus, config, count, start=0, batch=BATCH, **kwargs):
+  iterator = pipeline.train_iterator(corpus, config, batch, **kwargs)
   iterator.set_state({"next_index": start})
   batches = list(itertools.islice(iterator, count))
   iterator.close()
@@ -79,7 +79,7 @@ def test_shapes_and_dtypes(corpus, config):
     assert shapes(batch) == expected
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, 4, BATCH])
 def test_any_number_of_processes_sees_the_same_batches(
   corpus, config, processes
 ):
@@ -88,6 +88,15 @@ def test_any_number_of_processes_sees_the_same_batches(
     for i in range(processes)
   ]
   assert_same(joined(parts), train(corpus, config, 20))
+
+
+def test_batches_of_one_block_are_the_rows_of_larger_ones(corpus, config):
+  rows = [
+    {name: value[None, i] for name, value in batch.items()}
+    for batch in train(corpus, config, 10)
+    for i in range(BATCH)
+  ]
+  assert_same(train(corpus, config, 10 * BATCH - 3, start=3, batch=1), rows[3:])
 
 
 def test_threads_do_not_change_the_batches(corpus, config):

@@ -16,7 +16,6 @@ number of predictions in a row, `masking.num_predictions(N, mask_rate)`:
   weights    float32 [B, P]  1 for a prediction, 0 for none
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import grain
@@ -35,6 +34,9 @@ prepare = corpus_lib.prepare
 # every run on a corpus are about the same predictions.
 _VALIDATION_SEED = 0
 _VALIDATION_EPOCH = 2**32 - 1
+# Blocks of "endless" training: batches of them are counted in floating point by
+# grain, which is exact up to here.
+_ENDLESS = 2**53
 
 
 def train_iterator(
@@ -87,11 +89,11 @@ def train_iterator(
     .map_with_index(example)
     .seed(config.seed)
     .shuffle()
-    .repeat()
+    .repeat(_ENDLESS // len(corpus.train))
     .batch(rows)
   )
   # The process's batches, of every `process_count` in turn.
-  dataset = dataset.slice(slice(process_index, sys.maxsize, process_count))
+  dataset = dataset.slice(slice(process_index, None, process_count))
   return iter(
     dataset.to_iter_dataset(
       grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)

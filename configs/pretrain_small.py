@@ -5,7 +5,8 @@ differs between its runs. It is not the paper's size, and these are the choices:
 
 * Four layers of width 128, four heads of 32, MLP 512.
 * n = 128 where a panel does not vary it, k a fraction of n as in the paper.
-* An update has `TOKENS` tokens at every n, and a run `UPDATES` updates.
+* An update has `TOKENS` tokens at every n, and a run `UPDATES` updates where a
+  panel does not take it further.
 * Tokens are bytes. With 1,024 subwords no Linformer at k = n/4 left the plateau
   of token frequencies in such a run (results of commit 8a6cc28).
 * Post-norm as RoBERTa, kernels and embeddings from N(0, 0.05^2).
@@ -24,7 +25,7 @@ differs between its runs. It is not the paper's size, and these are the choices:
 
 Argument, any of: n=128, k=32, attention=linformer (softmax), sharing=none
 (headwise, key_value, layerwise), projection=linear (convolution, mean_pool,
-max_pool, random).
+max_pool, random), updates=1200.
 
 Command: a panel at a time,
   .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'
@@ -40,7 +41,7 @@ from configs import base
 BYTES = 261  # and special tokens
 TOKENS = 1_024  # an update
 UPDATES = 1_200
-EVALUATIONS = 12
+EVERY = 100  # updates to an evaluation, and of warmup
 
 
 def get_config(argument: str = ""):
@@ -52,6 +53,7 @@ def get_config(argument: str = ""):
     attention="linformer",
     sharing="none",
     projection="linear",
+    updates=UPDATES,
   )
   config = base.get_config()
   model = config.model
@@ -75,13 +77,13 @@ def get_config(argument: str = ""):
   model.scan_layers = False
   config.data.holdout_fraction = 0.001
   config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = UPDATES // 12
+  config.optimizer.warmup_steps = EVERY
   config.optimizer.projection_rate = 0.1
   config.optimizer.clip_norm = 1.0
   config.train.batch_size = max(1, TOKENS // n)
-  config.train.num_steps = UPDATES
+  config.train.num_steps = given["updates"]
   config.run.log_every_steps = 50
-  config.run.eval_every_steps = UPDATES // EVALUATIONS
+  config.run.eval_every_steps = EVERY
   config.run.eval_batch_size = max(1, 8 * TOKENS // n)
-  config.run.checkpoint_every_steps = UPDATES // EVALUATIONS
+  config.run.checkpoint_every_steps = EVERY
   return config

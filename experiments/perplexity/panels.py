@@ -6,10 +6,13 @@ update and schedule. A point that stands in two panels is one run.
 
 import dataclasses
 
+from configs import pretrain_small
 from linformer_jax.attention import linformer, projection
 
 CONFIG = "configs/pretrain_small.py"
 N, K = 128, 32  # where a panel does not vary them
+UPDATES = pretrain_small.UPDATES
+LONG = 3 * UPDATES  # of the panels of the paper's figure but the sharing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +55,31 @@ class Panel:
   seeds: tuple[int, ...] = (0,)
 
 
-def softmax(n: int = N) -> Point:
+def _of(name: str, label: str, argument: str, updates: int) -> Point:
+  """A point of the recipe, of as many updates."""
+  if updates == UPDATES:
+    return Point(name, label, argument)
+  return Point(f"{name}-u{updates}", label, f"{argument},updates={updates}")
+
+
+def softmax(n: int = N, updates: int = UPDATES) -> Point:
   """The Transformer at a length."""
-  return Point(f"n{n}-softmax", "softmax", f"n={n},k={K},attention=softmax")
+  argument = f"n={n},k={K},attention=softmax"
+  return _of(f"n{n}-softmax", "softmax", argument, updates)
 
 
-def linear(n: int = N, k: int = K, sharing: str = "none", label="") -> Point:
+def linear(
+  n: int = N,
+  k: int = K,
+  sharing: str = "none",
+  label: str = "",
+  updates: int = UPDATES,
+) -> Point:
   """A Linformer with the recipe's start of E and F."""
-  other = "" if sharing == "none" else f"-{sharing}"
-  return Point(
-    f"n{n}-k{k}{other}",
-    label or f"k = {k}",
-    f"n={n},k={k}" + (f",sharing={sharing}" if other else ""),
-  )
+  name, argument = f"n{n}-k{k}", f"n={n},k={k}"
+  if sharing != "none":
+    name, argument = f"{name}-{sharing}", f"{argument},sharing={sharing}"
+  return _of(name, label or f"k = {k}", argument, updates)
 
 
 def started(
@@ -160,7 +175,7 @@ def _plateau():
 
 
 def _sizes():
-  """The recipe at other widths, and with other numbers of tokens an update."""
+  """The recipe at another k, width, and number of tokens an update."""
 
   def sized(name, label, *flags):
     return Point(f"n{N}-k{K}-{name}", label, f"n={N},k={K}", flags)
@@ -180,8 +195,9 @@ def _sizes():
       ("train.batch_size", str(sequences)),
     )
 
-  recipe = linear(label="width 128, 1,024 tokens an update (all panels)")
-  return recipe, batch(4), batch(16), wide(64), wide(256)
+  recipe = linear(label=f"k = {K}, width 128, 1,024 tokens an update")
+  by_k = (linear(k=N // part) for part in (8, 2))
+  return recipe, *by_k, batch(4), batch(16), wide(64), wide(256)
 
 
 WINDOW = 4  # rows on either side
@@ -200,23 +216,22 @@ def _closer():
     started("authors", "N(0, 0.02²), the authors'", *AUTHORS),
     started("authors-slow", "N(0, 0.02²), rate × 0.1", *AUTHORS, 0.1),
     started("windows", "means of neighbours", "mean_pool", 0),
-    linear(label="means of neighbours, rate × 0.1 (panels a to e)"),
+    linear(label="means of neighbours, rate × 0.1, the recipe"),
     started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
     near(K - NEAR, f"k = {K - NEAR}, and {NEAR} rows around each query"),
     near(1, f"k = 1, and {NEAR} rows around each query"),
   )
 
 
+def _by_k(n):
+  """Softmax attention, and k from n/8 to n/2."""
+  lengths = (n // part for part in (8, 4, 2))
+  return (softmax(n, LONG), *(linear(n, k, updates=LONG) for k in lengths))
+
+
 PANELS = {
-  "a": Panel(
-    f"(a) n = {N}",
-    (softmax(), *(linear(k=N // part) for part in (8, 4, 2))),
-    seeds=(0, 1),
-  ),
-  "b": Panel(
-    f"(b) n = {2 * N}",
-    (softmax(2 * N), *(linear(2 * N, 2 * N // part) for part in (8, 4, 2))),
-  ),
+  "a": Panel(f"(a) n = {N}", _by_k(N), seeds=(0, 1)),
+  "b": Panel(f"(b) n = {2 * N}", _by_k(2 * N)),
   "c": Panel(
     f"(c) sharing, n = {N}, k = {K}",
     (
@@ -231,17 +246,17 @@ PANELS = {
   "d": Panel(
     f"(d) k = {N // 2}, longer and longer sequences",
     tuple(
-      linear(N * part, N // 2, label=f"n = {N * part:,}")
+      linear(N * part, N // 2, label=f"n = {N * part:,}", updates=LONG)
       for part in (1, 2, 4, 8)
     ),
   ),
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested()
   ),
-  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer()),
+  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
   "g": Panel(
-    f"(g) leaving the plateau, widths and tokens, n = {N}, k = {K}", _sizes()
+    f"(g) leaving the plateau: k, width and tokens, n = {N}", _sizes()
   ),
 }
 

@@ -16,8 +16,9 @@ differs between its runs. It is not the paper's size, and these are the choices:
 * An E and an F for each head, the paper's plain form, where a panel does not
   compare how they are shared.
 * E and F start as means of n/k neighbours, shifted from head to head, and learn
-  at a tenth of the rate of the rest, where a panel says nothing else. The
-  authors' N(0, 0.02^2) at the full rate is in panels f and p.
+  at a tenth of the rate of the rest, where a panel says nothing else; kernels
+  of a convolution likewise, unshifted. The authors' N(0, 0.02^2) at the full
+  rate is in panels f and p.
 * Learning rate 2e-3, linear decay to 0; RoBERTa's Adam, gradients clipped at 1.
 * No dropout: a run reads less than an epoch.
 * 0.1% of the documents held out, all of it evaluated each time.

@@ -14,6 +14,9 @@ meant to end that, and are learned from there like any other:
   over windows that are shifted from head to head.
 * Strided E. Head h's E_h starts by picking every (N / K)-th row, from row h mod
   (N / K) on: each head sees its rows unmixed, the heads together see all.
+
+The kernels of a convolution have the last two starts, too, channel by channel;
+their windows are those of its stride.
 """
 
 import flax.linen as nn
@@ -61,6 +64,34 @@ def window_mean(std: float) -> nn.initializers.Initializer:
     return jnp.asarray(mean, dtype) + std * jax.random.normal(key, shape, dtype)
 
   return init
+
+
+def _by_channel(chosen, std):
+  """Kernel [..., W, D, D] of a weight a row and head, plus N(0, std).
+
+  Args:
+    chosen: (H, W) -> the weights [H, W].
+    std: spread of the noise.
+  """
+
+  def init(key, shape, dtype=jnp.float32):
+    *heads, window, width, _ = shape
+    rows = chosen(heads[0] if heads else 1, window)
+    kernel = (rows[..., None, None] * np.eye(width)).reshape(shape)
+    noise = std * jax.random.normal(key, shape, dtype)
+    return jnp.asarray(kernel, dtype) + noise
+
+  return init
+
+
+def mean_kernel(std: float) -> nn.initializers.Initializer:
+  """Kernel [H, W, D, D] (or [W, D, D]): the mean of W rows, plus N(0, std)."""
+  return _by_channel(lambda h, w: np.full((h, w), 1 / w), std)
+
+
+def strided_kernel(std: float) -> nn.initializers.Initializer:
+  """Kernel [H, W, D, D] (or [W, D, D]): row h mod W, plus N(0, std)."""
+  return _by_channel(lambda h, w: np.eye(w)[np.arange(h) % w], std)
 
 
 def frequencies(position_dims: int) -> np.ndarray:

@@ -27,6 +27,12 @@ PROJECTION_INITS = {
   "mean_pool": initializers.window_mean,
   "strided": initializers.strided,
 }
+# The same of a convolution's kernels [..., W, D, D]; by fan-in if all random.
+KERNEL_INITS = {
+  "normal": lambda std: None,
+  "mean_pool": initializers.mean_kernel,
+  "strided": initializers.strided_kernel,
+}
 # Of query and key kernels where they read tokens, beside neighbour heads.
 _CONTENT_SCALE = 0.1
 
@@ -57,8 +63,10 @@ class ModelConfig:
     position_gain: of the query and key kernels that read them.
     initializer_std: of embeddings and dense kernels; RoBERTa's 0.02. 0 draws
       dense kernels by Xavier's rule and embeddings with 1 / sqrt(M).
-    projection_init: start of E and F, a key of `PROJECTION_INITS`.
-    projection_std: spread of its random part; the authors' 0.02.
+    projection_init: start of E and F, or of a convolution's kernels, a key of
+      `PROJECTION_INITS`.
+    projection_std: spread of its random part; the authors' 0.02. Kernels that
+      are all random go by their fan-in.
     dropout_rate: after embeddings, attention and MLP.
     attention_dropout_rate: on attention weights.
     norm_epsilon: of the layer norms.
@@ -237,5 +245,8 @@ class ModelConfig:
     )
 
   def weights_init(self):
-    """Initialiser of E and F."""
-    return PROJECTION_INITS[self.projection_init](self.projection_std)
+    """Initialiser of E and F, as `SequenceProjection` takes it."""
+    inits = PROJECTION_INITS
+    if self.projection == "convolution":
+      inits = KERNEL_INITS
+    return inits[self.projection_init](self.projection_std)

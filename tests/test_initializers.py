@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import initializers
+from linformer_jax.attention import projection
 
 KEY = jax.random.key(0)
 ZERO = jax.nn.initializers.zeros
@@ -61,6 +62,38 @@ def test_no_two_heads_mix_the_same_rows(k):
   np.testing.assert_allclose(matrix.sum(2), 1, rtol=1e-6)
   slots = {tuple(matrix[h].argmax(0)) for h in range(heads)}
   assert len(slots) == (1 if k == 1 else heads)
+
+
+@pytest.mark.parametrize("heads", [0, 5])
+def test_kernels_of_a_convolution_start_as_the_mean_or_a_row(heads):
+  """As the same start of E does, from windows in step."""
+  n, k, d = 12, 4, 3
+  axes = (heads,) if heads else ()
+  x = jax.random.normal(KEY, (2, n, heads or 2, d))
+
+  def projected(kind, init, shape):
+    weights = init(KEY, (*axes, *shape))
+    one = projection.Projection(kind, n, k, weights)
+    return projection.project_sequence(x, one)[0]
+
+  kernel, matrix = (n // k, d, d), (k, n)
+  mean = projected("convolution", initializers.mean_kernel(0.0), kernel)
+  pooled = projection.Projection("mean_pool", n, k)
+  expected = projection.project_sequence(x, pooled)[0]
+  np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+  picked = projected("convolution", initializers.strided_kernel(0.0), kernel)
+  expected = projected("linear", initializers.strided(0.0), matrix)
+  np.testing.assert_allclose(picked, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "init", [initializers.mean_kernel, initializers.strided_kernel]
+)
+def test_kernels_have_the_noise_that_is_asked_for(init):
+  shape = (4, 8, 16, 16)
+  noise = np.asarray(init(0.1)(KEY, shape) - init(0.0)(KEY, shape))
+  error = 0.1 / np.sqrt(2 * noise.size)
+  assert abs(noise.std() - 0.1) < 5 * error
 
 
 def test_tokens_leave_features_to_positions():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import model_config
+from linformer_jax.attention import linformer
 
 FIELDS = {
   "vocab_size": 50,
@@ -84,6 +85,29 @@ def test_frozen_and_hashable():
   assert hash(config) == hash(same) and config == same
   with pytest.raises(dataclasses.FrozenInstanceError):
     config.embed_dim = 9
+
+
+@pytest.mark.parametrize("start", sorted(model_config.PROJECTION_INITS))
+def test_starts_of_a_convolution(start):
+  """A mean of the window, or a row, without noise; or by the fan-in."""
+  config = model_config.ModelConfig(
+    **FIELDS
+    | {"projection_init": start, "projection_std": 0.0}
+    | {"projection": "convolution"}
+  )
+  module = linformer.SequenceProjection(
+    "convolution", 12, 4, 2, config.weights_init()
+  )
+  kernel = module.init(jax.random.key(0), 32)["params"]["window_kernel"]
+  eye = np.eye(32)[None, None]
+  if start == "normal":  # five standard errors
+    assert abs(np.var(kernel) * 3 * 32 - 1) < 5 * np.sqrt(2 / kernel.size)
+  elif start == "mean_pool":
+    expected = np.broadcast_to(eye / 3, kernel.shape)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+  else:
+    picked = np.eye(3)[[0, 1], :, None, None]
+    np.testing.assert_array_equal(kernel, picked * eye)
 
 
 @pytest.mark.parametrize(("k", "n"), [(4, 12), (5, 12), (12, 12)])

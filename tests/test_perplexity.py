@@ -36,7 +36,8 @@ def test_every_point_is_valid_and_every_name_one_model(all_runs):
 def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   """The same text, width, tokens an update, schedule and seeds.
 
-  But for panel g, which compares widths and tokens.
+  But for panel g, which compares widths and tokens. All of a panel have the
+  same number of updates, and all that is compared between panels.
   """
   free = ("model.projection", "model.projected", "model.sharing", "data.seed")
   free += ("model.attention", "model.max_length", "data.sequence_length")
@@ -58,7 +59,15 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
 
   others = [run for run in all_runs.values() if run.name not in of_sizes]
   assert len(others) == len(all_runs) - len(of_sizes)
-  assert len(shared(others, free)) == 1
+  assert len(shared(others, (*free, "train.num_steps"))) == 1
+  for name, panel in panels.PANELS.items():
+    updates = {
+      all_runs[f"{point.name}-s{seed}"].config.train.num_steps
+      for point in panel.points
+      for seed in panel.seeds
+    }
+    assert updates == {panels.LONG if name in "abd" else panels.UPDATES}
+  free += ("train.num_steps",)
   widths = ("model.embed_dim", "model.mlp_dim")
   assert len(shared(all_runs.values(), free + widths)) == 1
   tokens = {

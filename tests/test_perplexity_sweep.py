@@ -176,6 +176,7 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path, monkeypatch):
   monkeypatch.setitem(panels.PANELS, "a", panel)
   monkeypatch.setattr(sweep, "_LEAST_SECONDS", 0)
   tiny = "model.embed_dim=32 model.num_layers=1 model.num_heads=2 "
+  tiny += "model.position_dims=16 "
   tiny += "model.mlp_dim=64 train.batch_size=4 train.num_steps=3000 "
   tiny += "model.vocab_size=300 optimizer.warmup_steps=10 "
   tiny += "run.eval_every_steps=1000"

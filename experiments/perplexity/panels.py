@@ -112,16 +112,21 @@ SHARED = {"none": "an E and F for each head", "key_value": "key-value"}
 
 
 def _projected(kind):
-  """Another kind of projection, at the usual n and k.
+  """Another kind of projection, at the usual n and k, and the usual start."""
+  label = kind.replace("_", " ")
+  return Point(f"n{N}-k{K}-{kind}", label, f"n={N},k={K},projection={kind}")
 
-  A convolution, whose kernels are drawn as others are, learns as they do.
-  """
-  whole = (("optimizer.projection_rate", "1.0"),)
+
+def _drawn_convolution():
+  """A convolution whose kernels start and learn like those of other layers."""
   return Point(
-    f"n{N}-k{K}-{kind}",
-    kind.replace("_", " "),
-    f"n={N},k={K},projection={kind}",
-    whole if kind == "convolution" else (),
+    f"n{N}-k{K}-convolution-drawn",
+    "convolution, random kernels",
+    f"n={N},k={K},projection=convolution",
+    (
+      ("model.projection_init", "normal"),
+      ("optimizer.projection_rate", "1.0"),
+    ),
   )
 
 
@@ -138,7 +143,8 @@ def _suggested():
     (("model.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
   )
   kinds = [kind for kind in projection.KINDS if kind != "linear"]
-  return (softmax(), linear(), tapered, *map(_projected, kinds))
+  kinds = map(_projected, kinds)
+  return (softmax(), linear(), tapered, *kinds, _drawn_convolution())
 
 
 def _plateau():
@@ -251,7 +257,7 @@ PANELS = {
     ),
   ),
   "e": Panel(
-    f"(e) suggested in the paper without results, n = {N}", _suggested()
+    f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
   ),
   "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),

@@ -20,16 +20,18 @@ class SequenceProjection(nn.Module):
     max_length: N.
     projected_length: K.
     num_heads: 0 for one projection shared by all heads, H for one each.
-    weights_init: initialiser of a dense E, called with its shape. A random E is
-      drawn from N(0, 1 / K) (the Johnson-Lindenstrauss lemma), is kept in the
-      collection 'constants' and never trained.
+    weights_init: initialiser of a learned E, or of a convolution's kernels,
+      called with their shape; None is N(0, 0.02²) for E, the authors', and the
+      variance of their fan-in for kernels. A random E is drawn from N(0, 1 / K)
+      (the Johnson-Lindenstrauss lemma), is kept in the collection 'constants'
+      and never trained.
   """
 
   kind: str
   max_length: int
   projected_length: int
   num_heads: int = 0
-  weights_init: Any = nn.initializers.normal(0.02)
+  weights_init: Any = None
 
   @nn.compact
   def __call__(self, head_dim) -> projection.Projection:
@@ -53,9 +55,11 @@ class SequenceProjection(nn.Module):
           "truncated_normal",
           batch_axis=tuple(range(len(shape) - 3)),
         )
-        weights = self.param("window_kernel", fan_in, shape)
+        init = self.weights_init or fan_in
+        weights = self.param("window_kernel", init, shape)
       else:
-        weights = self.param("kernel", self.weights_init, shape)
+        init = self.weights_init or nn.initializers.normal(0.02)
+        weights = self.param("kernel", init, shape)
     return projection.Projection(
       self.kind, self.max_length, self.projected_length, weights
     )
@@ -85,7 +89,7 @@ class LinformerSelfAttention(nn.Module):
     dtype: of the matrix products.
     kernel_init: initialiser of the four dense kernels.
     query_init, key_init: of those two in its place, or None.
-    projection_init: initialiser of E and F.
+    projection_init: initialiser of E and F, or None; see `SequenceProjection`.
   """
 
   num_heads: int
@@ -102,7 +106,7 @@ class LinformerSelfAttention(nn.Module):
   kernel_init: Any = nn.initializers.xavier_uniform()
   query_init: Any = None
   key_init: Any = None
-  projection_init: Any = nn.initializers.normal(0.02)
+  projection_init: Any = None
 
   def setup(self):
     if self.sharing not in SHARING:

@@ -1,5 +1,6 @@
 """The pages of the pretraining curves, and what their committed results say."""
 
+import csv
 import re
 
 import pytest
@@ -111,6 +112,20 @@ def test_the_page_is_rendered_from_the_committed_results():
     there = (curves.RESULTS / f"{name}.jsonl").exists()
     assert there == figures.path(name).exists()
     assert there == (parts[render.MARK.format(name)] != render.PENDING)
+
+
+def test_the_table_has_every_evaluation():
+  assert render.TABLE.read_text() == render.curves_table()
+  rows = list(csv.DictReader(render.TABLE.open()))
+  found = [curves.records(path) for path in curves.RESULTS.glob("*.jsonl")]
+  assert len(rows) == sum(
+    len(record["evaluations"]) for there in found for record in there.values()
+  )
+  last = [row for row in rows if row["panel"] == "c"][-1]
+  assert last["model"] == "layerwise" and last["n"] == str(panels.N)
+  end = curves.records(curves.RESULTS / "c.jsonl")
+  end = end[f"n{panels.N}-k{panels.K}-layerwise-s1"]["perplexity"]
+  assert float(last["perplexity"]) == end
 
 
 def test_committed_curves_are_of_todays_recipe_and_of_one_text(all_runs):

@@ -1,10 +1,12 @@
-"""Renders the curves into the pages that show them, and a figure a panel.
+"""Renders the curves into the pages that show them, a figure a panel, a table.
 
   .venv/bin/python -m experiments.perplexity.render
 
 A test renders again and compares.
 """
 
+import csv
+import io
 import pathlib
 import shlex
 
@@ -14,6 +16,7 @@ from linformer_jax import flops, report
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
+TABLE = curves.RESULTS / "curves.csv"
 MARK = "<!-- experiments/perplexity/render.py: {} -->"
 PENDING = "Not run yet."
 CHIPS, CHIP = 16, "TPU v5 lite"  # the slice of the launch lines, v5e:4x4
@@ -194,6 +197,21 @@ def full_scale_time() -> str:
   return "\n".join(lines)
 
 
+def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
+  """All curves of all panels as CSV, a row an evaluation."""
+  text = io.StringIO()
+  rows = csv.writer(text, lineterminator="\n")
+  rows.writerow(("panel", "model", "n", "seed", *curves.COLUMNS))
+  for name in panels.PANELS:
+    found = Curves(name, results)
+    for point in found.panel.points:
+      for seed, record in found.of(point).items():
+        length = record["config"]["data.sequence_length"]
+        for row in record["evaluations"]:
+          rows.writerow((name, point.label, length, seed, *row))
+  return text.getvalue()
+
+
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
   """The rendered parts of the pages, by their marks."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
@@ -207,9 +225,10 @@ def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
 
 
 def main():
-  """Renders the pages and the figures of panels that have results."""
+  """Renders the pages, and figures and curves of panels that have results."""
   for page in (PAGE, pages.README):
     page.write_text(pages.renew(page.read_text(), sections()))
+  TABLE.write_text(curves_table())
   for name in panels.PANELS:
     found = Curves(name)
     if found.records:

@@ -43,7 +43,12 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   free += ("model.attention", "model.max_length", "data.sequence_length")
   free += ("train.batch_size", "optimizer.projection_rate", "seed")
   free += ("model.local_window", "model.position_init")
-  of_sizes = {f"{point.name}-s0" for point in panels.PANELS["g"].points[1:]}
+  sizes = panels.PANELS["g"]
+  of_sizes = {
+    f"{point.name}-s{seed}"
+    for point in sizes.points[1:]
+    for seed in sizes.seeds
+  }
 
   def shared(runs, free):
     return {

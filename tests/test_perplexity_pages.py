@@ -96,7 +96,7 @@ def test_the_page_of_made_up_results(tmp_path):
   assert "| k = 32 |  |  | – |" in b and "1 runs are not done yet" in b
   assert "the paper's" not in e.splitlines()[0]
   left = 2 * pretrain_small.UPDATES // 3  # the second of three evaluations
-  assert f"| {left:,} |" in p and "panel_p.png" in p
+  assert f"| {left:,}, {left:,} |" in p and "panel_p.png" in p
   for name in "bp":
     image = tmp_path / f"{name}.png"
     figures.draw(render.Curves(name, tmp_path / "results"), image)
@@ -157,14 +157,15 @@ def test_perplexity_falls_with_k(name):
     assert ends == sorted(ends, reverse=True)
 
 
-def test_starts_and_windows_close_the_gap():
+@pytest.mark.parametrize("seed", panels.PANELS["f"].seeds)
+def test_starts_and_windows_close_the_gap(seed):
   """Half the gap of the authors' start is the target.
 
   Most of a window's gain is its own: the control with one slot has it, too.
   """
   found = render.Curves("f")
   softmax, authors, slow, fast, recipe, strided, near, control = (
-    found.of(point)[0] for point in found.panel.points
+    found.of(point)[seed] for point in found.panel.points
   )
 
   def gap(record):
@@ -203,8 +204,32 @@ def test_the_start_of_e_keeps_a_model_on_the_plateau():
   """At full rank: from the identity it leaves, from random numbers it stays."""
   found = render.Curves("p")
   for point in found.panel.points:
-    left = found.of(point)[0]["plateau_updates"]
-    leaves = "identity" in point.name or "noisy" in point.name
-    assert (left is not None) == (leaves or point == found.panel.points[0])
-  frozen = end("p", f"k{panels.N}-identity-frozen")
-  assert frozen == pytest.approx(end("p", "softmax"), rel=0.01)
+    for seed in found.panel.seeds:
+      left = found.of(point)[seed]["plateau_updates"]
+      leaves = "identity" in point.name or "noisy" in point.name
+      assert (left is not None) == (leaves or point == found.panel.points[0])
+  for seed in found.panel.seeds:
+    frozen = end("p", f"k{panels.N}-identity-frozen", seed)
+    assert frozen == pytest.approx(end("p", "softmax", seed), rel=0.01)
+
+
+def test_perplexity_rises_with_n_at_one_k():
+  """Fewer slots a row: k has to grow with n, unlike in the paper."""
+  found = render.Curves("d")
+  for seed in found.panel.seeds:
+    points = [found.of(point)[seed] for point in found.panel.points]
+    lengths = [record["config"]["data.sequence_length"] for record in points]
+    assert lengths == sorted(lengths)
+    ends = [record["perplexity"] for record in points]
+    assert ends == sorted(ends)
+
+
+def test_a_taper_and_maxima_are_ahead_of_plain_means():
+  for seed in render.Curves("e").panel.seeds:
+    linear = end("e", f"k{panels.K}", seed)
+    assert end("e", "tapered", seed) < linear
+    mean = end("e", f"k{panels.K}-mean_pool", seed)
+    for kind in ("max_pool", "convolution"):
+      assert end("e", f"k{panels.K}-{kind}", seed) < mean
+    for kind in ("random", "convolution-drawn"):
+      assert end("e", f"k{panels.K}-{kind}", seed) > 2 * linear

@@ -260,9 +260,9 @@ PANELS = {
     f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
   ),
   "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
-  "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau()),
+  "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
   "g": Panel(
-    f"(g) leaving the plateau: k, width and tokens, n = {N}", _sizes()
+    f"(g) leaving the plateau: k, width and tokens, n = {N}", _sizes(), (0, 1)
   ),
 }
 

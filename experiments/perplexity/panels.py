@@ -250,10 +250,10 @@ PANELS = {
     seeds=(0, 1),
   ),
   "d": Panel(
-    f"(d) k = {N // 2}, longer and longer sequences",
+    f"(d) k = {K}, longer and longer sequences",
     tuple(
-      linear(N * part, N // 2, label=f"n = {N * part:,}", updates=LONG)
-      for part in (1, 2, 4, 8)
+      linear(n, K, label=f"n = {n}", updates=LONG)
+      for n in (N // 2, N, 2 * N, 4 * N)
     ),
   ),
   "e": Panel(

@@ -43,8 +43,8 @@ def _keys(panel: str, point):
   if panel == "c":
     sharing = sizes.get("sharing", "none")
     return (panel, "linformer", 512, 0, sharing), ("a", "softmax", 512, 0, "")
-  if panel == "d":
-    key = (panel, "linformer", 512 * n // panels.N, 256, "")
+  if panel == "d":  # k / n is the same, too
+    key = (panel, "linformer", 256 * n // k, 256, "")
     return key, (panel, "linformer", 512, 256, "")
   return None
 

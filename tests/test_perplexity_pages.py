@@ -238,3 +238,25 @@ def test_a_taper_is_ahead_and_convolutions_and_maxima_equal_an_own_e():
     assert mean > 1.2 * linear
     for kind in ("random", "convolution-drawn"):
       assert end("e", f"k{panels.K}-{kind}", seed) > 2 * linear
+
+
+def mean_gap(name, point):
+  """Over the panel's first point, the mean of the seeds."""
+  found = render.Curves(name)
+  (point,) = (one for one in found.panel.points if one.name == point)
+  ends = [curve[-1][1] for curve in found.ratios(point)]
+  return sum(ends) / len(ends) - 1
+
+
+def test_the_main_page_tells_the_gaps_of_the_panels():
+  text = " ".join(pages.README.read_text().split())
+  linear, tapered = (
+    mean_gap("e", f"n{panels.N}-{one}") for one in (f"k{panels.K}", "tapered")
+  )
+  assert f"from {linear:.0%} to {tapered:.0%} at equal parameters" in text
+  times = [
+    mean_gap("a", point.name) / (paper.final_ratio("a", point) - 1)
+    for point in panels.PANELS["a"].points[1:]
+  ]
+  assert [round(min(times)), round(max(times))] == [7, 14]
+  assert "seven to fourteen times as large" in text

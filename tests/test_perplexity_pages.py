@@ -240,6 +240,22 @@ def test_a_taper_is_ahead_and_convolutions_and_maxima_equal_an_own_e():
       assert end("e", f"k{panels.K}-{kind}", seed) > 2 * linear
 
 
+def test_what_leaves_the_plateau_sooner():
+  """A larger k, and more tokens an update; width 128 at this learning rate."""
+  found = render.Curves("g")
+  for seed in found.panel.seeds:
+    recipe, small, large, few, many, narrow, wide = (
+      found.of(point)[seed] for point in found.panel.points
+    )
+    for order in ((small, recipe, large), (few, recipe, many)):
+      for field in ("plateau_updates", "perplexity"):
+        values = [record[field] for record in order]
+        assert values == sorted(values, reverse=True)
+    for other in (narrow, wide):
+      assert recipe["plateau_updates"] < other["plateau_updates"]
+      assert recipe["perplexity"] < other["perplexity"]
+
+
 def mean_gap(name, point):
   """Over the panel's first point, the mean of the seeds."""
   found = render.Curves(name)

@@ -71,7 +71,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
       for point in panel.points
       for seed in panel.seeds
     }
-    assert updates == {panels.LONG if name in "abd" else panels.UPDATES}
+    assert updates == {panels.LONG if name in "abdl" else panels.UPDATES}
   free += ("train.num_steps",)
   widths = ("model.embed_dim", "model.mlp_dim")
   assert len(shared(all_runs.values(), free + widths)) == 1

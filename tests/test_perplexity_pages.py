@@ -39,7 +39,7 @@ def test_gaps_of_the_paper():
         assert f"n = {'1,024' if name == 'b' else ''}" in paper.label(
           name, point
         )
-      if name in "efpg" or point is panel.points[0]:
+      if name in "eflpg" or point is panel.points[0]:
         assert ratio is None
   names = {
     (x, point.name) for x in panels.PANELS for point in panels.PANELS[x].points

@@ -210,13 +210,23 @@ WINDOW = 4  # rows on either side
 NEAR = 2 * WINDOW + 1
 
 
+def _near(updates=UPDATES):
+  """With a window in place of some slots; and, as a control, with one slot."""
+  labels = {
+    K - NEAR: f"k = {K - NEAR}, and {NEAR} rows around each query",
+    1: f"k = 1, and {NEAR} rows around each query",
+  }
+  flags = (("model.local_window", str(WINDOW)),)
+  return tuple(
+    dataclasses.replace(
+      _of(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates), flags=flags
+    )
+    for k, label in labels.items()
+  )
+
+
 def _closer():
   """What may close the gap to softmax attention at one k."""
-
-  def near(k, label):
-    flags = (("model.local_window", str(WINDOW)),)
-    return Point(f"n{N}-k{k}-near", label, f"n={N},k={k}", flags)
-
   return (
     softmax(),
     started("authors", "N(0, 0.02²), the authors'", *AUTHORS),
@@ -224,8 +234,7 @@ def _closer():
     started("windows", "means of neighbours", "mean_pool", 0),
     linear(label="means of neighbours, rate × 0.1, the recipe"),
     started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
-    near(K - NEAR, f"k = {K - NEAR}, and {NEAR} rows around each query"),
-    near(1, f"k = 1, and {NEAR} rows around each query"),
+    *_near(),
   )
 
 
@@ -260,6 +269,10 @@ PANELS = {
     f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
   ),
   "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
+  "l": Panel(
+    f"(l) a window for longer, n = {N}",
+    (softmax(updates=LONG), linear(updates=LONG), *_near(LONG)),
+  ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
   "g": Panel(
     f"(g) leaving the plateau: k, width and tokens, n = {N}", _sizes(), (0, 1)

@@ -183,6 +183,17 @@ def test_starts_and_windows_close_the_gap(seed):
   assert near["parameters"] < recipe["parameters"]
 
 
+def test_the_window_keeps_its_lead_for_longer():
+  found = render.Curves("l")
+  softmax, linear, near, control = (
+    found.of(point)[0] for point in found.panel.points
+  )
+  ends = [x["perplexity"] for x in (near, control, softmax, linear)]
+  assert ends == sorted(ends)
+  flops = [x["evaluations"][-1][3] for x in (control, near, linear, softmax)]
+  assert flops == sorted(flops)
+
+
 def end(name, point, seed=0):
   """The last perplexity of a point, by its name without the panel's n."""
   return curves.records(curves.RESULTS / f"{name}.jsonl")[

@@ -7,7 +7,15 @@ import pytest
 
 from configs import pretrain_small
 from experiments import pages
-from experiments.perplexity import curves, figures, panels, paper, render, sweep
+from experiments.perplexity import (
+  curves,
+  figures,
+  full_scale,
+  panels,
+  paper,
+  render,
+  sweep,
+)
 from linformer_jax import step
 from linformer_jax.data import pipeline
 from tests import perplexity_runs
@@ -48,17 +56,17 @@ def test_gaps_of_the_paper():
 
 
 def test_the_papers_scale_is_ready_to_launch():
-  lines = panels.full_scale()
+  lines = full_scale.runs()
   assert len(lines) == 11
   for name, words in lines.items():
-    for data in panels.FULL_DATA.values():
-      words = [*words, *panels.FULL_COMMON, *data]
+    for data in full_scale.DATA.values():
+      words = [*words, *full_scale.COMMON, *data]
       config = sweep.config_of(words)
       step.model_config(config.model)
       pipeline.DataConfig(**config.data.to_dict())
       length = config.model.max_length
       assert name.startswith(f"n{length}-")
-      assert config.train.batch_size * length == panels.FULL_TOKENS
+      assert config.train.batch_size * length == full_scale.TOKENS
       assert config.train.num_steps == paper.UPDATES
     assert words[0] in render.PAGE.read_text()
 

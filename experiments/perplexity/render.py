@@ -11,7 +11,14 @@ import pathlib
 import shlex
 
 from experiments import pages
-from experiments.perplexity import curves, figures, panels, paper, sweep
+from experiments.perplexity import (
+  curves,
+  figures,
+  full_scale,
+  panels,
+  paper,
+  sweep,
+)
 from linformer_jax import flops, report
 
 HERE = pathlib.Path(__file__).parent
@@ -164,13 +171,13 @@ def section(found: Curves, folder: str = "results") -> str:
   return "\n\n".join(parts)
 
 
-def full_scale() -> str:
+def launch_lines() -> str:
   """Launch lines of the paper's own scale."""
   lines = [
-    f"{data}=({shlex.join([*panels.FULL_COMMON, *words])})"
-    for data, words in panels.FULL_DATA.items()
+    f"{data}=({shlex.join([*full_scale.COMMON, *words])})"
+    for data, words in full_scale.DATA.items()
   ]
-  for name, words in panels.full_scale().items():
+  for name, words in full_scale.runs().items():
     lines.append(
       f'./launch.sh tpu train NAME {shlex.join(words)} "${{wiki[@]}}" '
       f"--workdir=gs://BUCKET/figure3/wiki-{name}"
@@ -186,7 +193,7 @@ def full_scale_time() -> str:
     f"| hours at {MFU:.0%} of it |",
     "|---|---:|---:|---:|---:|",
   ]
-  for name, words in panels.full_scale().items():
+  for name, words in full_scale.runs().items():
     config = sweep.config_of(words)
     needed = curves.update_flops(config)
     hours = needed * config.train.num_steps / peak / 3600
@@ -215,7 +222,7 @@ def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
   """The rendered parts of the pages, by their marks."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
-  parts["full scale"] = full_scale()
+  parts["full scale"] = launch_lines()
   parts["time at full scale"] = full_scale_time()
   folder = "experiments/perplexity/results"
   shown = [Curves(name, results) for name in "af"]

@@ -32,19 +32,27 @@ def scaled(
   return lambda *arguments: scale * init(*arguments)
 
 
+def _noisy(values, std: float) -> nn.initializers.Initializer:
+  """What `values` gives for a shape, plus N(0, std)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    noise = std * jax.random.normal(key, shape, dtype)
+    return jnp.asarray(values(shape).reshape(shape), dtype) + noise
+
+  return init
+
+
 def strided(std: float) -> nn.initializers.Initializer:
   """E [H, K, N] (or [K, N]) that picks every (N / K)-th row, plus N(0, std)."""
 
-  def init(key, shape, dtype=jnp.float32):
+  def picks(shape):
     *heads, k, n = shape
     window = n // k
     start = np.arange(heads[0] if heads else 1)[:, None] % window
     picked = np.arange(k)[None] * window + start  # [H, K]
-    chosen = (np.arange(n) == picked[..., None]).reshape(shape)
-    noise = std * jax.random.normal(key, shape, dtype)
-    return jnp.asarray(chosen, dtype) + noise
+    return np.arange(n) == picked[..., None]
 
-  return init
+  return _noisy(picks, std)
 
 
 def window_mean(std: float) -> nn.initializers.Initializer:
@@ -54,16 +62,15 @@ def window_mean(std: float) -> nn.initializers.Initializer:
   rows; its first one is shorter by as much, and its last longer.
   """
 
-  def init(key, shape, dtype=jnp.float32):
+  def means(shape):
     *heads, k, n = shape
     count = heads[0] if heads else 1
     earlier = np.arange(count)[:, None] * n // (k * count)
     slot = np.minimum((np.arange(n) + earlier) * k // n, k - 1)  # [H, N]
     window = slot[:, None] == np.arange(k)[:, None]
-    mean = (window / window.sum(2, keepdims=True)).reshape(shape)
-    return jnp.asarray(mean, dtype) + std * jax.random.normal(key, shape, dtype)
+    return window / window.sum(2, keepdims=True)
 
-  return init
+  return _noisy(means, std)
 
 
 def _by_channel(chosen, std):
@@ -74,14 +81,12 @@ def _by_channel(chosen, std):
     std: spread of the noise.
   """
 
-  def init(key, shape, dtype=jnp.float32):
+  def kernel(shape):
     *heads, window, width, _ = shape
     rows = chosen(heads[0] if heads else 1, window)
-    kernel = (rows[..., None, None] * np.eye(width)).reshape(shape)
-    noise = std * jax.random.normal(key, shape, dtype)
-    return jnp.asarray(kernel, dtype) + noise
+    return rows[..., None, None] * np.eye(width)
 
-  return init
+  return _noisy(kernel, std)
 
 
 def mean_kernel(std: float) -> nn.initializers.Initializer:

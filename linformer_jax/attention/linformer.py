@@ -55,11 +55,12 @@ class SequenceProjection(nn.Module):
           "truncated_normal",
           batch_axis=tuple(range(len(shape) - 3)),
         )
-        init = self.weights_init or fan_in
-        weights = self.param("window_kernel", init, shape)
+        weights = self.param(
+          "window_kernel", self.weights_init or fan_in, shape
+        )
       else:
-        init = self.weights_init or nn.initializers.normal(0.02)
-        weights = self.param("kernel", init, shape)
+        normal = nn.initializers.normal(0.02)
+        weights = self.param("kernel", self.weights_init or normal, shape)
     return projection.Projection(
       self.kind, self.max_length, self.projected_length, weights
     )

@@ -55,11 +55,11 @@ class Panel:
   seeds: tuple[int, ...] = (0,)
 
 
-def _of(name: str, label: str, argument: str, updates: int) -> Point:
+def _of(name: str, label: str, argument: str, updates: int, flags=()) -> Point:
   """A point of the recipe, of as many updates."""
-  if updates == UPDATES:
-    return Point(name, label, argument)
-  return Point(f"{name}-u{updates}", label, f"{argument},updates={updates}")
+  if updates != UPDATES:
+    name, argument = f"{name}-u{updates}", f"{argument},updates={updates}"
+  return Point(name, label, argument, flags)
 
 
 def softmax(n: int = N, updates: int = UPDATES) -> Point:
@@ -142,8 +142,7 @@ def _suggested():
     f"n={N},k={K}",
     (("model.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
   )
-  kinds = [kind for kind in projection.KINDS if kind != "linear"]
-  kinds = map(_projected, kinds)
+  kinds = [_projected(kind) for kind in projection.KINDS if kind != "linear"]
   return (softmax(), linear(), tapered, *kinds, _drawn_convolution())
 
 
@@ -218,9 +217,7 @@ def _near(updates=UPDATES):
   }
   flags = (("model.local_window", str(WINDOW)),)
   return tuple(
-    dataclasses.replace(
-      _of(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates), flags=flags
-    )
+    _of(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
     for k, label in labels.items()
   )
 

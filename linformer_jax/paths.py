@@ -1,0 +1,44 @@
+"""Paths as a user writes them; a leaf."""
+
+import os
+import re
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+BUCKET = "gs"
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+  """Whether a path names a place in a Google Cloud bucket (gs://)."""
+  return os.fspath(path).startswith(f"{BUCKET}://")
+
+
+def expand(
+  path: str | os.PathLike[str], field: str, *, bucket: bool = False
+) -> str:
+  """Returns the path with `~` expanded, unless a file of that very name exists.
+
+  Args:
+    path: as given by the user.
+    field: the flag or config field it comes from, for the message.
+    bucket: whether a gs:// path is allowed.
+
+  Raises:
+    ValueError: for a URL of another scheme, or a `~name` of no known user.
+  """
+  path = os.fspath(path)
+  scheme = _SCHEME.match(path)
+  if scheme:
+    if bucket and scheme[1] == BUCKET:
+      return path
+    allowed = "a local path or gs://BUCKET/..." if bucket else "a local path"
+    raise ValueError(
+      f"{field}={path}: {scheme[1]}:// is not supported here; use {allowed}"
+    )
+  if path.startswith("~") and not os.path.exists(path):
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+      raise ValueError(
+        f"{field}={path}: there is no home folder for {path.split('/')[0]}"
+      )
+    return expanded
+  return path

@@ -126,6 +126,8 @@ def get_config() -> config_dict.ConfigDict:
   train.batch_size = 256  # sequences an update, over all devices
   train.accumulation_steps = 1  # parts that a batch is worked through in
   train.num_steps = 250_000  # updates; the schedule ends at 0 with them
+  train.restarts = ()  # updates at which --extend began the schedule again
+  train.init_from = ""  # --init_from: folder of a run whose weights to take
 
   mesh = config.mesh = config_dict.ConfigDict()  # devices an axis; -1: rest
   mesh.data = -1  # sequences of a batch

@@ -39,6 +39,20 @@ def make_flags() -> flags.FlagValues:
     flag_values=values,
   )
   flags.DEFINE_bool(
+    "extend",
+    False,
+    "Train a complete run further, to --config.train.num_steps: the learning "
+    "rate warms up and decays once more, from the update it had ended at.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "init_from",
+    None,
+    "Folder of a run: start a new one from its newest weights, with its "
+    "tokenizer and a fresh optimizer.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
     "distributed",
     False,
     "Join the processes of a TPU pod or a cluster "

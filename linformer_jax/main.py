@@ -70,7 +70,7 @@ def _summary(result, workdir):
   )
 
 
-def _finished(directory):
+def _finished(directory, num_steps):
   """The summary of a complete run, or None where there is none to read."""
   from linformer_jax import report
 
@@ -78,36 +78,61 @@ def _finished(directory):
   if not path.exists():
     return None
   try:
-    return _summary(json.loads(path.read_text()), directory)
+    result = json.loads(path.read_text())
+    if result["step"] != num_steps:
+      return None
+    return _summary(result, directory)
   except (ValueError, KeyError, TypeError):
     report.say(f"{path} cannot be read: making it anew from the checkpoint")
     return None
 
 
-def _train(config, directory, new):
+def _train(config, directory, new, extend):
   from linformer_jax import report, train, workdir
 
   held = None
   try:
     if new:
       directory = workdir.numbered(directory)
-    stored = workdir.stored_config(directory)
+    stored, known, free = workdir.stored_config(directory), None, ()
+    if extend:
+      done = stored and _finished(directory, stored["train"]["num_steps"])
+      free = workdir.extend(directory, stored, config, bool(done))
+    elif stored is not None:
+      config.train.restarts = tuple(stored["train"].get("restarts", ()))
     if stored is not None:
-      workdir.check_same(directory, stored, config)
-      summary = _finished(directory)
+      # Of use only once; a resumed run need not be told again.
+      origin = config.train.init_from or stored["train"].get("init_from", "")
+      config.train.init_from = origin
+      workdir.check_same(directory, stored, config, free)
+      known = workdir.stored_corpus(directory)
+      summary = _finished(directory, config.train.num_steps)
       if summary:
         report.say(summary)
         report.say("\nThis run was complete; --new starts another one.")
         return
-    experiment = train.build(config)
+    experiment = _build(config, known, fresh=stored is None)
     if jax.process_index() == 0:
-      held = workdir.claim(directory, config)
+      held = workdir.claim(directory, config, experiment.corpus, free)
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
   with held or contextlib.nullcontext():
     report.say(train.describe(experiment, directory))
     result = train.train_and_evaluate(experiment, directory)
     report.say(_summary(result, directory))
+
+
+def _build(config, known, fresh):
+  """The experiment; the weights that it starts from are looked at first."""
+  from linformer_jax import load, train
+
+  source = config.train.init_from
+  if source and not config.data.tokenizer_path:
+    config.data.tokenizer_path = load.tokenizer_path(source)
+  experiment = train.build(config, known)
+  if source and fresh:
+    load.check_weights(source, config, experiment.corpus)
+  return experiment
 
 
 def _evaluate(directory):
@@ -118,7 +143,7 @@ def _evaluate(directory):
     if stored is None:
       raise ValueError(f"--workdir={directory} holds no run to evaluate")
     config = config_dict.ConfigDict(stored)
-    experiment = train.build(config)
+    experiment = train.build(config, workdir.stored_corpus(directory))
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
   except (AttributeError, KeyError) as error:  # a field that it lacks
@@ -159,6 +184,10 @@ def _check(given, mode, *extra):
     problem = "--topology is only for plan; train uses what is there"
   elif given.new and given.distributed:
     problem = "--new does not go with --distributed: name a --workdir"
+  elif mode != "train" and (given.extend or given.init_from or given.new):
+    problem = "--extend, --init_from and --new are only for train"
+  elif given.extend and given.new:
+    problem = "--extend goes on with a run, --new starts one: choose"
   elif mode == "train" and given.config.run.profile_steps:
     if files.in_bucket(files.folder(given.workdir)):
       problem = "run.profile_steps needs a --workdir on a disk"
@@ -175,13 +204,18 @@ def _run(given, mode, *extra):
     _plan(given)
     return 0
   directory = files.folder(given.workdir)
+  if given.init_from:
+    origin = files.folder(given.init_from)
+    if not files.in_bucket(origin):
+      origin = origin.absolute()
+    given.config.train.init_from = str(origin)
   if given.distributed:
     _join()
   try:
     if mode == "evaluate":
       _evaluate(directory)
     else:
-      _train(given.config, directory, given.new)
+      _train(given.config, directory, given.new, given.extend)
   except report.NonFiniteError as error:
     return _fail(
       f"{error}. The checkpoints from before it are kept in {directory}; lower "

@@ -13,6 +13,8 @@ import time
 
 import jax
 from clu import metric_writers
+from tensorboard.compat.proto import event_pb2
+from tensorflow.python.ops import summary_ops_v2
 
 from linformer_jax import benchmark, files, flops
 
@@ -141,8 +143,34 @@ class Writer:
     with files.errors_of_tensorflow():
       yield
 
-  def config(self, config):
-    """Writes the config as hyper-parameters and as text."""
+  def resume(self, step: int):
+    """Has TensorBoard forget what a killed run wrote after an update.
+
+    Readers drop everything at and after the step of a START. What
+    metrics.jsonl still holds of that very step is written again.
+
+    Args:
+      step: updates completed.
+    """
+    if not self._active:
+      return
+    start = event_pb2.Event(
+      wall_time=time.time(),
+      step=step,
+      session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+    )
+    with self._events():
+      # CLU has no call for it.
+      with self._summaries._summary_writer.as_default():
+        summary_ops_v2.import_event(start.SerializeToString())
+      for row in read_json_lines(self._folder):
+        if row["step"] == step:
+          values = {k: v for k, v in row.items() if k not in ("step", "time")}
+          self._summaries.write_scalars(step, values)
+      self._summaries.flush()
+
+  def config(self, config, step: int = 0):
+    """Writes the config as hyper-parameters and, at an update, as text."""
     if not self._active:
       return
     flat = flatten(config.to_dict())
@@ -154,7 +182,7 @@ class Writer:
           for name, value in flat.items()
         }
       )
-      self._summaries.write_texts(0, {"config": text})
+      self._summaries.write_texts(step, {"config": text})
       self._summaries.flush()
 
   def scalars(self, step: int, values: dict[str, float]):

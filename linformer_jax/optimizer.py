@@ -1,5 +1,7 @@
 """RoBERTa's optimiser: AdamW, linear warm-up and decay, as an optax chain."""
 
+import itertools
+
 import jax
 import optax
 
@@ -7,28 +9,43 @@ import optax
 _NOT_DECAYED = ("bias", "scale", "head_bias")
 
 
-def learning_rate(config, num_steps: int) -> optax.Schedule:
+def learning_rate(config, num_steps: int, restarts=()) -> optax.Schedule:
   """Linear warm-up to the peak and linear decay towards 0 at `num_steps`.
+
+  A run that was extended does so again from each of its restarts.
 
   Args:
     config: the `optimizer` group of a config.
     num_steps: updates in all.
+    restarts: ascending updates at which a complete run was extended.
 
   Returns:
     The rate of the update after `count` updates; never 0 itself, so that no
     update is wasted.
 
   Raises:
-    ValueError: when the warm-up is longer than the run.
+    ValueError: when the warm-up is longer than the run or an extension of it.
   """
+  if not config.learning_rate > 0:
+    raise ValueError(
+      f"optimizer.learning_rate {config.learning_rate} must be positive"
+    )
+  bounds = [0, *restarts, num_steps]
+  cycles = [
+    _cycle(config, stop - start, "the extension's updates" * (start > 0))
+    for start, stop in itertools.pairwise(bounds)
+  ]
+  return optax.join_schedules(cycles, restarts)
+
+
+def _cycle(config, num_steps, what):
+  """The schedule from one start to its 0, over `num_steps` updates."""
   peak, warmup = config.learning_rate, config.warmup_steps
   if not 0 <= warmup < num_steps:
     raise ValueError(
       f"optimizer.warmup_steps {warmup} must be at least 0 and below "
-      f"train.num_steps {num_steps}"
+      f"{what or 'train.num_steps'} {num_steps}"
     )
-  if not peak > 0:
-    raise ValueError(f"optimizer.learning_rate {peak} must be positive")
 
   def schedule(count):
     up = (count + 1) / max(warmup, 1)
@@ -53,7 +70,7 @@ def projections(params):
   )
 
 
-def create(config, num_steps: int) -> optax.GradientTransformation:
+def create(config, num_steps: int, restarts=()) -> optax.GradientTransformation:
   """AdamW with the schedule, decay mask and clipping of `config`.
 
   The updates of E and F, weight decay among them, are `projection_rate` times
@@ -76,7 +93,7 @@ def create(config, num_steps: int) -> optax.GradientTransformation:
     *scale * (rate == 0),
     *clip,
     optax.adamw(
-      learning_rate(config, num_steps),
+      learning_rate(config, num_steps, restarts),
       b1=config.adam_b1,
       b2=config.adam_b2,
       eps=config.adam_epsilon,

@@ -111,6 +111,44 @@ def _accumulated(sums_of, params, batch, key, parts):
   return total
 
 
+def _initializer(config):
+  """() -> TrainState, as a run of the config starts."""
+  model_cfg = model_config(config.model)
+  model = model_lib.MaskedLM(model_cfg)
+  tx = _optimizer(config)
+
+  def init():
+    key = jax.random.key(config.seed)
+    tokens = jnp.zeros((1, model_cfg.max_length), jnp.int32)
+    variables = model.init(key, tokens)
+    params = variables["params"]
+    return TrainState(
+      jnp.int32(0), params, variables.get("constants", {}), tx.init(params)
+    )
+
+  return init
+
+
+def _optimizer(config):
+  train = config.train
+  return optimizer.create(config.optimizer, train.num_steps, train.restarts)
+
+
+def abstract_shapes(config) -> TrainState:
+  """Returns the shapes of the state of a config."""
+  return jax.eval_shape(_initializer(config))
+
+
+def abstract_state(config, mesh: jax.sharding.Mesh) -> TrainState:
+  """Returns the shapes of the state of a config with their shardings."""
+  shapes = abstract_shapes(config)
+  return jax.tree.map(
+    lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+    shapes,
+    sharding.of_state(shapes, mesh),
+  )
+
+
 def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   """Makes the steps of a config on a mesh. Nothing is computed yet.
 
@@ -123,22 +161,15 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   """
   model_cfg = model_config(config.model)
   model = model_lib.MaskedLM(model_cfg)
-  tx = optimizer.create(config.optimizer, config.train.num_steps)
-  rate = optimizer.learning_rate(config.optimizer, config.train.num_steps)
+  tx = _optimizer(config)
+  rate = optimizer.learning_rate(
+    config.optimizer, config.train.num_steps, config.train.restarts
+  )
   parts = config.train.accumulation_steps
   sharding.check_batch("train.batch_size", config.train.batch_size, mesh, parts)
   sharding.check_batch("run.eval_batch_size", config.run.eval_batch_size, mesh)
   sharding.check_model(model_cfg, config.data.sequence_length, mesh)
   dropout = model_cfg.dropout_rate or model_cfg.attention_dropout_rate
-
-  def init():
-    key = jax.random.key(config.seed)
-    tokens = jnp.zeros((1, model_cfg.max_length), jnp.int32)
-    variables = model.init(key, tokens)
-    params = variables["params"]
-    return TrainState(
-      jnp.int32(0), params, variables.get("constants", {}), tx.init(params)
-    )
 
   def train(state, batch):
     def sums_of(params, rows, key):
@@ -169,11 +200,11 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     with sharding.on_mesh(mesh):
       return tasks.masked_lm_sums(model, variables, batch)
 
-  shapes = jax.eval_shape(init)
-  placed = sharding.of_state(shapes, mesh)
+  abstract = abstract_state(config, mesh)
+  placed = jax.tree.map(lambda x: x.sharding, abstract)
   whole = NamedSharding(mesh, PartitionSpec())
   return Steps(
-    init=jax.jit(init, out_shardings=placed),
+    init=jax.jit(_initializer(config), out_shardings=placed),
     train=jax.jit(
       train,
       in_shardings=(placed, None),
@@ -183,11 +214,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     evaluate=jax.jit(
       evaluate, in_shardings=(placed, None), out_shardings=whole
     ),
-    abstract_state=jax.tree.map(
-      lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-      shapes,
-      placed,
-    ),
+    abstract_state=abstract,
     abstract_batch=_abstract_batch(config, mesh),
     mesh=mesh,
     model=model_cfg,

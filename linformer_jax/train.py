@@ -12,6 +12,7 @@ from linformer_jax import (
   checkpoint,
   evaluate,
   flops,
+  load,
   metrics,
   preemption,
   report,
@@ -34,8 +35,12 @@ class Experiment:
   unigram: float  # perplexity of token frequencies on the validation targets
 
 
-def build(config) -> Experiment:
+def build(config, known: pipeline.Record | None = None) -> Experiment:
   """Checks a config as a whole and makes what it describes.
+
+  Args:
+    config: a whole experiment config, as configs/base.py.
+    known: what the run was trained on so far; see `pipeline.prepare`.
 
   Raises:
     ValueError: naming what does not fit, before any file of the run exists.
@@ -50,7 +55,7 @@ def build(config) -> Experiment:
   sharding.share(mesh)  # raises where processes cannot share out a batch
   steps = step_lib.build_steps(config, mesh)
   data = pipeline.DataConfig(**config.data.to_dict())
-  corpus = pipeline.prepare(data)
+  corpus = pipeline.prepare(data, known)
   # The whole split, on every process.
   targets = pipeline.validation_batches(corpus, data, run.eval_batch_size)
   unigram = pipeline.unigram_perplexity(corpus.unigram_counts, targets)
@@ -72,13 +77,22 @@ def _start(experiment, saved):
   )
   restored = saved.restore(steps.abstract_state)
   if restored is None:
-    return steps.init(), iterator, {}
+    return _fresh(experiment), iterator, {}
   state, note = restored
   iterator.set_state(note["data"])
   report.say(
     f"resuming at update {int(state.step):,} of {config.train.num_steps:,}"
   )
   return state, iterator, note
+
+
+def _fresh(experiment):
+  """The state of a run at update 0."""
+  state, run = experiment.steps.init(), experiment.config.train.init_from
+  if run:
+    state, seen = load.weights(run, state, experiment.mesh)
+    report.say(f"starting from the weights of {run}, {seen:,} updates old")
+  return state
 
 
 def _note(config, iterator, evaluation, window, throughput):
@@ -136,7 +150,9 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
     update = update.compile()
     with metrics.Writer(workdir) as writer:
-      writer.config(config)
+      writer.resume(first)
+      if first == 0 or first in config.train.restarts:
+        writer.config(config, first)
       progress = report.Progress(config, experiment.unigram)
       window = report.Window(
         writer, progress, throughput, run.log_every_steps, note.get("window")

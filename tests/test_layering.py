@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "linformer_jax"
 ROOMS = [
   ("main",),
   ("plan", "train"),
+  ("load",),
   ("checkpoint", "evaluate", "report", "workdir"),
   ("metrics", "preemption", "step"),
   ("aot", "benchmark", "tasks", "optimizer", "sharding", "data", "spectrum"),

@@ -17,12 +17,12 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 META = "meta.json"
 # Sizes are always checked; contents up to here, as hashing 1 GB takes seconds.
 HASHED_BYTES = 256 * 2**20
@@ -95,11 +95,45 @@ def open_or_build(
   return directory
 
 
-def damage(directory: str, settings: dict[str, Any]) -> str | None:
-  """What is wrong with an entry, in a few words, or None if it is sound."""
+def find(
+  directories: Iterable[str], files: dict[str, dict[str, Any]]
+) -> str | None:
+  """Returns the first sound entry that holds just these files, if any.
+
+  Args:
+    directories: where to look; some may not exist or be no entries.
+    files: name to bytes and sha256, as `files_of` returns them.
+  """
+  for directory in directories:
+    try:
+      found = files_of(directory)
+    except (OSError, ValueError, KeyError, TypeError):
+      continue  # not an entry, or damaged: as good as absent
+    if found == files and damage(directory) is None:
+      return directory
+  return None
+
+
+def files_of(directory: str) -> dict[str, dict[str, Any]]:
+  """Returns bytes and sha256 of each file of an entry, as they were written."""
+  with open(os.path.join(directory, META), encoding="utf-8") as file:
+    return json.load(file)["files"]
+
+
+def damage(
+  directory: str, settings: dict[str, Any] | None = None
+) -> str | None:
+  """What is wrong with an entry, in a few words, or None if it is sound.
+
+  Args:
+    directory: of the entry.
+    settings: what it should have been made from; None for anything.
+  """
   try:
     with open(os.path.join(directory, META), encoding="utf-8") as file:
       meta = json.load(file)
+    if settings is None and isinstance(meta, dict):
+      settings = meta.get("settings")
     if not isinstance(meta, dict) or meta.get("settings") != settings:
       return f"{META} is of other settings"
     for name, expected in meta["files"].items():

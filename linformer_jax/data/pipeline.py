@@ -22,12 +22,14 @@ import grain
 import numpy as np
 
 from linformer_jax.data import corpus as corpus_lib
-from linformer_jax.data import masking
+from linformer_jax.data import masking, provenance
 from linformer_jax.data import tokenizer as tokenizer_lib
 
 # What a user of batches needs is here; where it comes from, in `corpus`.
 DataConfig = corpus_lib.DataConfig
 Corpus = corpus_lib.Corpus
+Record = provenance.Record
+read_record = provenance.from_json
 prepare = corpus_lib.prepare
 
 # Validation masks belong to no seed and no epoch of training: the numbers of

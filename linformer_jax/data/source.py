@@ -36,6 +36,8 @@ class Source:
     identity: JSON-like; equal for equal text.
     train: yields the documents for training or, without `validation`, all.
     validation: yields a held-out split, or None to hold out by document.
+    inputs: (path, bytes, sha256) of each file, where the source has files.
+    validation_inputs: likewise, of the held-out split.
   """
 
   name: str
@@ -43,6 +45,8 @@ class Source:
   identity: dict[str, Any]
   train: Callable[[], Iterator[str]]
   validation: Callable[[], Iterator[str]] | None = None
+  inputs: tuple[tuple[str, int, str], ...] = ()
+  validation_inputs: tuple[tuple[str, int, str], ...] = ()
 
 
 def sotu() -> Source:

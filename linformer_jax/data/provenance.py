@@ -1,0 +1,112 @@
+"""What a run was trained on: recorded in its folder, compared on resumption.
+
+Contents count, not places: files that were touched, copied or moved are the
+same text, and a cache that was rebuilt holds the same tokens.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+from typing import Any
+
+# (path, bytes, sha256) of each file that a corpus was read from.
+Inputs = list[list[Any]]
+
+_NAMED = 3  # files in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What identifies a corpus, its split and its tokenizer.
+
+  Attributes:
+    text: JSON-like; equal for equal text, split and tokenizer settings.
+    inputs: the files that the text was read from, to name them.
+    tokens: bytes and sha256 of each file of the cache entry by name: the
+      tokenizer and the token streams.
+    directory: the cache entry.
+    tokenizers: version of the package that made the tokens.
+  """
+
+  text: dict[str, Any]
+  inputs: Inputs
+  tokens: dict[str, dict[str, Any]]
+  directory: str
+  tokenizers: str
+
+  def to_json(self) -> str:
+    """Returns the content of a run's corpus.json."""
+    return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+def from_json(text: str) -> Record:
+  """Reads what `Record.to_json` wrote.
+
+  Raises:
+    ValueError: if the text is damaged.
+  """
+  try:
+    record = Record(**json.loads(text))
+  except (TypeError, RecursionError) as error:
+    raise ValueError(f"not the record of a corpus: {error}") from None
+  kinds = {"text": dict, "inputs": list, "tokens": dict, "directory": str}
+  for name, kind in kinds.items():
+    if not isinstance(getattr(record, name), kind):
+      raise ValueError(f"not the record of a corpus: {name} is damaged")
+  return record
+
+
+def changes(known: Record, text: dict[str, Any], inputs: Inputs) -> str:
+  """Returns how the text differs from the recorded one, '' if it does not.
+
+  Args:
+    known: of the run.
+    text: as `Record.text`, of the text that is there now.
+    inputs: as `Record.inputs`, likewise.
+  """
+  if known.text == text:
+    return ""
+  named = _changed_files(known.inputs, inputs)
+  if not named:
+    there, here = _flat(known.text), _flat(text)
+    named = [
+      f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
+      for name in sorted(there.keys() | here.keys())
+      if there.get(name) != here.get(name)
+    ]
+  more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+  return "; ".join(named[:_NAMED]) + more
+
+
+def _changed_files(known: Inputs, now: Inputs) -> list[str]:
+  """Names what was added, edited, taken away or only put in another order."""
+  there = collections.Counter(digest for _, _, digest in known)
+  here = collections.Counter(digest for _, _, digest in now)
+  added = [path for path, _, digest in now if here[digest] > there[digest]]
+  gone = [path for path, _, digest in known if there[digest] > here[digest]]
+  # A file of the same name on both sides was edited. A corpus that moved as a
+  # whole keeps its names, not its folders.
+  names = {os.path.basename(path) for path in added}
+  edited = names & {os.path.basename(path) for path in gone}
+  named = [
+    f"{path} {'has changed' if os.path.basename(path) in edited else 'is new'}"
+    for path in added
+  ]
+  named += [
+    f"{path} is gone" for path in gone if os.path.basename(path) not in edited
+  ]
+  order = [digest for _, _, digest in known], [digest for _, _, digest in now]
+  if not named and order[0] != order[1]:
+    named = ["the same files come in another order, or are split differently"]
+  return named
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat

@@ -1,0 +1,238 @@
+"""Loads a run from its folder: model, weights and tokenizer.
+
+from linformer_jax import load
+
+run = load.run("runs/smoke")
+run.fill("the President of the United <mask>")
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from ml_collections import config_dict
+
+from linformer_jax import checkpoint, files, paths, sharding, workdir
+from linformer_jax import model as model_lib
+from linformer_jax import step as step_lib
+from linformer_jax.data import tokenizer as tokenizer_lib
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A trained masked language model.
+
+  Attributes:
+    config: the run's config, as in its config.json.
+    step: updates completed.
+    model: the module; `model.apply(variables, tokens, mask)` gives logits.
+    variables: its parameters and constants.
+    tokenizer: as in the run's tokenizer.json.
+  """
+
+  config: config_dict.ConfigDict
+  step: int
+  model: model_lib.MaskedLM
+  variables: dict[str, Any]
+  tokenizer: tokenizers.Tokenizer
+
+  def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes texts as the model saw them in training: `<s>`, then tokens.
+
+    `<mask>` in a text is the mask token, and takes the place of the word with
+    the space before it. Texts are padded to the model's max_length N.
+
+    Returns:
+      (tokens int32 [B, N], mask bool [B, N], True at real tokens).
+
+    Raises:
+      ValueError: for a text of more than N - 1 tokens.
+    """
+    length = self.config.model.max_length
+    shape = len(texts), length
+    tokens = np.full(shape, tokenizer_lib.PAD_ID, np.int32)
+    mask = np.zeros(shape, bool)
+    for row, text in enumerate(texts):
+      ids = [tokenizer_lib.BOS_ID, *self._ids(text)]
+      if len(ids) > length:
+        raise ValueError(
+          f"text {row} has {len(ids) - 1} tokens; the model takes max_length "
+          f"{length}, <s> included: shorten it"
+        )
+      tokens[row, : len(ids)] = ids
+      mask[row, : len(ids)] = True
+    return tokens, mask
+
+  def _ids(self, text):
+    pieces = text.split(tokenizer_lib.MASK_TOKEN)
+    pieces[:-1] = [piece.removesuffix(" ") for piece in pieces[:-1]]
+    ids = []
+    for piece in tokenizer_lib.encode(self.tokenizer, pieces):
+      ids += [*piece, tokenizer_lib.mask_id(self.tokenizer)]
+    return ids[:-1]
+
+  def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+    """Returns the likeliest tokens and probabilities at each `<mask>`.
+
+    Raises:
+      ValueError: for a text without `<mask>`, or that is too long.
+    """
+    tokens, mask = self.encode([text])
+    mask_id = tokenizer_lib.mask_id(self.tokenizer)
+    (places,) = np.nonzero(tokens[0] == mask_id)
+    if not len(places):
+      raise ValueError(f"there is no <mask> to fill in {text!r}")
+    logits = self._logits(tokens, mask, places[None])[0]
+    # The embedding table may have rows that are no token.
+    probabilities = jax.nn.softmax(
+      logits[:, : tokenizer_lib.size(self.tokenizer)]
+    )
+    return [
+      [
+        (self.tokenizer.decode([int(i)]), float(row[i]))
+        for i in np.argsort(-row)[:top]
+      ]
+      for row in np.asarray(probabilities)
+    ]
+
+  @functools.cached_property
+  def _logits(self):
+    return jax.jit(functools.partial(self.model.apply, self.variables))
+
+
+def run(folder: str, step: int | None = None) -> Run:
+  """Loads the newest checkpoint of a run, or that of one step.
+
+  Needs the folder alone: neither the text nor the cache of its tokens. The
+  weights are put on the first device.
+
+  Args:
+    folder: of the run, on a disk or gs://.
+    step: updates completed, or None for the newest checkpoint.
+
+  Raises:
+    ValueError: if the folder holds no run, or one of another version.
+    checkpoint.CheckpointError: if no checkpoint can be read.
+  """
+  directory = files.folder(paths.expand(folder, "folder", bucket=True))
+  config = stored_config(directory)
+  mesh = sharding.make_mesh(
+    config_dict.ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}),
+    jax.devices()[:1],
+  )
+  state = _restore(directory, config, mesh, step)
+  path = directory / workdir.TOKENIZER
+  if not path.exists():
+    raise ValueError(f"{path} is missing: {directory} is not whole")
+  tokenizer = tokenizer_lib.parse(
+    path.read_text(), config.model.vocab_size, str(path)
+  )
+  return Run(
+    config=config,
+    step=int(state.step),
+    model=model_lib.MaskedLM(step_lib.model_config(config.model)),
+    variables={"params": state.params, "constants": state.constants},
+    tokenizer=tokenizer,
+  )
+
+
+def stored_config(directory) -> config_dict.ConfigDict:
+  """Returns the config of the run in a folder.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  stored = workdir.stored_config(directory)
+  if stored is None:
+    raise ValueError(f"{directory} holds no run")
+  return config_dict.ConfigDict(stored)
+
+
+def _restore(directory, config, mesh, step=None):
+  with checkpoint.Checkpoints(directory, read_only=True) as saved:
+    restored = saved.restore(step_lib.abstract_state(config, mesh), step)
+  if restored is None:
+    raise checkpoint.CheckpointError(f"{directory} holds no checkpoint yet")
+  return restored[0]
+
+
+def tokenizer_path(folder: str) -> str:
+  """Returns the tokenizer.json of the run to start from.
+
+  Raises:
+    ValueError: if the folder holds no run, or lies in a bucket.
+  """
+  directory = files.folder(paths.expand(folder, "--init_from", bucket=True))
+  if paths.in_bucket(folder):
+    raise ValueError(
+      f"--init_from={folder}: copy its {workdir.TOKENIZER} to a disk and name "
+      "that as --config.data.tokenizer_path"
+    )
+  stored_config(directory)
+  return str(directory.absolute() / workdir.TOKENIZER)
+
+
+def check_weights(folder: str, config, corpus) -> None:
+  """Raises a ValueError unless a run's weights and tokenizer fit a new one.
+
+  Args:
+    folder: of the run to start from.
+    config: of the new run.
+    corpus: of the new run, of `data.pipeline.prepare`.
+  """
+  directory = files.folder(folder)
+  theirs = stored_config(directory)
+  there = _shapes(theirs)
+  here = _shapes(config)
+  different = [
+    f"{name} {there.get(name, 'missing')} there, {here.get(name, 'none')} here"
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name)
+  ]
+  if different:
+    raise ValueError(
+      f"--init_from={folder}: its weights do not fit this model "
+      f"({'; '.join(different[:3])}): use the sizes of {directory}/config.json"
+    )
+  record = workdir.stored_corpus(directory)
+  name = workdir.TOKENIZER
+  if record is None or record.tokens[name] != corpus.record.tokens[name]:
+    raise ValueError(
+      f"--init_from={folder}: its tokenizer is another one, so that its "
+      "embeddings are of other tokens: leave data.tokenizer_path to it"
+    )
+
+
+def _shapes(config) -> dict[str, tuple[int, ...]]:
+  """Shapes of parameters and constants by their paths."""
+  state = step_lib.abstract_shapes(config)
+  leaves = jax.tree_util.tree_leaves_with_path((state.params, state.constants))
+  return {
+    "/".join(str(part.key) for part in path[1:]): leaf.shape
+    for path, leaf in leaves
+  }
+
+
+def weights(folder: str, state, mesh):
+  """Returns a fresh state with the weights of a run's newest checkpoint.
+
+  Args:
+    folder: of the run to start from; `check_weights` has passed.
+    state: a TrainState at step 0.
+    mesh: the devices.
+
+  Returns:
+    The state and the updates that the weights have seen.
+
+  Raises:
+    ValueError: if the folder holds no run any more.
+    checkpoint.CheckpointError: if no checkpoint can be read.
+  """
+  directory = files.folder(folder)
+  found = _restore(directory, stored_config(directory), mesh)
+  taken = jax.tree.map(jnp.asarray, (found.params, found.constants))
+  return state.replace(params=taken[0], constants=taken[1]), int(found.step)

@@ -7,12 +7,15 @@ metrics.jsonl beside them holds the same scalars, one JSON object a line.
 import contextlib
 import json
 import math
+import os
 import resource
 import sys
 import time
 
 import jax
+import tensorflow as tf
 from clu import metric_writers
+from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
 from tensorflow.python.ops import summary_ops_v2
 
@@ -112,6 +115,32 @@ def forget_after(workdir, step: int, evaluated: bool):
   files.write_atomically(path, text)
 
 
+def _forget_events(folder, step: int):
+  """Drops scalars at and after a step from a run's event files.
+
+  Some readers never look at a START, so what it undoes is taken out as well.
+  """
+  for path in sorted(folder.glob("events.out.tfevents.*")):
+    name = os.fspath(path)
+    kept, dropped = [], 0
+    # Stops quietly at a record that a kill cut short.
+    for record in event_file_loader.RawEventFileLoader(name).Load():
+      event = event_pb2.Event.FromString(record)
+      tags = [value.tag for value in event.summary.value]
+      repeated = event.step >= step and any(
+        tag.startswith(("train/", "eval/")) for tag in tags
+      )
+      dropped += repeated
+      if not repeated:
+        kept.append(record)
+    if dropped:
+      temporary = path.with_name("rewritten.tmp")
+      with tf.io.TFRecordWriter(os.fspath(temporary)) as file:
+        for record in kept:
+          file.write(record)
+      tf.io.gfile.rename(os.fspath(temporary), name, overwrite=True)
+
+
 class Writer:
   """Writes to TensorBoard (by CLU) and to metrics.jsonl; silent off process 0.
 
@@ -147,7 +176,8 @@ class Writer:
     """Has TensorBoard forget what a killed run wrote after an update.
 
     Readers drop everything at and after the step of a START. What
-    metrics.jsonl still holds of that very step is written again.
+    metrics.jsonl still holds of that very step is written again; call
+    `forget_after` first.
 
     Args:
       step: updates completed.
@@ -160,6 +190,7 @@ class Writer:
       session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
     )
     with self._events():
+      _forget_events(self._folder, step)
       # CLU has no call for it.
       with self._summaries._summary_writer.as_default():
         summary_ops_v2.import_event(start.SerializeToString())

@@ -1,9 +1,15 @@
 """Caches of one test session: nothing outside of temporary folders."""
 
 import importlib.util
+import pathlib
+import sys
 
 import jax
 import pytest
+
+from linformer_jax import main
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
@@ -27,3 +33,19 @@ def caches(tmp_path_factory):
     patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     yield folder
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+  """Runs main on some words, with {tmp} filled in: status, stdout, stderr."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv("LINFORMER_CACHE", str(tmp_path / "cache"))
+
+  def run(*words):
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    status = main.main()
+    streams = capsys.readouterr()
+    return status, streams.out, streams.err
+
+  return run

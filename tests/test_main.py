@@ -20,22 +20,6 @@ SMOKE = "--config=configs/smoke.py"
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-  """Runs main on some words, with {tmp} filled in: status, stdout, stderr."""
-  monkeypatch.chdir(ROOT)
-  monkeypatch.setenv("LINFORMER_CACHE", str(tmp_path / "cache"))
-
-  def run(*words):
-    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
-    monkeypatch.setattr(sys, "argv", ["main", *words])
-    status = main.main()
-    streams = capsys.readouterr()
-    return status, streams.out, streams.err
-
-  return run
-
-
-@pytest.fixture
 def files(tmp_path):
   """Inputs that are wrong in one way each."""
   (tmp_path / "empty.txt").write_text("")

@@ -160,19 +160,24 @@ def _restore(directory, config, mesh, step=None):
   return restored[0]
 
 
-def tokenizer_path(folder: str) -> str:
+def tokenizer_path(folder: str, fresh: bool) -> str:
   """Returns the tokenizer.json of the run to start from.
+
+  Args:
+    folder: of that run.
+    fresh: whether it is still to be read, so that it has to be there.
 
   Raises:
     ValueError: if the folder holds no run, or lies in a bucket.
   """
-  directory = files.folder(paths.expand(folder, "--init_from", bucket=True))
+  directory = files.folder(folder)
   if paths.in_bucket(folder):
     raise ValueError(
       f"--init_from={folder}: copy its {workdir.TOKENIZER} to a disk and name "
       "that as --config.data.tokenizer_path"
     )
-  stored_config(directory)
+  if fresh:
+    stored_config(directory)
   return str(directory.absolute() / workdir.TOKENIZER)
 
 
@@ -229,10 +234,13 @@ def weights(folder: str, state, mesh):
     The state and the updates that the weights have seen.
 
   Raises:
-    ValueError: if the folder holds no run any more.
     checkpoint.CheckpointError: if no checkpoint can be read.
   """
   directory = files.folder(folder)
-  found = _restore(directory, stored_config(directory), mesh)
+  try:
+    config = stored_config(directory)
+  except ValueError as error:
+    raise checkpoint.CheckpointError(f"--init_from: {error}") from error
+  found = _restore(directory, config, mesh)
   taken = jax.tree.map(jnp.asarray, (found.params, found.constants))
   return state.replace(params=taken[0], constants=taken[1]), int(found.step)

@@ -117,6 +117,8 @@ def _train(config, directory, new, extend):
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
   with held or contextlib.nullcontext():
+    if free:
+      report.say(workdir.extension(config))
     report.say(train.describe(experiment, directory))
     result = train.train_and_evaluate(experiment, directory)
     report.say(_summary(result, directory))
@@ -128,7 +130,7 @@ def _build(config, known, fresh):
 
   source = config.train.init_from
   if source and not config.data.tokenizer_path:
-    config.data.tokenizer_path = load.tokenizer_path(source)
+    config.data.tokenizer_path = load.tokenizer_path(source, fresh)
   experiment = train.build(config, known)
   if source and fresh:
     load.check_weights(source, config, experiment.corpus)

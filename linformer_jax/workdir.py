@@ -163,6 +163,17 @@ def extend(workdir, stored, config, complete: bool) -> tuple[str, ...]:
   return EXTENDED
 
 
+def extension(config) -> str:
+  """Returns a line on what the schedule of an extended run does."""
+  train, rates = config.train, config.optimizer
+  return (
+    f"extending to {train.num_steps:,} updates: from update "
+    f"{train.restarts[-1]:,} on the learning rate warms up again to "
+    f"{rates.learning_rate:g}, over {rates.warmup_steps:,} updates, and then "
+    "decays to 0; the optimizer's averages are kept"
+  )
+
+
 def numbered(workdir):
   """The folder itself when it holds no run, or DIR-2, DIR-3, ..."""
   candidate, number = workdir, 1

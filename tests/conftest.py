@@ -2,12 +2,14 @@
 
 import importlib.util
 import pathlib
+import shutil
 import sys
 
 import jax
 import pytest
 
-from linformer_jax import main
+from linformer_jax import main, train, workdir
+from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -49,3 +51,20 @@ def command(monkeypatch, tmp_path, capsys):
     return status, streams.out, streams.err
 
   return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+  """The folder of a complete run of the tiny config; copy it, do not write."""
+  folder = tmp_path_factory.mktemp("finished") / "run"
+  experiment = runs.experiment()
+  with workdir.claim(folder, experiment.config, experiment.corpus):
+    train.train_and_evaluate(experiment, folder)
+  return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path, command):
+  """A copy of a complete run in {tmp}/run; returns the command."""
+  shutil.copytree(finished, tmp_path / "run")
+  return command

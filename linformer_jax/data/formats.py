@@ -75,7 +75,9 @@ def extension(path: str) -> str:
 
 def is_parquet(start: bytes, path: str) -> bool:
   """Whether a file is Parquet, by its first bytes or its name."""
-  return start.startswith(_PARQUET_MAGIC) or extension(path) in PARQUET
+  if start.startswith(_PARQUET_MAGIC):
+    return True
+  return extension(path) in PARQUET and not _compression(start)
 
 
 def decompressed(file: io.BufferedReader, path: str) -> BinaryIO:

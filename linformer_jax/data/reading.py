@@ -1,0 +1,179 @@
+"""Files to documents: plain text, JSON lines and Parquet.
+
+Plain text is read in parts, so a file may be larger than memory. A byte order
+mark at its start is dropped, and lines end in `\\n` however the file ends them:
+copies that an editor saved in another way are the same documents.
+"""
+
+import codecs
+import importlib
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from linformer_jax.data import formats, json_lines
+
+# Bytes of plain text in one document at most, about.
+PART = 2**20
+# Pieces of a text that is divided for the split are no shorter, about.
+_SHORTEST = 32
+_ROWS_AT_ONCE = 64
+
+
+def documents(
+  path: str, text_feature: str, longest: int = PART
+) -> Iterator[str]:
+  """Yields the documents of one file; `source.files` lists the formats.
+
+  Args:
+    path: the file.
+    text_feature: the field of JSON lines, the column of Parquet; '' for a file
+      that is known to be plain text.
+    longest: plain text of more bytes of UTF-8 is divided into documents of a
+      quarter of that, or of `PART`.
+
+  Raises:
+    ValueError: in one line that names the file and the place in it.
+  """
+  try:
+    with open(path, "rb") as raw:
+      start = raw.peek(1)
+      if not start:
+        return
+      if text_feature and formats.is_parquet(start, path):
+        yield from _parquet(raw, path, text_feature)
+        return
+      file = formats.decompressed(raw, path)
+      formats.check_text(file.peek(512), path)
+      if text_feature and formats.extension(path) in formats.JSON_LINES:
+        yield from json_lines.documents(file, path, text_feature)
+      else:
+        yield from _plain(file, path, text_feature, longest)
+  except formats.ERRORS as error:
+    reason = str(error).partition("\n")[0]
+    raise ValueError(f"cannot read {path}: {reason}") from error
+
+
+def divide(text: str, count: int) -> Iterator[str]:
+  """Yields a text in pieces of at most `count` characters, at least half each.
+
+  A piece ends at a blank line, else at a line's end, else in front of a space,
+  else anywhere. Where it ends depends on the next `count` characters only; the
+  last piece is the rest.
+  """
+  start = 0
+  while len(text) - start > count:
+    end = _end_of_piece(text, start, start + count)
+    yield text[start:end]
+    start = end
+  yield text[start:]
+
+
+def _end_of_piece(text: str, start: int, end: int) -> int:
+  least = max((start + end) // 2, start + 1)
+  for separator, length in (("\n\n", 2), ("\n", 1), (" ", 0), ("\t", 0)):
+    position = text.rfind(separator, least, end)
+    if position >= 0:
+      return position + length
+  return end
+
+
+def _plain(
+  file: BinaryIO, path: str, text_feature: str, longest: int
+) -> Iterator[str]:
+  chunks = _chunks(file, path)
+  text = ""
+  for chunk in chunks:
+    if text_feature and not text:
+      _refuse_json(chunk, path, text_feature)
+    text += chunk
+    if len(text) > longest:
+      break
+  if len(text.encode()) <= longest:
+    yield text
+    return
+  # In characters, and counted on the same text however the lines end.
+  sample = text[:longest]
+  part = PART if longest >= PART else max(longest // 4, _SHORTEST)
+  count = max(part * len(sample) // len(sample.encode()), 1)
+  for chunk in itertools.chain([""], chunks):
+    *complete, text = divide(text + chunk, count)
+    yield from complete
+  yield text
+
+
+def _chunks(file: BinaryIO, path: str) -> Iterator[str]:
+  """Yields decoded text with `\\n` at the ends of lines, a part at a time."""
+  decoder = io.IncrementalNewlineDecoder(
+    codecs.getincrementaldecoder("utf-8-sig")(), translate=True
+  )
+  offset, raw = 0, b"start"
+  while raw:
+    raw = file.read(PART)
+    formats.check_no_nul(raw, offset, path)
+    try:
+      text = decoder.decode(raw, final=not raw)
+    except UnicodeDecodeError as error:
+      # The decoder had kept bytes of a character that was not complete.
+      byte = offset + len(raw) - len(error.object) + error.start
+      raise ValueError(
+        f"cannot read {path}: byte {byte} is not UTF-8 ({error.reason}):"
+        " convert the file with iconv"
+      ) from error
+    offset += len(raw)
+    if text:
+      yield text
+
+
+def _refuse_json(text: str, path: str, text_feature: str) -> None:
+  """Refuses JSON lines under another name: their syntax is no text."""
+  line, newline, _ = text.lstrip().partition("\n")
+  if not line.startswith("{"):
+    return
+  try:
+    fields = json.loads(line)
+  except (ValueError, RecursionError):
+    if newline:
+      return
+    # The line is longer than what was read of it.
+    fields = [text_feature] if f'"{text_feature}":' in line else []
+  if text_feature in fields:
+    raise ValueError(
+      f"{path} begins with a JSON object that has the field {text_feature!r},"
+      " and its name says plain text: rename it to .jsonl"
+    )
+
+
+def _parquet(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
+  # Large, slow to import, and needed for nothing else.
+  try:
+    pyarrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+  except ImportError as error:
+    raise ValueError(f"{path} is Parquet: pip install pyarrow") from error
+  row = 0
+  try:
+    table = parquet.ParquetFile(file)
+    names = table.schema_arrow.names
+    if text_feature not in names:
+      raise ValueError(
+        f"{path}: no text in column {text_feature!r}; there is"
+        f" {', '.join(map(repr, names))}"
+      )
+    for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[text_feature]):
+      for value in batch.column(0):
+        row += 1
+        text = value.as_py()
+        if not isinstance(text, str):
+          raise ValueError(
+            f"{path}: no text in column {text_feature!r} of row {row}, which is"
+            f" {'null' if text is None else value.type}"
+          )
+        yield json_lines.clean(text)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path}: row {row} is not UTF-8") from error
+  except pyarrow.ArrowException as error:
+    reason = str(error).partition("\n")[0]
+    raise ValueError(f"cannot read {path}: {reason}") from error

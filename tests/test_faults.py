@@ -33,7 +33,7 @@ PROMISED = {
   "checkpoint damaged": 70,
   "every checkpoint damaged": 1,
   "token cache damaged": 30,
-  "config.json or result.json damaged": 8,
+  "file of the run damaged": 12,
   "read-only": 5,
   "clock jump": 9,
   "two runs at once": 12,

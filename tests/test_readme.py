@@ -12,8 +12,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text()
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+
+def test_a_run_is_loaded(finished, capsys):
+  (block,) = [block for block in BLOCKS if "load.run" in block]
+  names = {}
+  block = block.replace("runs/smoke", str(finished))
+  exec(compile(block, "README.md", "exec"), names)
+  assert names["logits"].shape == (2, 32, 300)
+  assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_the_python_runs():
-  (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+  (block,) = [block for block in BLOCKS if "load.run" not in block]
   names = {}
   exec(compile(block, "README.md", "exec"), names)
   assert names["y"].shape == (2, 1000, 512)

@@ -43,8 +43,8 @@ FAULTS = {
   "every checkpoint damaged": "every checkpoint damaged",
   "token cache damaged": "a file of the token cache damaged, each in turn, "
   "likewise",
-  "config.json or result.json damaged": "`config.json` or `result.json` cut, "
-  "emptied, deleted, or with a byte that is not text",
+  "file of the run damaged": "`config.json`, `corpus.json` or `result.json` "
+  "cut, emptied, deleted, or with a byte that is not text",
   "read-only": "a folder that cannot be written",
   "clock jump": "the clock and the times of files jump",
   "two runs at once": "two runs in one folder",

@@ -125,7 +125,7 @@ def measured(tmp_path, size, *shapes):
 
 
 def test_small(tmp_path):
-  size = 6_000_000
+  size = 4_000_000
   rows = measured(tmp_path, size, *SHAPES)
   assert [row["shape"] for row in rows] == list(SHAPES)
   for row in rows:

@@ -13,6 +13,7 @@ from linformer_jax.data import (
   holdout,
   ingest,
   pipeline,
+  progress,
   reading,
   source,
   tfds_source,
@@ -72,14 +73,15 @@ def test_validation_files_are_not_trained_on(tmp_path, caplog):
   for name in ("train", "test", "valid"):
     (tmp_path / f"wiki.{name}.txt").write_text(name)
   os.symlink(tmp_path / "wiki.valid.txt", tmp_path / "wiki.link.txt")
+  (tmp_path / "wiki.copy.txt").write_text("valid")
   with caplog.at_level(logging.INFO, logger="linformer_jax"):
     found = source.files(
       f"{tmp_path}/wiki.*.txt", "", f"{tmp_path}/wiki.valid.txt"
     )
   assert text_of(found) == ["test", "train"]
   assert list(found.validation()) == ["valid"]
-  assert "2 of the 4 that data.files names are held out" in caplog.text
-  with pytest.raises(ValueError, match="data.validation_files names every"):
+  assert "3 of the 5 that data.files names are held out" in caplog.text
+  with pytest.raises(ValueError, match="data.validation_files holds out all 1"):
     source.files(f"{tmp_path}/*valid*", "", f"{tmp_path}/*")
 
 
@@ -92,6 +94,35 @@ def test_validation_files_are_the_held_out_split(tmp_path):
   decode = corpus.tokenizer.decode
   assert decode(corpus.train.tokens.tolist()) == "train " * 100
   assert decode(corpus.validation.tokens.tolist()) == "valid " * 100
+
+
+def test_a_file_that_grows_meanwhile_is_named(tmp_path):
+  path = tmp_path / "a.txt"
+  path.write_text("one")
+  found = source.files(str(path), "")
+  path.write_text("one and more")
+  with pytest.raises(ValueError, match="a.txt has changed since it was hashed"):
+    text_of(found)
+  path.unlink()
+  with pytest.raises(ValueError, match="cannot read .*a.txt"):
+    text_of(found)
+
+
+def test_reading_training_and_tokenizing_are_reported(
+  tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_REPORTS", 1e-9)
+  for i in range(40):
+    (tmp_path / f"{i}.txt").write_text(f"{i} and more " * 99)
+  with caplog.at_level(logging.INFO, logger="linformer_jax"):
+    pipeline.prepare(files_config(tmp_path))
+  for stage in ("Reading files: 9 d", "Training a tok", "Tokenizing files: 40"):
+    assert stage in caplog.text
+  caplog.clear()
+  with caplog.at_level(logging.INFO, logger="linformer_jax"):
+    with progress.heartbeat("A long call"):
+      while "A long call: 0 s" not in caplog.text:
+        pass
 
 
 def test_a_missing_package_is_missing_text(monkeypatch):

@@ -156,7 +156,7 @@ def files(
     patterns: paths or globs, separated by commas; `**` crosses folders.
     text_feature: the field of JSON lines, the column of Parquet.
     validation_patterns: likewise, of the held-out split; '' for none. A file
-      that both name is held out.
+      that both name is held out, and so are its copies.
     cache_root: where the files' hashes are remembered; '' for nowhere.
 
   Returns:
@@ -166,18 +166,19 @@ def files(
     MissingText: if a glob matches no file.
     ValueError: if nothing is left to train on, or a file cannot be read.
   """
-  train = manifest.find(patterns, "data.files")
+  train = manifest.digests(manifest.find(patterns, "data.files"), cache_root)
   held = []
   if validation_patterns:
-    held = manifest.find(validation_patterns, "data.validation_files")
+    found = manifest.find(validation_patterns, "data.validation_files")
+    held = manifest.digests(found, cache_root)
     train = _without(train, held)
-  digests = manifest.digests(train + held, cache_root)
-  train_digests, held_digests = digests[: len(train)], digests[len(train) :]
 
   def documents(
     files: list[manifest.Digest], longest: int = reading.PART
   ) -> Iterator[str]:
-    for path, _, _ in files:
+    for path, size, _ in files:
+      if os.path.exists(path) and os.path.getsize(path) != size:
+        raise ValueError(f"{path} has changed since it was hashed: start again")
       yield from reading.documents(path, text_feature, longest)
 
   return Source(
@@ -187,30 +188,32 @@ def files(
       "source": "files",
       "reading": _READING,
       "text_feature": text_feature,
-      "files": [digest for _, _, digest in train_digests],
-      "validation_files": [digest for _, _, digest in held_digests],
+      "files": [digest for _, _, digest in train],
+      "validation_files": [digest for _, _, digest in held],
     },
-    train=functools.partial(documents, train_digests),
-    validation=functools.partial(documents, held_digests) if held else None,
-    divided=functools.partial(documents, train_digests),
-    inputs=tuple(train_digests),
-    validation_inputs=tuple(held_digests),
+    train=functools.partial(documents, train),
+    validation=functools.partial(documents, held) if held else None,
+    divided=functools.partial(documents, train),
+    inputs=tuple(train),
+    validation_inputs=tuple(held),
   )
 
 
-def _without(train: list[str], held: list[str]) -> list[str]:
-  """The training files that are not held out, also under another name."""
-  real = set(map(os.path.realpath, held))
-  left = [path for path in train if os.path.realpath(path) not in real]
+def _without(
+  train: list[manifest.Digest], held: list[manifest.Digest]
+) -> list[manifest.Digest]:
+  """The training files that are not held out too, nor copies of such files."""
+  known = {digest for _, _, digest in held}
+  left = [file for file in train if file[2] not in known]
   if not left:
     raise ValueError(
-      f"data.validation_files names every file of data.files ({len(train)}):"
+      f"data.validation_files holds out all {len(train)} files of data.files:"
       " nothing is left to train on"
     )
   if len(left) < len(train):
     _log.info(
       "Reading files: %d of the %d that data.files names are held out, as"
-      " data.validation_files names them too",
+      " data.validation_files names them too, or copies of them",
       len(train) - len(left),
       len(train),
     )

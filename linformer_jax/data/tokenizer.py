@@ -140,14 +140,14 @@ def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
     raise ValueError(
       f"{name} has {size(tokenizer)} ids, more than vocab_size {vocab_size}"
     )
-  return _plain(tokenizer)
+  return tokenizer
 
 
 def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
   """Makes a tokenizer of `text`, which is `fields` in JSON."""
   _check_charsmaps(fields, name)
   try:
-    tokenizer = tokenizers.Tokenizer.from_str(text)
+    tokenizer = _plain(tokenizers.Tokenizer.from_str(text))
     # A model may lack a token for what it does not know.
     tokenizer.encode("probe \u2603 \x00")
   except Exception as error:  # The package raises this very class.
@@ -161,22 +161,28 @@ def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
 
 def _check_charsmaps(fields: Any, name: str) -> None:
   """Checks SentencePiece's normalizers: the package panics at broken ones."""
-  if isinstance(fields, list):
-    for value in fields:
-      _check_charsmaps(value, name)
-  elif isinstance(fields, dict) and fields.get("type") == "Precompiled":
-    try:
-      data = base64.b64decode(fields["precompiled_charsmap"], validate=True)
-      (size,) = struct.unpack_from("<I", data)
-      if size % 4 or not 4 <= size <= len(data) - 4:
-        raise ValueError(f"a trie of {size} bytes in {len(data)}")
-      data[4 + size :].decode()
-    except (KeyError, TypeError, ValueError, struct.error) as error:
-      raise ValueError(
-        f"{name} has a normalizer with a broken precompiled_charsmap: {error!r}"
-      ) from error
-  elif isinstance(fields, dict):
-    _check_charsmaps(list(fields.values()), name)
+  left = [fields]
+  while left:
+    value = left.pop()
+    if isinstance(value, list):
+      left.extend(value)
+    elif isinstance(value, dict):
+      left.extend(value.values())
+      if value.get("type") == "Precompiled":
+        _check_charsmap(value.get("precompiled_charsmap"), name)
+
+
+def _check_charsmap(text: Any, name: str) -> None:
+  try:
+    data = base64.b64decode(text, validate=True)
+    (trie,) = struct.unpack_from("<I", data)
+    if trie % 4 or not 4 <= trie <= len(data) - 4:
+      raise ValueError(f"a trie of {trie} bytes in {len(data)}")
+    data[4 + trie :].decode()
+  except (TypeError, ValueError, struct.error) as error:
+    raise ValueError(
+      f"{name} has a normalizer with a broken precompiled_charsmap: {error}"
+    ) from error
 
 
 def size(tokenizer: tokenizers.Tokenizer) -> int:

@@ -83,7 +83,12 @@ def test_missing_files_are_named(tmp_path):
     ("a.jsonl", b'{"body": "\xff"}\n', r"a.jsonl:1: not JSON"),
     ("a.txt", b"\xff", r"cannot read .*a.txt.*utf-8"),
     ("a.txt.gz", b"plain", r"cannot read .*a.txt.gz"),
-    ("a.txt.gz", gzip.compress(b"x" * 99)[:-9], r"cannot read .*a.txt.gz"),
+    pytest.param(
+      "a.txt.gz",
+      gzip.compress(b"x" * 99)[:-9],
+      r"cannot read .*a.txt.gz",
+      id="gzip-cut-short",  # its bytes, with the time, are no id
+    ),
     ("a.txt.xz", b"plain", r"cannot read .*a.txt.xz"),
   ],
 )

@@ -5,13 +5,27 @@ read by `tfds`' data source, without TensorFlow. Otherwise TensorFlow reads it,
 imported only then and kept off the accelerators, which are JAX's.
 """
 
+import importlib.util
+import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
+from linformer_jax import paths
 from linformer_jax.data import source
 
 _READ_AT_ONCE = 256
+# A namespace, as in huggingface:x, is none of these: TFDS would look it up on
+# the network.
+_NAME = re.compile(
+  r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?"
+  r"(:(\d+|\*)(\.(\d+|\*)){2})?"
+)
+_NAMED_AT_ONCE = 8
+_PREPARED = "gs://tfds-data/datasets"  # TFDS's own copies of some datasets
 _WIKI40B_HEADING = re.compile(r"\s*_START_(?:ARTICLE|SECTION|PARAGRAPH)_\s*")
 
 
@@ -33,39 +47,35 @@ def tfds(
     name: `name[/config][:version]`.
     train_split: for example `train` or `train[:10%]`.
     validation_split: likewise, or '' to hold out by document.
-    data_dir: where datasets are kept; '' is TFDS's default.
+    data_dir: where datasets are kept, a folder or gs://; '' is TFDS's default.
     text_feature: the feature that holds the text.
 
   Returns:
     The source; its data are prepared when first read. Its identity is the
-    full name with the version, the splits and `data_dir`.
+    full name with the version, the splits and the feature, wherever it is kept.
 
   Raises:
-    ValueError: if there is no such dataset or feature. Reading raises it too,
-      if there is no such split.
+    ValueError: if there is no such dataset, config, version or feature, or if
+      a split is malformed or, where the dataset is prepared, not there.
+      Reading raises it for the splits of a dataset that it has to prepare.
+    source.MissingText: if `data_dir` cannot be read. Reading raises it if the
+      dataset is not prepared and cannot be.
   """
-  # Slow to import, and not needed for any other source.
-  import tensorflow_datasets
-
-  try:
-    builder = tensorflow_datasets.builder(name, data_dir=data_dir or None)
-  except tensorflow_datasets.core.DatasetNotFoundError as error:
-    # The original message lists every dataset there is.
-    raise ValueError(f"TFDS has no dataset {name!r}") from error
-  features = builder.info.features
-  if features is not None and text_feature not in features:
-    raise ValueError(
-      f"{name} has no feature {text_feature!r}; it has {sorted(features)}"
-    )
+  data_dir = _checked_folder(data_dir)
+  builder = _builder(name, data_dir)
+  _check_feature(builder, text_feature)
+  splits = {"data.tfds_train_split": train_split}
+  if validation_split:
+    splits["data.tfds_validation_split"] = validation_split
   clean = clean_wiki40b if builder.name == "wiki40b" else None
-  reader = _Reader(builder, text_feature, clean)
+  reader = _Reader(builder, splits, text_feature, clean)
+  reader.check_splits()
   return source.Source(
     name=builder.info.full_name,
     description=f"TFDS {builder.info.full_name}",
     identity={
       "source": "tfds",
       "name": builder.info.full_name,
-      "data_dir": data_dir,
       "splits": [train_split, validation_split],
       "text_feature": text_feature,
       "cleaning": 1 if clean else 0,
@@ -77,39 +87,173 @@ def tfds(
   )
 
 
+def _checked_folder(data_dir: str) -> str:
+  field = "data.tfds_data_dir"
+  data_dir = paths.expand(data_dir, field, bucket=True)
+  if not data_dir or paths.in_bucket(data_dir):
+    return data_dir
+  if not os.path.exists(data_dir):
+    raise source.MissingText(
+      f"{field}={data_dir} does not exist: name the folder that holds prepared"
+      " datasets, or make one for this to be prepared in"
+    )
+  if not os.path.isdir(data_dir):
+    raise ValueError(f"{field}={data_dir} is a file, not a folder")
+  if not os.access(data_dir, os.R_OK | os.X_OK):
+    raise source.MissingText(f"{field}={data_dir} cannot be read by this user")
+  return data_dir
+
+
+def _builder(name: str, data_dir: str) -> Any:
+  # Slow to import, and not needed for any other source.
+  import tensorflow_datasets
+
+  match = _NAME.fullmatch(name)
+  if not match:
+    raise ValueError(
+      f"data.tfds_name={name!r} is not name[/config][:version], such as"
+      " wiki40b/en or lm1b:1.1.0; a dataset of a hub (huggingface:NAME,"
+      " kaggle:NAME) is read from JSON lines, with data.source=files"
+    )
+  folder = data_dir or tensorflow_datasets.core.constants.DATA_DIR
+  try:
+    return tensorflow_datasets.builder(name, data_dir=data_dir or None)
+  except tensorflow_datasets.core.DatasetNotFoundError as error:
+    # The original message lists every dataset there is.
+    raise ValueError(
+      f"data.tfds_name: TFDS has no dataset {name!r}, and none is prepared in"
+      f" {folder}; see https://www.tensorflow.org/datasets/catalog"
+    ) from error
+  except (AssertionError, ValueError) as error:
+    problem = _line(error)
+    if match["config"] and "BuilderConfig" in problem:
+      known = tensorflow_datasets.builder_cls(match["set"]).builder_configs
+      problem = f"no config {match['config']!r}; there is {_some(known)}"
+    raise ValueError(f"data.tfds_name={name}: {problem}") from error
+  except _failures() as error:
+    raise source.MissingText(
+      f"{name} cannot be read from data.tfds_data_dir={folder}: {_line(error)}"
+    ) from error
+
+
+def _check_feature(builder: Any, name: str) -> None:
+  import tensorflow_datasets
+
+  features = dict(builder.info.features or {})
+  text = [
+    key
+    for key, feature in features.items()
+    if isinstance(feature, tensorflow_datasets.features.Tensor)
+    and feature.shape == ()
+    and np.dtype(feature.np_dtype).kind == "O"
+  ]
+  if name not in text:
+    full_name = builder.info.full_name
+    problem = f"{full_name} has no feature {name!r}"
+    if name in features:
+      kind = type(features[name]).__name__
+      problem = f"feature {name!r} of {full_name} is {kind}, not text"
+    raise ValueError(f"data.text_feature: {problem}; there is {_some(text)}")
+
+
+def _some(names: Iterable[str]) -> str:
+  names = sorted(names)
+  more = len(names) - _NAMED_AT_ONCE
+  listed = ", ".join(names[:_NAMED_AT_ONCE]) or "none"
+  return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _line(error: Exception) -> str:
+  """What an error of TFDS says, in one line and without its prefix."""
+  text = " ".join(str(error).split()).rpartition('}": ')[2]
+  return f"{text or type(error).__name__}"[:300].rstrip(".")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+  """What TFDS raises where it cannot read, download or prepare a dataset."""
+  from google.protobuf import json_format
+  from tensorflow_datasets.core import download
+
+  found = (
+    *(AssertionError, ImportError, OSError, RuntimeError, ValueError),
+    json_format.ParseError,
+    download.DownloadError,
+    download.download_manager.NonMatchingChecksumError,
+    download.extractor.ExtractError,
+  )
+  tensorflow = sys.modules.get("tensorflow")  # It reads gs://.
+  return (*found, tensorflow.errors.OpError) if tensorflow else found
+
+
 class _Reader:
   """Reads the text of one dataset's splits, preparing it at the first call."""
 
   def __init__(
-    self, builder: Any, text_feature: str, clean: Callable[[str], str] | None
+    self,
+    builder: Any,
+    splits: dict[str, str],
+    text_feature: str,
+    clean: Callable[[str], str] | None,
   ):
     self._builder = builder
+    self._splits = splits
     self._text_feature = text_feature
     self._clean = clean
 
   def documents(self, split: str) -> Iterator[str]:
-    self._prepare(split)
-    for value in self._values(split):
-      text = value
-      if isinstance(value, bytes):
-        # Hours of tokenising are not to end at one broken character.
-        text = value.decode("utf-8", errors="replace")
-      if not isinstance(text, str):
-        raise ValueError(
-          f"{self._builder.info.full_name}: feature {self._text_feature!r}"
-          f" is not text but {type(text).__name__}"
-        )
-      yield self._clean(text) if self._clean else text
-
-  def _prepare(self, split: str) -> None:
     if not self._builder.is_prepared():
-      self._builder.download_and_prepare()
-    splits = self._builder.info.splits
-    base = re.split(r"[\[+]", split)[0].strip()
-    if base not in splits and base != "all":
-      raise ValueError(
-        f"{self._builder.info.full_name} has no split {split!r}; it has"
-        f" {sorted(splits)}"
+      self._prepare()
+      self.check_splits()
+    try:
+      for value in self._values(split):
+        # Hours of tokenizing are not to end at one broken character.
+        text = value.decode("utf-8", errors="replace")
+        yield self._clean(text) if self._clean else text
+    except _failures() as error:
+      raise source.MissingText(
+        f"{self._builder.data_path} cannot be read: {_line(error)}"
+      ) from error
+
+  def check_splits(self) -> None:
+    """Raises a ValueError for a split that is malformed or known not to be."""
+    import tensorflow_datasets
+
+    info = self._builder.info
+    for field, split in self._splits.items():
+      try:
+        tensorflow_datasets.core.ReadInstruction.from_spec(split)
+        # None are known before a dataset is prepared.
+        if info.splits and info.splits[split].num_examples <= 0:
+          raise ValueError("It holds no examples.")
+      except (NotImplementedError, ValueError) as error:
+        problem = str(error).splitlines()[-1]
+        raise ValueError(
+          f"{field}={split!r} cannot be read from {info.full_name}: {problem}"
+        ) from error
+
+  def _prepare(self) -> None:
+    import tensorflow_datasets
+
+    builder = self._builder
+    folder = builder.data_dir_root
+    problem = ""
+    beam = isinstance(builder, tensorflow_datasets.core.BeamBasedBuilder)
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+      problem = "this user cannot write there"
+    elif beam and importlib.util.find_spec("apache_beam") is None:
+      problem = "it takes Apache Beam, which is not installed"
+    else:
+      try:
+        builder.download_and_prepare()
+      except _failures() as error:
+        problem = f"{type(error).__name__}: {_line(error)}"
+      if not problem and not builder.is_prepared():
+        problem = f"{builder.data_dir} is incomplete"
+    if problem:
+      raise source.MissingText(
+        f"{builder.info.full_name} is not prepared in {folder} and cannot be"
+        f" here ({problem}): set data.tfds_data_dir to a folder where it is, or"
+        f" to {_PREPARED}, or prepare it elsewhere and copy it here"
       )
 
   def _values(self, split: str) -> Iterator[Any]:

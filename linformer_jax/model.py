@@ -11,7 +11,7 @@ import numpy as np
 
 from linformer_jax import attention as attention_lib
 from linformer_jax import model_config
-from linformer_jax.attention import functional, heads, layout
+from linformer_jax.attention import functional, heads, layout, masks
 from linformer_jax.attention import linformer as linformer_lib
 
 ModelConfig = model_config.ModelConfig
@@ -136,6 +136,7 @@ class Block(nn.Module):
 
   def __call__(self, x, mask=None, shared=None, deterministic=True):
     """[B, N, M] -> [B, N, M]; arguments as those of the attention modules."""
+    mask = masks.check(mask, x.shape[:2])
     memory = x = heads.select_real(x, mask)
     if self.config.norm_position == "pre":
       memory = heads.select_real(self.attention_norm(x), mask)
@@ -216,17 +217,20 @@ class Encoder(nn.Module):
     self.groups = groups
 
   def __call__(self, tokens, mask=None, deterministic=True):
-    """tokens int [B, N], mask bool [B, N] -> [B, N, M].
+    """tokens int [B, N], mask [B, N] -> [B, N, M].
 
     Args:
       tokens: ids, N at most `max_length`.
-      mask: True at real tokens, or None when all are.
+      mask: bool or integers 0 and 1, True at real tokens, or None when all are;
+        see `masks.check`.
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
-      ValueError: for an input longer than `max_length`.
+      ValueError: for an input longer than `max_length`, or a mask of another
+        shape or dtype (an additive one).
     """
     config = self.config
+    mask = masks.check(mask, tokens.shape)
     x = layout.constrain(self.embed(tokens), "batch", "sequence")
     x = heads.select_real(x, mask)
     if config.norm_position == "post":
@@ -255,7 +259,7 @@ class MaskedLM(nn.Module):
 
     Args:
       tokens: int [B, N].
-      mask: bool [B, N], True at real tokens, or None when all are.
+      mask: as that of `Encoder`.
       positions: int [B, P], where to predict, or None for everywhere.
       deterministic: False applies dropout (rng 'dropout').
 
@@ -263,7 +267,7 @@ class MaskedLM(nn.Module):
       float32 [B, P, V], or [B, N, V] without positions.
 
     Raises:
-      ValueError: for an input longer than `max_length`.
+      ValueError: as that of `Encoder`.
     """
     config = self.config
     encoder = Encoder(config, name="encoder")

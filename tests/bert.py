@@ -12,12 +12,15 @@ D = M // H
 LENGTHS = (3 * M,) + L * (M, D, N, M, 3 * M, M, F, 3 * M)
 
 
-def tensors(prefix="", rows=N):
+TYPES = "embeddings.token_type_embeddings.weight"
+
+
+def tensors(prefix="", rows=N, types=2):
   """Random tensors by BERT's names, weights of dense maps [out, in]."""
   shapes = {
     "embeddings.word_embeddings.weight": (V, M),
     "embeddings.position_embeddings.weight": (rows, M),
-    "embeddings.token_type_embeddings.weight": (2, M),
+    TYPES: (types, M),
     "embeddings.LayerNorm.weight": (M,),
     "embeddings.LayerNorm.bias": (M,),
   }
@@ -39,6 +42,39 @@ def tensors(prefix="", rows=N):
     prefix + name: arrays.draw(*shape, seed=i)
     for i, (name, shape) in enumerate(shapes.items())
   }
+
+
+# Endings of BERT's names, and what they are in other releases.
+TENSORFLOW = {"LayerNorm.weight": "LayerNorm.gamma"}
+TENSORFLOW |= {"LayerNorm.bias": "LayerNorm.beta"}
+DISTILBERT = {
+  "encoder.layer.": "transformer.layer.",
+  "attention.self.query.": "attention.q_lin.",
+  "attention.self.key.": "attention.k_lin.",
+  "attention.self.value.": "attention.v_lin.",
+  "attention.output.dense.": "attention.out_lin.",
+  "attention.output.LayerNorm.": "sa_layer_norm.",
+  "intermediate.dense.": "ffn.lin1.",
+  "output.dense.": "ffn.lin2.",
+  "output.LayerNorm.": "output_layer_norm.",
+}
+
+
+def renamed(weights, names, prefix=""):
+  """The same tensors by the names of another release."""
+  found = {}
+  for name, tensor in weights.items():
+    for ours, theirs in names.items():
+      name = name.replace(ours, theirs)
+    found[prefix + name] = tensor
+  return found
+
+
+def distilbert(prefix=""):
+  """Random tensors by DistilBERT's names, and the same by BERT's."""
+  weights = tensors()
+  del weights[TYPES]
+  return renamed(weights, DISTILBERT, prefix), weights
 
 
 def _norm(x, weight, bias, epsilon):
@@ -63,7 +99,8 @@ def forward(weights, tokens, epsilon, offset=0):
   batch, length = tokens.shape
   x = w["embeddings.word_embeddings.weight"][tokens]
   x = x + w["embeddings.position_embeddings.weight"][offset : offset + length]
-  x = x + w["embeddings.token_type_embeddings.weight"][0]
+  if TYPES in w:
+    x = x + w[TYPES][0]
   x = norm(x, "embeddings.LayerNorm")
   found = []
   for i in range(L):

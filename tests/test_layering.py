@@ -15,6 +15,7 @@ ROOMS = [
   ("metrics", "preemption", "step"),
   ("aot", "benchmark", "tasks", "optimizer", "sharding", "data", "spectrum"),
   ("model", "pretrained"),
+  ("bert",),
   ("model_config",),
   ("attention", "initializers"),
   ("command_line", "files", "flops", "hlo"),

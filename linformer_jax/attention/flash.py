@@ -11,6 +11,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from linformer_jax.attention import masks
+
 KEY_BLOCK = 2048  # keys at a time, where there are more
 _LEAST = jnp.finfo(jnp.float32).min
 
@@ -190,11 +192,12 @@ def attend(q, k, v, mask=None):
   Args:
     q: queries [B, N, H, D].
     k, v: keys and values [B, H, K, D].
-    mask: bool [B, K], True at slots that may be attended, or None.
+    mask: as `masks.check` takes it, [B, K] or None.
 
   Returns:
     [B, N, H, D] in v's dtype; scores and softmax are float32.
   """
+  mask = masks.check(mask, (k.shape[0], k.shape[2]))
   length = k.shape[2]
   short = -length % KEY_BLOCK if length > KEY_BLOCK else 0
   if short:

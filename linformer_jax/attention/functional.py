@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import flash, layout, local
+from linformer_jax.attention import flash, layout, local, masks
 
 
 def _plain(q, k, v, mask=None, dropout=None):
@@ -144,6 +144,7 @@ def attend(
       f"implementation {implementation!r} is not one of "
       f"{', '.join(IMPLEMENTATIONS)}"
     )
+  mask = masks.check(mask, (k.shape[0], k.shape[2]))
   q = q * (q.shape[-1] ** -0.5)
   if near is not None:
     if recompute or implementation != "xla":
@@ -190,9 +191,10 @@ def projected_attention(
     q: queries [B, N, H, D].
     k: keys [B, K, H, D].
     v: values [B, K, H, D].
-    mask: bool [B, K], True at slots that may be attended, or None. Where a row
-      has no slot, the result is zero. Slots that may not be attended weigh
-      zero, but k and v must be finite there: zero times NaN is NaN.
+    mask: bool or integers 0 and 1 [B, K], True at slots that may be attended,
+      or None; see `masks.check`. Where a row has no slot, the result is zero.
+      Slots that may not be attended weigh zero, but k and v must be finite
+      there: zero times NaN is NaN.
     query_block: queries handled at a time, 0 for all. In blocks the scores
       take B H query_block K floats and not B H N K, also in the backward pass,
       which computes them again.
@@ -207,7 +209,8 @@ def projected_attention(
 
   Raises:
     ValueError: for an unknown implementation; for dropout in query blocks,
-      which would repeat its mask, or where there are no weights to drop.
+      which would repeat its mask, or where there are no weights to drop; for a
+      mask of another shape or dtype (an additive one).
   """
 
   def one(q, memory, whole, key):
@@ -220,5 +223,6 @@ def projected_attention(
       dropout=dropout,
     )
 
+  mask = masks.check(mask, k.shape[:2])
   memory = (k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
   return in_query_blocks(one, q, query_block, memory)

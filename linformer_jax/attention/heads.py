@@ -156,13 +156,11 @@ def split_width(embed_dim: int, num_heads: int) -> int:
 def select_real(x, mask):
   """Rows [B, N, M] with those that are not real replaced by zero.
 
+  The mask is bool [B, N] or None, as `masks.check` returns it.
+
   Selected and not multiplied, so that NaN or inf in a pad cannot spread, not
   through a gradient either.
   """
   if mask is None:
     return x
-  if mask.shape != x.shape[:2]:
-    raise ValueError(
-      f"mask of shape {mask.shape} does not fit rows of shape {x.shape[:2]}"
-    )
   return jnp.where(mask[..., None], x, 0)

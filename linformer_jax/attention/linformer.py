@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from linformer_jax import flops
-from linformer_jax.attention import heads, layout, projection
+from linformer_jax.attention import heads, layout, masks, projection
 
 SHARING = ("none", "headwise", "key_value", "layerwise")
 ORDERS = ("auto", "before", "after")
@@ -164,7 +164,7 @@ class LinformerSelfAttention(nn.Module):
     Args:
       memory: rows, those that are not real zeroed.
       features: M, the width of all heads together.
-      mask: bool [B, N], True at real rows, or None.
+      mask: as `masks.check` takes it, [B, N] or None.
       shared: as that of `__call__`.
 
     Returns:
@@ -172,6 +172,7 @@ class LinformerSelfAttention(nn.Module):
       all; and with a `local_window` the keys, values [B, N, H, D] and mask of
       all rows, else None.
     """
+    mask = masks.check(mask, memory.shape[:2])
     head_dim = heads.split_width(features, self.num_heads)
     memory = jnp.asarray(memory, self.dtype)
     if shared is not None:
@@ -219,8 +220,9 @@ class LinformerSelfAttention(nn.Module):
     Args:
       x: [B, N, M].
       memory: None, or what keys and values are made of [B, N', M'].
-      mask: bool, True at real rows of the memory ([B, N'], or [B, N] when x is
-        its own memory), or None. In cross-attention queries are not masked.
+      mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
+        or [B, N] when x is its own memory), or None; see `masks.check`. In
+        cross-attention queries are not masked.
       shared: None, or the `Projection` that all layers share; it then stands
         for this module's own, whose attributes are not looked at.
       deterministic: False applies dropout (rng 'dropout').
@@ -230,9 +232,10 @@ class LinformerSelfAttention(nn.Module):
 
     Raises:
       ValueError: when the memory is longer than `max_length`, the heads do not
-        divide the width, the mask does not fit the memory, or an attribute is
-        none of its choices.
+        divide the width, the mask does not fit the memory or is of another
+        dtype (an additive one), or an attribute is none of its choices.
     """
+    mask = masks.check(mask, (x if memory is None else memory).shape[:2])
     if memory is None:
       x = memory = heads.select_real(x, mask)
     elif self.local_window:

@@ -7,6 +7,8 @@ al. 2021, arXiv 2107.02192); here the projection is Linformer's.
 import jax
 import jax.numpy as jnp
 
+from linformer_jax.attention import masks
+
 _LEAST_BLOCK = 16  # queries that are handled together
 
 
@@ -34,9 +36,9 @@ def attend(q, k, v, slots, near, window: int, dropout=None):
   Args:
     q: queries [B, N, H, D], scaled.
     k, v: projected keys and values [B, H, K, D].
-    slots: bool [B, K], True at slots that may be attended, or None.
-    near: keys and values of the rows [B, N, H, D], and bool [B, N], True at
-      real rows, or None.
+    slots: as `masks.check` takes it, [B, K] or None.
+    near: keys and values of the rows [B, N, H, D], and the mask of the rows,
+      [B, N] or None.
     window: rows on either side that a query attends to, beside its own.
     dropout: None, or a function on the weights [B, H, T, b, K + b + 2 window]
       of T blocks of b queries.
@@ -46,6 +48,8 @@ def attend(q, k, v, slots, near, window: int, dropout=None):
   """
   rows_k, rows_v, real = near
   length, count = q.shape[1], k.shape[2]
+  real = masks.check(real, q.shape[:2])
+  slots = masks.check(slots, (len(k), count))
   block = max(window, _LEAST_BLOCK)
   if real is None:
     real = jnp.ones(q.shape[:2], bool)

@@ -11,6 +11,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from linformer_jax.attention import masks
 
 DENSE = ("linear", "random")  # 'random' is never trained
 POOLING = ("mean_pool", "max_pool")  # no weights
@@ -155,12 +158,13 @@ _PROJECT = {
 def slot_mask(
   projection: Projection, mask: jax.Array | None
 ) -> jax.Array | None:
-  """The slots that see a real row: bool [B, K] for a mask bool [B, N].
+  """The slots that see a real row: bool [B, K] for a mask [B, N].
 
   Every slot of a dense E sees the whole sequence. None stands for all.
   """
   if mask is None:
     return None
+  mask = masks.check(mask, np.shape(mask)[:2])
   if projection.kind in DENSE:
     slots = (mask.shape[0], projection.projected_length)
     return jnp.broadcast_to(jnp.any(mask, axis=1, keepdims=True), slots)
@@ -176,8 +180,9 @@ def project_sequence(
     x: [B, N, M], or [B, N, H, D] when it is split into heads. N may be less
       than `projection.max_length`: E is then used up to column N.
     projection: what to apply.
-    mask: bool [B, N], True at real rows, or None when all are. Rows that are
-      not real are selected away first, so that not even NaN gets through.
+    mask: bool or integers 0 and 1 [B, N], True at real rows, or None when all
+      are; see `masks.check`. Rows that are not real are selected away first, so
+      that not even NaN gets through.
 
   Returns:
     The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for rows that
@@ -187,18 +192,16 @@ def project_sequence(
 
   Raises:
     ValueError: when x is longer than `max_length`, a convolution meets rows
-      without heads, or the mask has another shape than the rows.
+      without heads, or the mask has another shape than the rows or another
+      dtype (an additive one).
   """
   if x.shape[1] > projection.max_length:
     raise ValueError(
       f"input of {x.shape[1]} tokens is longer than the max_length "
       f"{projection.max_length} that the projection was made for"
     )
+  mask = masks.check(mask, x.shape[:2])
   if mask is not None:
-    if mask.shape != x.shape[:2]:
-      raise ValueError(
-        f"mask of shape {mask.shape} does not fit rows of shape {x.shape[:2]}"
-      )
     x = jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
   projected = _PROJECT[projection.kind](x, mask, projection)
   return projected, slot_mask(projection, mask)

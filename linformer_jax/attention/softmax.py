@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from linformer_jax.attention import heads
+from linformer_jax.attention import heads, masks
 
 
 class SoftmaxSelfAttention(nn.Module):
@@ -40,10 +40,11 @@ class SoftmaxSelfAttention(nn.Module):
     Args:
       memory: rows, those that are not real zeroed.
       features: M, the width of all heads together.
-      mask: bool [B, N] or None.
+      mask: as `masks.check` takes it, [B, N] or None.
       shared: unused; as that of Linformer.
     """
     del shared
+    mask = masks.check(mask, memory.shape[:2])
     head_dim = heads.split_width(features, self.num_heads)
     k, v = self.key(memory, head_dim), self.value(memory, head_dim)
     return *heads.by_head(k, v), mask, None
@@ -58,8 +59,8 @@ class SoftmaxSelfAttention(nn.Module):
     Args:
       x: [B, N, M].
       memory: None, or what keys and values are made of [B, N', M'].
-      mask: bool, True at real rows of the memory ([B, N'], or [B, N] when x is
-        its own memory), or None.
+      mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
+        or [B, N] when x is its own memory), or None; see `masks.check`.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
@@ -67,8 +68,9 @@ class SoftmaxSelfAttention(nn.Module):
 
     Raises:
       ValueError: when the heads do not divide the width, or the mask does not
-        fit the memory.
+        fit the memory or is of another dtype (an additive one).
     """
+    mask = masks.check(mask, (x if memory is None else memory).shape[:2])
     if memory is None:
       x = memory = heads.select_real(x, mask)
     else:

@@ -1,0 +1,124 @@
+"""Imported weights compute what the `transformers` library computes.
+
+Random models of that library, saved as it saves them; skipped without it (pip
+install .[parity]).
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from linformer_jax import model, pretrained
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+V, N, M, H, F = 40, 16, 32, 4, 48
+BERT = dict(
+  vocab_size=V,
+  hidden_size=M,
+  num_hidden_layers=2,
+  num_attention_heads=H,
+  intermediate_size=F,
+)
+CONFIGS = {
+  "Bert": BERT | {"max_position_embeddings": N},
+  "Roberta": BERT
+  | {"max_position_embeddings": N + 2, "type_vocab_size": 1}
+  | {"layer_norm_eps": 1e-5, "pad_token_id": 1},
+  "DistilBert": dict(vocab_size=V, dim=M, n_layers=2, n_heads=H, hidden_dim=F)
+  | {"max_position_embeddings": N},
+}
+CONFIGS |= {name: CONFIGS["Roberta"] for name in ("XLMRoberta", "Camembert")}
+HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
+HEADS += ("ForQuestionAnswering", "ForTokenClassification")
+# Ids above those of pads, from which RoBERTa counts positions.
+TOKENS = np.random.default_rng(0).integers(5, V, (3, N))
+LENGTHS = np.array([N, N - 5, 1])
+MASK = np.arange(N) < LENGTHS[:, None]
+
+
+def make(name, head, **fields):
+  """A random model, with layer norms and biases that are not trivial."""
+  torch.manual_seed(0)
+  config = getattr(transformers, f"{name}Config")(**CONFIGS[name] | fields)
+  made = getattr(transformers, f"{name}{head}")(config).eval()
+  with torch.no_grad():
+    for parameter in made.parameters():
+      parameter.add_(torch.randn(parameter.shape) / 5)
+  return made
+
+
+def check(path, theirs):
+  """Hidden states at real tokens, read from `path`, are those of `theirs`."""
+  tokens = np.where(MASK, TOKENS, theirs.config.pad_token_id or 0)
+  with torch.no_grad():
+    want = getattr(theirs, theirs.base_model_prefix, theirs)(
+      input_ids=torch.tensor(tokens), attention_mask=torch.tensor(1 * MASK)
+    ).last_hidden_state.numpy()
+  config, variables = pretrained.load(path)
+  got = model.Encoder(config).apply(variables, tokens, MASK)
+  np.testing.assert_allclose(got[MASK], want[MASK], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hidden_states(tmp_path, name, head):
+  theirs = make(name, head)
+  theirs.save_pretrained(tmp_path, safe_serialization=True)
+  check(tmp_path, theirs)
+  config, _ = pretrained.load(tmp_path)
+  (tmp_path / "config.json").unlink()  # names alone tell as much
+  told, _ = pretrained.load(tmp_path, H)
+  assert told == config
+
+
+def test_several_files(tmp_path):
+  theirs = make("Bert", "ForMaskedLM")
+  theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+  assert not (tmp_path / "model.safetensors").exists()
+  check(tmp_path, theirs)
+  check(tmp_path / "model.safetensors.index.json", theirs)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(tmp_path, dtype):
+  theirs = make("Bert", "Model").to(getattr(torch, dtype))
+  theirs.save_pretrained(tmp_path)
+  check(tmp_path, theirs.float())
+
+
+def test_positions_start_after_the_pad(tmp_path):
+  theirs = make(
+    "Roberta", "Model", pad_token_id=3, max_position_embeddings=N + 4
+  )
+  theirs.save_pretrained(tmp_path)
+  check(tmp_path, theirs)
+
+
+OTHERS = {
+  "Albert": dict(embedding_size=8, **BERT),
+  "Electra": dict(embedding_size=8, **BERT),
+  "DebertaV2": dict(relative_attention=True, pos_att_type=["p2c"], **BERT),
+  "MPNet": BERT,
+  "T5": dict(vocab_size=V, d_model=M, d_kv=8, d_ff=F, num_layers=1),
+  "GPT2": dict(vocab_size=V, n_embd=M, n_layer=1, n_head=H),
+  "ModernBert": BERT | {"pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_architecture(tmp_path, name):
+  config = getattr(transformers, f"{name}Config")(**OTHERS[name])
+  getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
+  path = tmp_path / "config.json"
+  settings = json.loads(path.read_text())
+  settings |= {"num_attention_heads": H, "hidden_act": "gelu"}
+  path.write_text(json.dumps(settings))
+  with pytest.raises(ValueError, match=settings["model_type"]):
+    pretrained.load(tmp_path)
+  path.unlink()
+  with pytest.raises(ValueError, match="tensor") as error:
+    pretrained.load(tmp_path, H)
+  assert "\n" not in str(error.value)

@@ -32,7 +32,7 @@ import absl.logging
 import jax
 from ml_collections import config_dict
 
-from linformer_jax import command_line
+from linformer_jax import command_line, console, startup
 
 MODES = ("train", "evaluate", "plan")
 # A process that has not been heard of for so long is dead, and all stop.
@@ -143,7 +143,7 @@ def _plan(given):
 
 def _check(given, mode, *extra):
   """Raises a UsageError for flags that do not go with each other."""
-  from linformer_jax import files
+  from linformer_jax import config_fields, paths
 
   problem = None
   if mode not in MODES or extra:
@@ -160,49 +160,84 @@ def _check(given, mode, *extra):
   elif given.new and given.distributed:
     problem = "--new does not go with --distributed: name a --workdir"
   elif mode == "train" and given.config.run.profile_steps:
-    if files.in_bucket(files.folder(given.workdir)):
+    if paths.in_bucket(given.workdir):
       problem = "run.profile_steps needs a --workdir on a disk"
   if problem:
     raise command_line.UsageError(problem)
+  if given.config is not None:
+    try:
+      config_fields.check_ranges(given.config)
+    except ValueError as error:
+      raise command_line.UsageError(str(error)) from None
+
+
+def _folder(given, mode):
+  """The folder of the run, which may not be there yet."""
+  from linformer_jax import files
+
+  try:
+    directory = files.folder(given.workdir)
+  except ValueError as error:
+    raise command_line.UsageError(str(error)) from None
+  if mode == "train":
+    try:
+      files.check_place(directory)
+    except OSError as error:
+      raise command_line.UsageError(
+        f"--workdir={directory} cannot be written: {error.strerror}"
+      ) from None
+  return directory
+
+
+def _find_devices():
+  """Starts JAX's backend, with a line where it has none as it is told."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise command_line.UsageError(
+      f"JAX finds no device with JAX_PLATFORMS={jax.config.jax_platforms}: "
+      f"{error}"
+    ) from error
 
 
 def _run(given, mode, *extra):
   """Runs a command; returns the exit status."""
-  from linformer_jax import checkpoint, files, preemption, report
+  from linformer_jax import checkpoint, preemption, report
 
   _check(given, mode, *extra)
   if mode == "plan":
     _plan(given)
     return 0
-  directory = files.folder(given.workdir)
+  directory = _folder(given, mode)
   if given.distributed:
     _join()
+  _find_devices()
   try:
     if mode == "evaluate":
       _evaluate(directory)
     else:
       _train(given.config, directory, given.new)
   except report.NonFiniteError as error:
-    return _fail(
+    return console.fail(
       f"{error}. The checkpoints from before it are kept in {directory}; lower "
       "optimizer.learning_rate or set optimizer.clip_norm, and train anew",
       1,
     )
   except checkpoint.CheckpointError as error:
-    return _fail(str(error), 1)
+    return console.fail(str(error), 1)
   except OSError as error:  # most often a disk that is full
-    return _fail(
+    return console.fail(
       f"--workdir={directory}: {error}. Its checkpoints are kept, and the same "
       "command goes on from the newest",
       1,
     )
   except preemption.Interrupted as error:
     status = 128 + error.number
-    return _fail(f"{error}; the same command goes on from there", status)
+    return console.fail(f"{error}; the same command goes on from there", status)
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
       raise
-    _fail(
+    console.fail(
       "another process has died or cannot be reached, so this one stops too; "
       "start all of them again, and they go on from the last checkpoint "
       f"({str(error)[:200]})",
@@ -228,11 +263,6 @@ def _join():
     ) from error
 
 
-def _fail(message: str, status: int) -> int:
-  print(f"linformer_jax: {' '.join(message.split())}", file=sys.stderr)
-  return status
-
-
 def _unraisable(event):
   """Silent of files that cannot be written, either, after the first one."""
   if str(event.exc_value) != "Event loop is closed":
@@ -247,9 +277,10 @@ def main() -> int:
     value, with one line on stderr and nothing written; 128 + the signal that
     stopped it.
   """
+  console.open_streams()
   given = command_line.make_flags()
   if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
-    print(__doc__ + given.get_help())
+    console.say(__doc__ + given.get_help())
     return 0
   # Orbax tells a lot, and prints what is raised here too.
   absl.logging.set_verbosity(absl.logging.FATAL)
@@ -260,7 +291,11 @@ def main() -> int:
   try:
     return _run(given, *(command_line.parse(given, sys.argv) or ["train"]))
   except command_line.UsageError as error:
-    return _fail(str(error), 2)
+    return console.fail(str(error), 2)
+  except ImportError as error:  # some packages are imported when needed
+    if (error.name or "").startswith("linformer_jax"):
+      raise
+    return console.fail(startup.missing(str(error)), 2)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from linformer_jax import (
   checkpoint,
   evaluate,
   flops,
+  memory,
   metrics,
   preemption,
   report,
@@ -49,6 +50,7 @@ def build(config) -> Experiment:
   mesh = sharding.make_mesh(config.mesh)
   sharding.share(mesh)  # raises where processes cannot share out a batch
   steps = step_lib.build_steps(config, mesh)
+  memory.check(steps, config)
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data)
   # The whole split, on every process.

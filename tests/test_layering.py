@@ -10,21 +10,21 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "linformer_jax"
 ROOMS = [
   ("main",),
   ("plan", "train"),
-  ("checkpoint", "evaluate", "report", "workdir"),
-  ("metrics", "preemption", "step"),
+  ("checkpoint", "command_line", "evaluate", "report", "workdir"),
+  ("config_fields", "metrics", "preemption", "step"),
   ("aot", "benchmark", "tasks", "optimizer", "sharding", "data", "spectrum"),
   ("model", "pretrained"),
   ("model_config",),
   ("attention", "initializers"),
-  ("command_line", "files", "flops", "hlo"),
-  ("paths",),
+  ("files", "flops", "hlo", "memory", "startup"),
+  ("console", "paths"),
 ]
 LEVEL = {name: i for i, rooms in enumerate(ROOMS) for name in rooms}
 LEAVES = [
-  "command_line.py",
-  "files.py",
+  "console.py",
   "flops.py",
   "hlo.py",
+  "memory.py",
   "paths.py",
   "data/masking.py",
   "data/tokenizer.py",

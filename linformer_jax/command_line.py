@@ -13,6 +13,7 @@ from ml_collections import config_dict, config_flags
 
 from linformer_jax import paths
 
+MODES = ("train", "evaluate", "plan")
 _CHECKOUT = pathlib.Path(__file__).parent.parent
 # Globs: of two flags the second would silently take the place of the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
@@ -232,3 +233,67 @@ def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
     raise UsageError(
       re.sub(odd, r"\1 is not true or false", str(error))
     ) from None
+
+
+def check(given, mode=MODES[0], *extra) -> str:
+  """Checks that flags go with each other and numbers are in their ranges.
+
+  Args:
+    given: parsed flags.
+    mode, *extra: the words that are no flags.
+
+  Returns:
+    The mode.
+
+  Raises:
+    UsageError: naming what does not.
+  """
+  from linformer_jax import config_fields
+
+  problem = None
+  if mode not in MODES or extra:
+    words = " ".join((mode, *extra))
+    problem = f"{words!r} is not one of {', '.join(MODES)}"
+  elif mode != "plan" and not given.workdir:
+    problem = "--workdir=DIR is needed: the folder of the run"
+  elif mode != "evaluate" and given.config is None:
+    problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
+  elif mode == "plan" and given.topology is None:
+    problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
+  elif mode != "plan" and given.topology:
+    problem = "--topology is only for plan; train uses what is there"
+  elif given.new and given.distributed:
+    problem = "--new does not go with --distributed: name a --workdir"
+  elif mode == "train" and given.config.run.profile_steps:
+    if paths.in_bucket(given.workdir):
+      problem = "run.profile_steps needs a --workdir on a disk"
+  if problem:
+    raise UsageError(problem)
+  if given.config is not None:
+    try:
+      config_fields.check_ranges(given.config)
+    except ValueError as error:
+      raise UsageError(str(error)) from None
+  return mode
+
+
+def folder(given, mode):
+  """The folder of the run, which may not be there yet.
+
+  Raises:
+    UsageError: for one that cannot be made, to train.
+  """
+  from linformer_jax import files
+
+  try:
+    directory = files.folder(given.workdir)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  if mode == "train":
+    try:
+      files.check_place(directory)
+    except OSError as error:
+      raise UsageError(
+        f"--workdir={directory} cannot be written: {error.strerror}"
+      ) from None
+  return directory

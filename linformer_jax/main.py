@@ -34,7 +34,6 @@ from ml_collections import config_dict
 
 from linformer_jax import command_line, console, startup
 
-MODES = ("train", "evaluate", "plan")
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
 
@@ -84,6 +83,25 @@ def _finished(directory):
     return None
 
 
+@contextlib.contextmanager
+def _fits(directory, is_new):
+  """Removes a new folder again when its first update does not fit in memory."""
+  from linformer_jax import files, memory, metrics
+
+  try:
+    yield
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    trained = [*directory.glob("checkpoints/[0-9]*")]
+    trained += metrics.read_json_lines(directory)
+    several = jax.process_count() > 1
+    if not memory.exhausted(error) or several or trained or not is_new:
+      raise
+    files.remove(directory)
+    raise command_line.UsageError(
+      f"an update does not fit in memory: {memory.ADVICE} ({str(error)[:200]})"
+    ) from error
+
+
 def _train(config, directory, new):
   from linformer_jax import report, train, workdir
 
@@ -102,9 +120,9 @@ def _train(config, directory, new):
     experiment = train.build(config)
     if jax.process_index() == 0:
       held = workdir.claim(directory, config)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, MemoryError) as error:
     raise command_line.UsageError(str(error)) from error
-  with held or contextlib.nullcontext():
+  with held or contextlib.nullcontext(), _fits(directory, stored is None):
     report.say(train.describe(experiment, directory))
     result = train.train_and_evaluate(experiment, directory)
     report.say(_summary(result, directory))
@@ -141,74 +159,28 @@ def _plan(given):
     raise command_line.UsageError(str(error)) from error
 
 
-def _check(given, mode, *extra):
-  """Raises a UsageError for flags that do not go with each other."""
-  from linformer_jax import config_fields, paths
-
-  problem = None
-  if mode not in MODES or extra:
-    words = " ".join((mode, *extra))
-    problem = f"{words!r} is not one of {', '.join(MODES)}"
-  elif mode != "plan" and not given.workdir:
-    problem = "--workdir=DIR is needed: the folder of the run"
-  elif mode != "evaluate" and given.config is None:
-    problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
-  elif mode == "plan" and given.topology is None:
-    problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
-  elif mode != "plan" and given.topology:
-    problem = "--topology is only for plan; train uses what is there"
-  elif given.new and given.distributed:
-    problem = "--new does not go with --distributed: name a --workdir"
-  elif mode == "train" and given.config.run.profile_steps:
-    if paths.in_bucket(given.workdir):
-      problem = "run.profile_steps needs a --workdir on a disk"
-  if problem:
-    raise command_line.UsageError(problem)
-  if given.config is not None:
-    try:
-      config_fields.check_ranges(given.config)
-    except ValueError as error:
-      raise command_line.UsageError(str(error)) from None
-
-
-def _folder(given, mode):
-  """The folder of the run, which may not be there yet."""
-  from linformer_jax import files
-
-  try:
-    directory = files.folder(given.workdir)
-  except ValueError as error:
-    raise command_line.UsageError(str(error)) from None
-  if mode == "train":
-    try:
-      files.check_place(directory)
-    except OSError as error:
-      raise command_line.UsageError(
-        f"--workdir={directory} cannot be written: {error.strerror}"
-      ) from None
-  return directory
-
-
 def _find_devices():
   """Starts JAX's backend, with a line where it has none as it is told."""
+  if jax.config.jax_enable_x64:
+    console.say("JAX_ENABLE_X64 is left aside: a run has the dtypes it lists")
+    jax.config.update("jax_enable_x64", False)
   try:
     jax.devices()
-  except RuntimeError as error:
+  except (RuntimeError, AssertionError) as error:  # the latter without CUDA
     raise command_line.UsageError(
       f"JAX finds no device with JAX_PLATFORMS={jax.config.jax_platforms}: "
       f"{error}"
     ) from error
 
 
-def _run(given, mode, *extra):
+def _run(given, mode):
   """Runs a command; returns the exit status."""
-  from linformer_jax import checkpoint, preemption, report
+  from linformer_jax import checkpoint, memory, preemption, report
 
-  _check(given, mode, *extra)
   if mode == "plan":
     _plan(given)
     return 0
-  directory = _folder(given, mode)
+  directory = command_line.folder(given, mode)
   if given.distributed:
     _join()
   _find_devices()
@@ -234,15 +206,20 @@ def _run(given, mode, *extra):
   except preemption.Interrupted as error:
     status = 128 + error.number
     return console.fail(f"{error}; the same command goes on from there", status)
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    alone = jax.process_count() == 1
+    if memory.exhausted(error):
+      problem = f"there is not enough memory: {memory.ADVICE}"
+    elif alone:
       raise
-    console.fail(
-      "another process has died or cannot be reached, so this one stops too; "
-      "start all of them again, and they go on from the last checkpoint "
-      f"({str(error)[:200]})",
-      1,
-    )
+    else:
+      problem = (
+        "another process has died or cannot be reached, so this one stops too; "
+        "start all of them again, and they go on from the last checkpoint"
+      )
+    console.fail(f"{problem} ({str(error)[:200]})", 1)
+    if alone:
+      return 1
     sys.stderr.flush()
     os._exit(1)  # anything else would wait for the dead
   return 0
@@ -289,9 +266,12 @@ def main() -> int:
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
-    return _run(given, *(command_line.parse(given, sys.argv) or ["train"]))
+    words = command_line.parse(given, sys.argv)
+    return _run(given, command_line.check(given, *words))
   except command_line.UsageError as error:
     return console.fail(str(error), 2)
+  except MemoryError as error:  # while arrays of a plan or a start are made
+    return console.fail(f"the model does not fit in memory: {error}", 2)
   except ImportError as error:  # some packages are imported when needed
     if (error.name or "").startswith("linformer_jax"):
       raise

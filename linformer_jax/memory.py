@@ -7,6 +7,15 @@ import pathlib
 import jax
 
 _CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
+ADVICE = (
+  "lower train.batch_size or raise train.accumulation_steps, set model.remat, "
+  "or lower sizes of the model; ./launch.sh plan tells what a config takes"
+)
+
+
+def exhausted(error: Exception) -> bool:
+  """Whether an exception says that there is not enough memory."""
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def bytes_per_device(tree) -> int:
@@ -62,9 +71,8 @@ def check(steps, config):
     return
   raise ValueError(
     f"an update needs at least {needed / 2**30:,.1f} GiB of memory on a device,"
-    f" and there is {there / 2**30:,.1f} GiB: lower train.batch_size "
-    f"{config.train.batch_size} or raise train.accumulation_steps, or lower "
-    f"model.vocab_size {steps.model.vocab_size}, model.embed_dim "
-    f"{steps.model.embed_dim} or model.num_layers {steps.model.num_layers}; "
-    "./launch.sh plan tells what a config takes"
+    f" and there is {there / 2**30:,.1f} GiB, for train.batch_size "
+    f"{config.train.batch_size}, model.vocab_size {steps.model.vocab_size}, "
+    f"embed_dim {steps.model.embed_dim}, num_layers {steps.model.num_layers}: "
+    + ADVICE
   )

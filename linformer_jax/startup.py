@@ -30,10 +30,25 @@ def _refused_flags() -> str | None:
     text=True,
     errors="replace",
   )
-  if done.returncode >= 0:
+  if not done.returncode:
     return None
-  told = re.search(r"parse_flags_from_env\S+ (.*)", done.stderr)
-  return told[1] if told else (done.stderr.strip().splitlines() or [""])[-1]
+  told = re.search(r"(?:flags|_env)\S*\.cc:\d+\] (.*)", done.stderr)
+  return told[1] if told else (done.stderr.strip().splitlines() or [""])[0]
+
+
+def _mode(jax) -> str | None:
+  """The name of a mode for debugging in which no run works, if one is set."""
+  for name, needed in (
+    ("jax_disable_jit", (False,)),
+    ("jax_numpy_dtype_promotion", ("standard",)),
+    ("jax_numpy_rank_promotion", ("allow", "warn")),
+    ("jax_transfer_guard_host_to_device", (None, "allow", "log")),
+    ("jax_transfer_guard_device_to_device", (None, "allow", "log")),
+    ("jax_transfer_guard_device_to_host", (None, "allow", "log")),
+  ):
+    if getattr(jax.config, name) not in needed:
+      return name.upper()
+  return None
 
 
 def _problem() -> str | None:
@@ -41,11 +56,13 @@ def _problem() -> str | None:
     if importlib.util.find_spec(name) is None:
       return missing(f"there is no package {name}")
   try:
-    import jax  # noqa: F401
+    import jax
   except ImportError as error:
     return missing(str(error))
   except (ValueError, RuntimeError) as error:
     return f"JAX refuses an environment variable: {error}"
+  if mode := _mode(jax):
+    return f"{mode} is not supported: unset it, or what sets it for all"
   share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
   if share and not re.fullmatch(r"0*\.\d+|1(\.0*)?", share):
     return f"XLA_PYTHON_CLIENT_MEM_FRACTION={share} must be between 0 and 1"

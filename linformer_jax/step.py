@@ -122,6 +122,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     ValueError: for a config whose values do not fit each other or the mesh.
   """
   model_cfg = model_config(config.model)
+  model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
   model = model_lib.MaskedLM(model_cfg)
   tx = optimizer.create(config.optimizer, config.train.num_steps)
   rate = optimizer.learning_rate(config.optimizer, config.train.num_steps)

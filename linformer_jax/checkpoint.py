@@ -125,7 +125,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *_):
-    if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError):
+    failed = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+    if failed and jax.process_count() > 1:
       return  # closing waits for all processes, and one may be dead
     with self._writing():
       self._manager.close()

@@ -91,7 +91,7 @@ def _fits(directory, is_new):
   try:
     yield
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    trained = [*directory.glob("checkpoints/[0-9]*")]
+    trained = [*directory.glob("checkpoints/[1-9]*")]
     trained += metrics.read_json_lines(directory)
     several = jax.process_count() > 1
     if not memory.exhausted(error) or several or trained or not is_new:

@@ -104,13 +104,13 @@ def get_config() -> config_dict.ConfigDict:
   data.tfds_data_dir = ""  # '' for the default of TFDS
   data.text_feature = "text"  # field of TFDS examples and of JSON lines
   data.holdout_fraction = 0.05  # of text in bytes, for validation
-  data.vocab_size = model.get_ref("vocab_size")
+  data.vocab_size = model.get_oneway_ref("vocab_size")
   data.tokenizer_path = ""  # a tokenizer.json; '' trains one
   data.tokenizer_train_megabytes = 100.0  # of training text, at most
   data.cache_dir = ""  # '' for $LINFORMER_CACHE or ~/.cache/linformer_jax
-  data.sequence_length = model.get_ref("max_length")
+  data.sequence_length = model.get_oneway_ref("max_length")
   data.mask_rate = 0.15  # of tokens, to be predicted
-  data.seed = config.get_ref("seed")
+  data.seed = config.get_oneway_ref("seed")
 
   optimizer = config.optimizer = config_dict.ConfigDict()
   optimizer.learning_rate = 6e-4  # peak

@@ -4,8 +4,12 @@ import signal
 import sys
 
 if sys.argv[:1] == ["-m"]:
-  # python -m linformer_jax.main: no traceback for Ctrl-C while modules load.
+  # python -m linformer_jax.main: no traceback for Ctrl-C while modules load,
+  # nor for what is wrong with the environment.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
+  from linformer_jax import startup
+
+  startup.check()
 
 from linformer_jax.attention import (
   LinformerSelfAttention,

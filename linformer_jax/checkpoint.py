@@ -42,9 +42,10 @@ def _leaf_fingerprint(x):
 
   Integer sums do not depend on their order, so neither on the sharding.
   """
-  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
+  # Of 8 bytes (jax_enable_x64) each half is a number.
+  width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
   # The place in the flat array, made without one, which would be gathered.
   place = jnp.zeros(bits.shape, jnp.uint32)
@@ -124,7 +125,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *_):
-    if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError):
+    failed = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+    if failed and jax.process_count() > 1:
       return  # closing waits for all processes, and one may be dead
     with self._writing():
       self._manager.close()

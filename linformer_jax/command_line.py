@@ -1,10 +1,22 @@
 """The flags of the command line, and one line for what is wrong with them."""
 
+import itertools
 import os
+import pathlib
 import re
+import sys
+import traceback
+import types
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
+
+from linformer_jax import paths
+
+MODES = ("train", "evaluate", "plan")
+_CHECKOUT = pathlib.Path(__file__).parent.parent
+# Globs: of two flags the second would silently take the place of the first.
+_LISTS = ("config.data.files", "config.data.validation_files")
 
 
 class UsageError(Exception):
@@ -14,7 +26,7 @@ class UsageError(Exception):
 def make_flags() -> flags.FlagValues:
   """The flags, unparsed, in a set of their own and not absl's global one."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
+  flags.DEFINE_string(
     "config",
     None,
     "Config file, and its argument after a colon.",
@@ -62,33 +74,257 @@ def make_flags() -> flags.FlagValues:
   return values
 
 
+def _config_file(given: str) -> tuple[str, list[str]]:
+  """The file that --config names, and its argument if it has one.
+
+  A path that leads nowhere from where the user stands counts from the checkout.
+  """
+  argument = re.fullmatch(r"(?s)(.*?\.py):(.*)", given)
+  if argument and not os.path.exists(given):
+    given, argument = argument[1], [argument[2]]
+  else:
+    argument = []
+  try:
+    path = paths.expand(given, "--config")
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  if not os.path.exists(path) and os.path.isfile(_CHECKOUT / path):
+    path = str(_CHECKOUT / path)
+  problem = None
+  if not path:
+    problem = "is empty: name a file, e.g. configs/smoke.py"
+  elif os.path.isdir(path):
+    problem = "is a folder, not a Python file (.py)"
+  elif not os.path.isfile(path):
+    problem = ": there is no such file"
+  elif not path.endswith(".py"):
+    problem = "is not a Python file (.py)"
+  if problem:
+    raise UsageError(f"--config={given} {problem}".replace(" : ", ": "))
+  return path, argument
+
+
+def _problem(path, error):
+  """An exception from a config file in a line, with the place in that file."""
+  if isinstance(error, SyntaxError):
+    place, lines, text = error.filename or path, [error.lineno], error.msg
+  else:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    place, text = path, str(error)
+    if type(error) is not ValueError:
+      text = f"{type(error).__name__}: {text}"
+  if any(lines):
+    place += f", line {lines[-1]}"
+  return f"{place}: {text.split('. Other fields present')[0][:300]}"
+
+
+def load_config(given: str) -> config_dict.ConfigDict:
+  """Runs get_config() of a config file.
+
+  Args:
+    given: FILE.py or FILE.py:ARGUMENT.
+
+  Raises:
+    UsageError: for whatever is wrong with the file, naming its line.
+  """
+  from linformer_jax import config_fields
+
+  path, argument = _config_file(given)
+  module = types.ModuleType("config_file")
+  module.__file__ = path
+  sys.modules[module.__name__] = module  # where dataclasses look for it
+  try:
+    exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), vars(module))
+    if not callable(getattr(module, "get_config", None)):
+      raise UsageError(f"--config={path} has no function get_config()")
+    config = module.get_config(*argument)
+  except UsageError:
+    raise
+  except (Exception, SystemExit) as error:  # the file is the user's program
+    raise UsageError(f"--config={_problem(path, error)}") from error
+  if not isinstance(config, config_dict.ConfigDict):
+    raise UsageError(
+      f"--config={path}: get_config() returns {type(config).__name__}, not an "
+      "ml_collections ConfigDict"
+    )
+  try:
+    # A copy of a frozen one can be changed by flags.
+    config = config_dict.ConfigDict(config)
+    config_fields.check_names_and_types(config)
+  except (ValueError, config_dict.RequiredValueError) as error:
+    raise UsageError(f"--config={path}: {error}") from None
+  return config.lock()
+
+
+def _take_config(words):
+  """The last value of --config, or None, and all other words."""
+  value, rest = None, []
+  words = iter(words)
+  for word in words:
+    if word == "--":
+      rest += [word, *words]
+    elif match := re.fullmatch(r"(?s)--?config=(.*)", word):
+      value = match[1]
+    elif word in ("--config", "-config"):
+      value = next(words, None)
+      if value is None or value.startswith("--"):
+        raise UsageError("--config needs a value: a file, as configs/smoke.py")
+    else:
+      rest.append(word)
+  return value, rest
+
+
+def _check_fields(words, config):
+  """Raises a UsageError unless each --config.x.y names a field, once."""
+  from linformer_jax import config_fields
+
+  names, seen = config_fields.flatten(config), set()
+  for word in itertools.takewhile(lambda word: word != "--", words):
+    match = re.match(r"--?(?:no)?config\.([^=]*)", word)
+    if not match:
+      continue
+    name = match[1]
+    if f"config.{name}" in _LISTS and name in seen:
+      raise UsageError(
+        f"--config.{name} is given twice: write one, with commas between globs"
+      )
+    seen.add(name)
+    if name in names:
+      continue
+    group, parts = config, name.split(".")
+    while parts and isinstance(group, config_dict.ConfigDict):
+      if parts[0] not in group:
+        break
+      group = group[parts.pop(0)]
+    if not parts:
+      raise UsageError(
+        f"{word}: {name!r} is a group; set a field of it, such as "
+        f"--config.{name}.{min(group)}=..."
+      )
+    like = config_fields.closest(name, names)
+    raise UsageError(
+      f"{word}: the config has no field {parts[0]!r}; "
+      + (f"did you mean --config.{like}?" if like else config_fields.LISTED)
+    )
+
+
+def _check_values(words, given):
+  """Raises a UsageError for a flag that would take the next one for a value."""
+  for word, following in itertools.pairwise(words):
+    name = word.lstrip("-")
+    if word == "--":
+      return
+    if word.startswith("-") and name in given and not given[name].boolean:
+      if following.startswith("--"):
+        raise UsageError(f"{word} needs a value: {word}=...")
+
+
 def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
   """Reads the flags; returns the words that are none.
 
+  Of a flag that is repeated the last one counts, as is usual.
+
   Raises:
-    UsageError: in one line, for what config_flags reports with a traceback.
+    UsageError: in one line, for what is wrong with a flag or the config.
   """
-  for word in argv[1:]:
-    path = re.match(r"--?config=([^:]*)", word)
-    if path and not os.path.isfile(path[1]):
-      raise UsageError(f"--config={path[1]}: there is no such file")
-    if path and not path[1].endswith(".py"):
-      raise UsageError(f"--config={path[1]} is not a Python file (.py)")
   try:
-    return given(argv)[1:]
+    words = given.read_flags_from_files(argv[1:], force_gnu=False)
+    file, words = _take_config(words)
+    if file is not None:
+      config = load_config(file)
+      _check_fields(words, config)
+      delattr(given, "config")
+      config_flags.DEFINE_config_dict(
+        "config", config, flag_values=given, sys_argv=words
+      )
+    elif fields := [w for w in words if re.match(r"--?(no)?config\.", w)]:
+      raise UsageError(f"{fields[0]} needs a --config=FILE.py beside it")
+    _check_values(words, given)
+    return given([argv[0], *words])[1:]
   except flags.Error as error:
-    # Of an exception inside the config file, only its own message.
-    message = re.sub(r"(?s)Traceback.*\n\w+: ", "", str(error))
-    raise UsageError(message) from None
-  except SyntaxError as error:
+    odd = r"\('Non-boolean argument to boolean flag', (.*)\)"
     raise UsageError(
-      f"{error.filename}, line {error.lineno}: {error.msg}"
+      re.sub(odd, r"\1 is not true or false", str(error))
     ) from None
-  except (AttributeError, KeyError) as error:
-    field = re.search(r"\w+", str(error))[0]
-    meant = re.search(r'Did you mean "\w+"', str(error))
-    by_field = re.compile(rf"--?config\..*\b{re.escape(field)}\b")
-    raise UsageError(
-      f"{' '.join(filter(by_field.match, argv))}: the config has no field "
-      f"{field!r}; {f'{meant[0]}?' if meant else 'configs/base.py lists them'}"
-    ) from None
+
+
+def check(given, mode=MODES[0], *extra) -> str:
+  """Checks that flags go with each other and numbers are in their ranges.
+
+  Args:
+    given: parsed flags.
+    mode, *extra: the words that are no flags.
+
+  Returns:
+    The mode.
+
+  Raises:
+    UsageError: naming what does not.
+  """
+  from linformer_jax import config_fields
+
+  problem = None
+  if mode not in MODES or extra:
+    words = " ".join((mode, *extra))
+    problem = f"{words!r} is not one of {', '.join(MODES)}"
+  elif mode != "plan" and not given.workdir:
+    problem = "--workdir=DIR is needed: the folder of the run"
+  elif mode != "evaluate" and given.config is None:
+    problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
+  elif mode == "plan" and given.topology is None:
+    problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
+  elif mode != "plan" and given.topology:
+    problem = "--topology is only for plan; train uses what is there"
+  elif given.new and given.distributed:
+    problem = "--new does not go with --distributed: name a --workdir"
+  elif mode != "train" and (given.extend or given.init_from or given.new):
+    problem = "--extend, --init_from and --new are only for train"
+  elif given.extend and given.new:
+    problem = "--extend goes on with a run, --new starts one: choose"
+  elif mode == "train" and given.config.run.profile_steps:
+    if paths.in_bucket(given.workdir):
+      problem = "run.profile_steps needs a --workdir on a disk"
+  if problem:
+    raise UsageError(problem)
+  if given.config is not None:
+    try:
+      config_fields.check_ranges(given.config)
+    except ValueError as error:
+      raise UsageError(str(error)) from None
+  return mode
+
+
+def folder(given, mode):
+  """The folder of the run, which may not be there yet.
+
+  Raises:
+    UsageError: for one that cannot be made, to train.
+  """
+  from linformer_jax import files
+
+  try:
+    directory = files.folder(given.workdir)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  if mode == "train":
+    try:
+      files.check_place(directory)
+    except OSError as error:
+      raise UsageError(
+        f"--workdir={directory} cannot be written: {error.strerror}"
+      ) from None
+  return directory
+
+
+def origin(given) -> str:
+  """The run that --init_from names, as an absolute path or one in a bucket.
+
+  Raises:
+    UsageError: for a path that cannot be one.
+  """
+  try:
+    path = paths.expand(given.init_from, "--init_from", bucket=True)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  return path if paths.in_bucket(path) else os.path.abspath(path)

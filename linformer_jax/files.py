@@ -9,19 +9,36 @@ import shutil
 import tensorflow as tf
 from etils import epath
 
-_BUCKET = "gs://"
+from linformer_jax import paths
 
-
-def in_bucket(path) -> bool:
-  """Whether a path or its text names a place in a bucket."""
-  return os.fspath(path).startswith(_BUCKET)
+in_bucket = paths.in_bucket
 
 
 def folder(path) -> pathlib.Path | epath.Path:
-  """A path from its text: an absolute one on a disk, or one in a bucket."""
-  if in_bucket(path):
-    return epath.Path(os.fspath(path))
-  return pathlib.Path(path)
+  """The folder of a run from its text, on a disk or in a bucket.
+
+  Raises:
+    ValueError: for one that is neither, or a `~name` of no known user.
+  """
+  path = paths.expand(path, "--workdir", bucket=True)
+  return epath.Path(path) if in_bucket(path) else pathlib.Path(path)
+
+
+def check_place(directory):
+  """Raises an OSError where no folder can be made, before hours of work."""
+  if in_bucket(directory):
+    return
+  if directory.is_symlink() and not directory.exists():
+    raise OSError(errno.ENOENT, "it is a link to nothing", str(directory))
+  above = directory.absolute()
+  while not above.exists():
+    above = above.parent
+  if not above.is_dir() and above != directory.absolute():
+    raise NotADirectoryError(
+      errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above)
+    )
+  if not os.access(above, os.W_OK):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
 def remove(directory):

@@ -32,9 +32,8 @@ import absl.logging
 import jax
 from ml_collections import config_dict
 
-from linformer_jax import command_line
+from linformer_jax import command_line, console, startup
 
-MODES = ("train", "evaluate", "plan")
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
 
@@ -87,6 +86,25 @@ def _finished(directory, num_steps):
     return None
 
 
+@contextlib.contextmanager
+def _fits(directory, is_new):
+  """Removes a new folder again when its first update does not fit in memory."""
+  from linformer_jax import files, memory, metrics
+
+  try:
+    yield
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    trained = [*directory.glob("checkpoints/[1-9]*")]
+    trained += metrics.read_json_lines(directory)
+    several = jax.process_count() > 1
+    if not memory.exhausted(error) or several or trained or not is_new:
+      raise
+    files.remove(directory)
+    raise command_line.UsageError(
+      f"an update does not fit in memory: {memory.ADVICE} ({str(error)[:200]})"
+    ) from error
+
+
 def _train(config, directory, new, extend):
   from linformer_jax import report, train, workdir
 
@@ -114,9 +132,9 @@ def _train(config, directory, new, extend):
     experiment = _build(config, known, fresh=stored is None)
     if jax.process_index() == 0:
       held = workdir.claim(directory, config, experiment.corpus, free)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, MemoryError) as error:
     raise command_line.UsageError(str(error)) from error
-  with held or contextlib.nullcontext():
+  with held or contextlib.nullcontext(), _fits(directory, stored is None):
     if free:
       report.say(workdir.extension(config))
     report.say(train.describe(experiment, directory))
@@ -168,82 +186,69 @@ def _plan(given):
     raise command_line.UsageError(str(error)) from error
 
 
-def _check(given, mode, *extra):
-  """Raises a UsageError for flags that do not go with each other."""
-  from linformer_jax import files
-
-  problem = None
-  if mode not in MODES or extra:
-    words = " ".join((mode, *extra))
-    problem = f"{words!r} is not one of {', '.join(MODES)}"
-  elif mode != "plan" and not given.workdir:
-    problem = "--workdir=DIR is needed: the folder of the run"
-  elif mode != "evaluate" and given.config is None:
-    problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
-  elif mode == "plan" and given.topology is None:
-    problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
-  elif mode != "plan" and given.topology:
-    problem = "--topology is only for plan; train uses what is there"
-  elif given.new and given.distributed:
-    problem = "--new does not go with --distributed: name a --workdir"
-  elif mode != "train" and (given.extend or given.init_from or given.new):
-    problem = "--extend, --init_from and --new are only for train"
-  elif given.extend and given.new:
-    problem = "--extend goes on with a run, --new starts one: choose"
-  elif mode == "train" and given.config.run.profile_steps:
-    if files.in_bucket(files.folder(given.workdir)):
-      problem = "run.profile_steps needs a --workdir on a disk"
-  if problem:
-    raise command_line.UsageError(problem)
+def _find_devices():
+  """Starts JAX's backend, with a line where it has none as it is told."""
+  if jax.config.jax_enable_x64:
+    console.say("JAX_ENABLE_X64 is left aside: a run has the dtypes it lists")
+    jax.config.update("jax_enable_x64", False)
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter without CUDA
+    raise command_line.UsageError(
+      f"JAX finds no device with JAX_PLATFORMS={jax.config.jax_platforms}: "
+      f"{error}"
+    ) from error
 
 
-def _run(given, mode, *extra):
+def _run(given, mode):
   """Runs a command; returns the exit status."""
-  from linformer_jax import checkpoint, files, preemption, report
+  from linformer_jax import checkpoint, memory, preemption, report
 
-  _check(given, mode, *extra)
   if mode == "plan":
     _plan(given)
     return 0
-  directory = files.folder(given.workdir)
+  directory = command_line.folder(given, mode)
   if given.init_from:
-    origin = files.folder(given.init_from)
-    if not files.in_bucket(origin):
-      origin = origin.absolute()
-    given.config.train.init_from = str(origin)
+    given.config.train.init_from = command_line.origin(given)
   if given.distributed:
     _join()
+  _find_devices()
   try:
     if mode == "evaluate":
       _evaluate(directory)
     else:
       _train(given.config, directory, given.new, given.extend)
   except report.NonFiniteError as error:
-    return _fail(
+    return console.fail(
       f"{error}. The checkpoints from before it are kept in {directory}; lower "
       "optimizer.learning_rate or set optimizer.clip_norm, and train anew",
       1,
     )
   except checkpoint.CheckpointError as error:
-    return _fail(str(error), 1)
+    return console.fail(str(error), 1)
   except OSError as error:  # most often a disk that is full
-    return _fail(
+    return console.fail(
       f"--workdir={directory}: {error}. Its checkpoints are kept, and the same "
       "command goes on from the newest",
       1,
     )
   except preemption.Interrupted as error:
     status = 128 + error.number
-    return _fail(f"{error}; the same command goes on from there", status)
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    return console.fail(f"{error}; the same command goes on from there", status)
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    alone = jax.process_count() == 1
+    if memory.exhausted(error):
+      problem = f"there is not enough memory: {memory.ADVICE}"
+    elif alone:
       raise
-    _fail(
-      "another process has died or cannot be reached, so this one stops too; "
-      "start all of them again, and they go on from the last checkpoint "
-      f"({str(error)[:200]})",
-      1,
-    )
+    else:
+      problem = (
+        "another process has died or cannot be reached, so this one stops too; "
+        "start all of them again, and they go on from the last checkpoint"
+      )
+    console.fail(f"{problem} ({str(error)[:200]})", 1)
+    if alone:
+      return 1
     sys.stderr.flush()
     os._exit(1)  # anything else would wait for the dead
   return 0
@@ -264,11 +269,6 @@ def _join():
     ) from error
 
 
-def _fail(message: str, status: int) -> int:
-  print(f"linformer_jax: {' '.join(message.split())}", file=sys.stderr)
-  return status
-
-
 def _unraisable(event):
   """Silent of files that cannot be written, either, after the first one."""
   if str(event.exc_value) != "Event loop is closed":
@@ -283,9 +283,10 @@ def main() -> int:
     value, with one line on stderr and nothing written; 128 + the signal that
     stopped it.
   """
+  console.open_streams()
   given = command_line.make_flags()
   if {"--help", "-h", "-help", "help"} & set(sys.argv[1:]):
-    print(__doc__ + given.get_help())
+    console.say(__doc__ + given.get_help())
     return 0
   # Orbax tells a lot, and prints what is raised here too.
   absl.logging.set_verbosity(absl.logging.FATAL)
@@ -294,9 +295,16 @@ def main() -> int:
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
-    return _run(given, *(command_line.parse(given, sys.argv) or ["train"]))
+    words = command_line.parse(given, sys.argv)
+    return _run(given, command_line.check(given, *words))
   except command_line.UsageError as error:
-    return _fail(str(error), 2)
+    return console.fail(str(error), 2)
+  except MemoryError as error:  # while arrays of a plan or a start are made
+    return console.fail(f"the model does not fit in memory: {error}", 2)
+  except ImportError as error:  # some packages are imported when needed
+    if (error.name or "").startswith("linformer_jax"):
+      raise
+    return console.fail(startup.missing(str(error)), 2)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,31 @@ def _one_of(name, value, choices):
     raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
+_INT32, _FLOAT32 = 2**31 - 1, 3e38
+# The smallest and the largest value of numbers.
+_RANGES = {
+  "vocab_size": (1, _INT32),
+  "max_length": (1, _INT32),
+  "num_layers": (1, 10_000),  # more would be traced for hours
+  "embed_dim": (1, _INT32),
+  "mlp_dim": (1, _INT32),
+  "position_offset": (0, _INT32),
+  "position_dims": (0, _INT32),
+  "query_block": (0, _INT32),
+  "local_window": (0, _INT32),
+  "position_gain": (-_FLOAT32, _FLOAT32),
+  "initializer_std": (0, _FLOAT32),
+  "projection_std": (0, _FLOAT32),
+  "norm_epsilon": (1e-37, _FLOAT32),  # 0 makes NaN of rows that are constant
+}
+
+
+def _span(low, high):
+  if high == _FLOAT32:
+    return "finite" if low < 0 else f"at least {low:g} and finite"
+  return f"at least {low} and at most {high}"
+
+
 # Name -> initialiser of E [..., K, N], given the spread of its random part.
 PROJECTION_INITS = {
   "normal": nn.initializers.normal,
@@ -112,8 +137,10 @@ class ModelConfig:
 
   def __post_init__(self):
     if not isinstance(self.projected_length, int):
-      lengths = tuple(int(k) for k in self.projected_length)
-      object.__setattr__(self, "projected_length", lengths)
+      lengths = tuple(self.projected_length)
+      if not all(isinstance(k, (int, np.integer)) for k in lengths):
+        raise ValueError(f"projected_lengths {lengths} must be whole numbers")
+      object.__setattr__(self, "projected_length", tuple(map(int, lengths)))
     _one_of("attention", self.attention, ATTENTION)
     _one_of("norm_position", self.norm_position, NORM_POSITIONS)
     _one_of("position_init", self.position_init, POSITION_INITS)
@@ -123,13 +150,10 @@ class ModelConfig:
       self.attention_implementation,
       functional.IMPLEMENTATIONS,
     )
-    sizes = ("vocab_size", "max_length", "num_layers", "embed_dim", "mlp_dim")
-    for name in sizes:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-    for name in ("position_offset", "query_block", "local_window"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"{name} {getattr(self, name)} must be at least 0")
+    for name, (low, high) in _RANGES.items():
+      value = getattr(self, name)
+      if not low <= value <= high:  # NaN is not
+        raise ValueError(f"{name} {value} must be {_span(low, high)}")
     for name in ("dropout_rate", "attention_dropout_rate"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1)")
@@ -190,6 +214,22 @@ class ModelConfig:
         "sharing 'layerwise' needs one projected_length for all layers, not "
         f"{lengths}"
       )
+
+  def check_data(self, sequence_length: int, vocab_size: int):
+    """Raises a ValueError for data that are too long or have too many ids.
+
+    Shorter inputs and fewer ids are fine: what is not used is not trained.
+    """
+    for field, value, name in (
+      ("sequence_length", sequence_length, "max_length"),
+      ("vocab_size", vocab_size, "vocab_size"),
+    ):
+      most = getattr(self, name)
+      if value > most:
+        raise ValueError(
+          f"data.{field} {value} is more than model.{name} {most}: lower the "
+          "former or raise the latter; left alone, data follow the model"
+        )
 
   @property
   def projected_lengths(self) -> tuple[int, ...]:

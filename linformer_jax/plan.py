@@ -10,19 +10,12 @@ import time
 import jax
 from ml_collections import config_dict
 
-from linformer_jax import aot, flops, report, sharding, tasks
+from linformer_jax import aot, flops, memory, report, sharding, tasks
 from linformer_jax import model as model_lib
 from linformer_jax import step as step_lib
 
+bytes_per_device = memory.bytes_per_device
 _LARGEST = 4096  # sequences of one share of a batch, the most that is tried
-
-
-def bytes_per_device(tree) -> int:
-  """Bytes of a tree of jax.ShapeDtypeStruct with shardings, on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
 
 
 def bytes_kept(steps: step_lib.Steps) -> int:

@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 
-from linformer_jax import benchmark, files, metrics, model
+from linformer_jax import benchmark, console, files, metrics, model
 
 RESULT = "result.json"
 
@@ -18,7 +18,7 @@ class NonFiniteError(Exception):
 def say(line: str):
   """Prints a line from the first process."""
   if jax.process_index() == 0:
-    print(line, flush=True)
+    console.say(line)
 
 
 def clock(seconds: float) -> str:

@@ -160,6 +160,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     ValueError: for a config whose values do not fit each other or the mesh.
   """
   model_cfg = model_config(config.model)
+  model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
   model = model_lib.MaskedLM(model_cfg)
   tx = _optimizer(config)
   rate = optimizer.learning_rate(

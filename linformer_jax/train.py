@@ -13,6 +13,7 @@ from linformer_jax import (
   evaluate,
   flops,
   load,
+  memory,
   metrics,
   preemption,
   report,
@@ -54,6 +55,7 @@ def build(config, known: pipeline.Record | None = None) -> Experiment:
   mesh = sharding.make_mesh(config.mesh)
   sharding.share(mesh)  # raises where processes cannot share out a batch
   steps = step_lib.build_steps(config, mesh)
+  memory.check(steps, config)
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data, known)
   # The whole split, on every process.

@@ -20,6 +20,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
+from linformer_jax import paths
+
 _log = logging.getLogger(__name__)
 
 FORMAT = 2
@@ -37,10 +39,15 @@ def root_directory(configured: str) -> str:
 
   Returns:
     An absolute path.
+
+  Raises:
+    ValueError: for a URL, or a home folder that is not known.
   """
-  path = configured or os.environ.get("LINFORMER_CACHE", "")
+  name, path = "data.cache_dir", configured
+  if not path:
+    name, path = "LINFORMER_CACHE", os.environ.get("LINFORMER_CACHE", "")
   path = path or os.path.join("~", ".cache", "linformer_jax")
-  return os.path.abspath(os.path.expanduser(path))
+  return os.path.abspath(paths.expand(path, name))
 
 
 def key(settings: dict[str, Any]) -> str:

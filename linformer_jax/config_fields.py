@@ -1,0 +1,117 @@
+"""The fields of a config: their names, their types and their ranges.
+
+The groups `model` and `data` are dataclasses, which check their own values; all
+others are listed here. configs/base.py has the defaults and the units.
+"""
+
+import dataclasses
+import difflib
+import math
+
+from flax import traverse_util
+from ml_collections import config_dict
+
+from linformer_jax import model_config, sharding
+from linformer_jax.data import pipeline
+
+LISTED = "configs/base.py lists all fields"
+
+_INT32 = 2**31 - 1
+_COUNT = (int, 1, _INT32)
+_COUNT_OR_NONE = (int, 0, _INT32)
+_FLOAT = (float, 0.0, 3e38)  # finite in float32
+_ABOVE_ZERO = (float, math.ulp(0.0), 3e38)
+# (type, smallest, largest) of a value.
+_RANGES = {
+  "seed": (int, 0, 2**32 - 1),
+  "optimizer.learning_rate": _ABOVE_ZERO,
+  "optimizer.warmup_steps": _COUNT_OR_NONE,
+  "optimizer.adam_b1": (float, 0.0, math.nextafter(1, 0)),
+  "optimizer.adam_b2": (float, 0.0, math.nextafter(1, 0)),
+  "optimizer.adam_epsilon": _ABOVE_ZERO,
+  "optimizer.weight_decay": _FLOAT,
+  "optimizer.projection_rate": _FLOAT,
+  "optimizer.clip_norm": _FLOAT,
+  "train.batch_size": _COUNT,
+  "train.accumulation_steps": _COUNT,
+  "train.num_steps": (int, 1, _INT32 - 1),
+  **{f"mesh.{axis}": (int, -1, _INT32) for axis in sharding.AXES},
+  "run.log_every_steps": _COUNT,
+  "run.eval_every_steps": _COUNT_OR_NONE,
+  "run.eval_batch_size": _COUNT,
+  "run.checkpoint_every_steps": _COUNT,
+  "run.keep_checkpoints": _COUNT,
+  "run.profile_steps": _COUNT_OR_NONE,
+}
+
+
+def _types():
+  """The type of every field, by its name with that of its group."""
+  types = {name: kind for name, (kind, *_) in _RANGES.items()}
+  for group, made in (
+    ("model", model_config.ModelConfig),
+    ("data", pipeline.DataConfig),
+  ):
+    for field in dataclasses.fields(made):
+      types[f"{group}.{field.name}"] = field.type
+  types["train.restarts"] = tuple
+  types["train.init_from"] = str
+  types["model.projected_length"] = int
+  types["model.projected_lengths"] = tuple
+  return types
+
+
+def flatten(config: config_dict.ConfigDict) -> dict:
+  """Values by their names, such as 'model.max_length'; a group has none."""
+  return traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def closest(name: str, names) -> str:
+  """The name that is most like a wrong one, or '' where none is."""
+  last = name.split(".")[-1]
+  in_another_group = [known for known in names if known.split(".")[-1] == last]
+  found = in_another_group or difflib.get_close_matches(name, names, 1, 0.85)
+  return found[0] if found else ""
+
+
+def check_names_and_types(config: config_dict.ConfigDict):
+  """Raises a ValueError unless a config has the fields of configs/base.py."""
+  types, values = _types(), flatten(config)
+  unknown, missing = values.keys() - types.keys(), types.keys() - values.keys()
+  if unknown:
+    name = min(unknown)
+    like = closest(name, missing or types)
+    raise ValueError(
+      f"there is no field {name!r}; "
+      + (f"did you mean {like!r}?" if like else LISTED)
+    )
+  if missing:
+    raise ValueError(
+      f"the field {min(missing)!r} is missing: start from "
+      "configs.base.get_config(), which has all"
+    )
+  for name, value in values.items():
+    kinds = (int, float) if types[name] is float else types[name]
+    if types[name] is tuple:
+      kinds = (tuple, list)
+    is_bool = isinstance(value, bool) and types[name] is not bool
+    if not isinstance(value, kinds) or is_bool:
+      raise ValueError(
+        f"{name} is {value!r}, not of type {types[name].__name__}"
+      )
+
+
+def check_ranges(config: config_dict.ConfigDict):
+  """Raises a ValueError for a number that no run can have."""
+  values = flatten(config)
+  for name, (_, low, high) in _RANGES.items():
+    value = values[name]
+    if low <= value <= high:  # NaN is not
+      continue
+    if low == math.ulp(0.0):
+      span = f"above 0 and at most {high}"
+    elif high == math.nextafter(1, 0):
+      span = f"in [{low:g}, 1)"
+    else:
+      span = f"between {low} and {high}"
+    raise ValueError(f"{name} {value} must be {span}")

@@ -1,0 +1,78 @@
+"""Whether a run can fit in memory at all, asked before anything is written."""
+
+import math
+import os
+import pathlib
+
+import jax
+
+_CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
+ADVICE = (
+  "lower train.batch_size or raise train.accumulation_steps, set model.remat, "
+  "or lower sizes of the model; ./launch.sh plan tells what a config takes"
+)
+
+
+def exhausted(error: Exception) -> bool:
+  """Whether an exception says that there is not enough memory."""
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def bytes_per_device(tree) -> int:
+  """Bytes of a tree of jax.ShapeDtypeStruct with shardings, on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def available() -> int:
+  """Bytes that a device of this process has; CPU devices share the host's."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if _CGROUP.exists() and (limit := _CGROUP.read_text().strip()).isdigit():
+    total = min(total, int(limit))
+  return total // jax.local_device_count()
+
+
+def least(steps, config) -> int:
+  """Bytes that an update takes on a device at the very least.
+
+  The state, gradients, a batch, the input of each layer, which the backward
+  pass needs, and the logits with their gradient. What XLA takes is more.
+  """
+  state, model = steps.abstract_state, steps.model
+  shape = steps.mesh.shape
+  ways = shape["data"] * shape["fsdp"] * config.train.accumulation_steps
+  sequences = config.train.batch_size // ways
+  _, length = steps.abstract_batch["tokens"].shape
+  _, picked = steps.abstract_batch["positions"].shape
+  width = {"float32": 4, "bfloat16": 2}[model.dtype]
+  inputs = model.num_layers * (length // shape["sequence"]) * model.embed_dim
+  logits = 2 * picked * (model.vocab_size // shape["tensor"])
+  return (
+    bytes_per_device((state, state.params, steps.abstract_batch))
+    + sequences * inputs * width
+    + sequences * logits * 4
+  )
+
+
+def check(steps, config):
+  """Raises a ValueError where an update cannot fit in a device's memory.
+
+  Without it a CPU's memory runs out somewhere, and the system kills the
+  process.
+  """
+  needed, there = least(steps, config), available()
+  if needed <= there:
+    return
+  raise ValueError(
+    f"an update needs at least {needed / 2**30:,.1f} GiB of memory on a device,"
+    f" and there is {there / 2**30:,.1f} GiB, for train.batch_size "
+    f"{config.train.batch_size}, model.vocab_size {steps.model.vocab_size}, "
+    f"embed_dim {steps.model.embed_dim}, num_layers {steps.model.num_layers}: "
+    + ADVICE
+  )

@@ -1,0 +1,87 @@
+"""What can be wrong before JAX is loaded, each in one line and exit 2; a leaf.
+
+Called where python -m linformer_jax.main begins, as some of it ends the process
+with a traceback, or without one, as soon as JAX is imported or finds a device.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+from linformer_jax import console
+
+# What requirements.txt installs, by the names that are imported.
+_PACKAGES = ("absl", "clu", "etils", "flax", "grain", "jax", "jaxlib")
+_PACKAGES += ("matplotlib", "ml_collections", "numpy", "optax", "orbax")
+_PACKAGES += ("safetensors", "tensorflow", "tokenizers")
+
+
+def _refused_flags() -> str | None:
+  """What XLA says of XLA_FLAGS that it does not know; it aborts over them."""
+  if not os.environ.get("XLA_FLAGS", "").strip():
+    return None
+  done = subprocess.run(
+    [sys.executable, "-c", "import jax; jax.devices()"],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    errors="replace",
+  )
+  if not done.returncode:
+    return None
+  told = re.search(r"(?:flags|_env)\S*\.cc:\d+\] (.*)", done.stderr)
+  return told[1] if told else (done.stderr.strip().splitlines() or [""])[0]
+
+
+def _mode(jax) -> str | None:
+  """The name of a mode for debugging in which no run works, if one is set."""
+  for name, needed in (
+    ("jax_disable_jit", (False,)),
+    ("jax_numpy_dtype_promotion", ("standard",)),
+    ("jax_numpy_rank_promotion", ("allow", "warn")),
+    ("jax_transfer_guard_host_to_device", (None, "allow", "log")),
+    ("jax_transfer_guard_device_to_device", (None, "allow", "log")),
+    ("jax_transfer_guard_device_to_host", (None, "allow", "log")),
+  ):
+    if getattr(jax.config, name) not in needed:
+      return name.upper()
+  return None
+
+
+def _problem() -> str | None:
+  for name in _PACKAGES:
+    if importlib.util.find_spec(name) is None:
+      return missing(f"there is no package {name}")
+  try:
+    import jax
+  except ImportError as error:
+    return missing(str(error))
+  except (ValueError, RuntimeError) as error:
+    return f"JAX refuses an environment variable: {error}"
+  if mode := _mode(jax):
+    return f"{mode} is not supported: unset it, or what sets it for all"
+  share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+  if share and not re.fullmatch(r"0*\.\d+|1(\.0*)?", share):
+    return f"XLA_PYTHON_CLIENT_MEM_FRACTION={share} must be between 0 and 1"
+  if problem := _refused_flags():
+    return f"XLA refuses XLA_FLAGS={os.environ['XLA_FLAGS']}: {problem}"
+  return None
+
+
+def missing(problem: str) -> str:
+  """What to do about a package that cannot be imported."""
+  return (
+    f"{problem}: run pip install -r requirements.txt, or start with "
+    "./launch.sh, which does"
+  )
+
+
+def check():
+  """Exits with status 2 and a line on stderr if something is wrong."""
+  console.open_streams()
+  problem = _problem()
+  if problem:
+    sys.exit(console.fail(problem, 2))

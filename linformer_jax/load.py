@@ -16,7 +16,14 @@ import numpy as np
 import tokenizers
 from ml_collections import config_dict
 
-from linformer_jax import checkpoint, files, paths, sharding, workdir
+from linformer_jax import (
+  checkpoint,
+  config_fields,
+  files,
+  paths,
+  sharding,
+  workdir,
+)
 from linformer_jax import model as model_lib
 from linformer_jax import step as step_lib
 from linformer_jax.data import tokenizer as tokenizer_lib
@@ -144,12 +151,19 @@ def stored_config(directory) -> config_dict.ConfigDict:
   """Returns the config of the run in a folder.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if there is none, or one of another version of the code.
   """
   stored = workdir.stored_config(directory)
   if stored is None:
     raise ValueError(f"{directory} holds no run")
-  return config_dict.ConfigDict(stored)
+  config = config_dict.ConfigDict(stored)
+  try:
+    config_fields.check_names_and_types(config)
+  except ValueError as error:
+    raise ValueError(
+      f"{directory} holds a run of another version of the code: {error}"
+    ) from error
+  return config
 
 
 def _restore(directory, config, mesh, step=None):

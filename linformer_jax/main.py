@@ -30,7 +30,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import absl.logging
 import jax
-from ml_collections import config_dict
 
 from linformer_jax import command_line, console, startup
 
@@ -88,8 +87,8 @@ def _finished(directory, num_steps):
 
 @contextlib.contextmanager
 def _fits(directory, is_new):
-  """Removes a new folder again when its first update does not fit in memory."""
-  from linformer_jax import files, memory, metrics
+  """Takes a new run away again when its first update does not fit in memory."""
+  from linformer_jax import memory, metrics, workdir
 
   try:
     yield
@@ -99,7 +98,7 @@ def _fits(directory, is_new):
     several = jax.process_count() > 1
     if not memory.exhausted(error) or several or trained or not is_new:
       raise
-    files.remove(directory)
+    workdir.abandon(directory)
     raise command_line.UsageError(
       f"an update does not fit in memory: {memory.ADVICE} ({str(error)[:200]})"
     ) from error
@@ -156,21 +155,13 @@ def _build(config, known, fresh):
 
 
 def _evaluate(directory):
-  from linformer_jax import report, train, workdir
+  from linformer_jax import load, report, train, workdir
 
   try:
-    stored = workdir.stored_config(directory)
-    if stored is None:
-      raise ValueError(f"--workdir={directory} holds no run to evaluate")
-    config = config_dict.ConfigDict(stored)
+    config = load.stored_config(directory)
     experiment = train.build(config, workdir.stored_corpus(directory))
   except (ValueError, OSError) as error:
-    raise command_line.UsageError(str(error)) from error
-  except (AttributeError, KeyError) as error:  # a field that it lacks
-    raise command_line.UsageError(
-      f"--workdir={directory} holds a run of another version of the code, "
-      f"whose config lacks {error}"
-    ) from error
+    raise command_line.UsageError(f"--workdir={directory}: {error}") from error
   step, values = train.evaluate_newest(experiment, directory)
   report.Progress(config, experiment.unigram).evaluation(step, values)
 

@@ -46,9 +46,14 @@ def stored_config(workdir):
   path = workdir / CONFIG
   if path.exists():
     try:
-      return json.loads(path.read_text())
-    except ValueError as error:
+      stored = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
       raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(stored, dict) or not isinstance(
+      stored.get("train"), dict
+    ):
+      raise ValueError(f"{path} is not the config of a run")
+    return stored
   # What a kill between making the folder and writing the config leaves.
   unfinished = {".lock", CORPUS, TOKENIZER}
   unfinished |= {f"{name}.tmp" for name in (CONFIG, CORPUS, TOKENIZER)}
@@ -63,6 +68,17 @@ def stored_config(workdir):
       "choose a new or an empty folder"
     )
   return None
+
+
+def abandon(workdir):
+  """Deletes a run that could not begin, and nothing but it."""
+  for path in workdir.iterdir():
+    if path.is_dir():
+      files.remove(path)
+    elif not _is_log(path):
+      path.unlink()
+  if not any(workdir.iterdir()):
+    files.remove(workdir)
 
 
 def _is_log(path) -> bool:

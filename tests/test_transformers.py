@@ -1,7 +1,7 @@
 """Imported weights compute what the `transformers` library computes.
 
 Random models of that library, saved as it saves them; skipped without it (pip
-install .[parity]).
+install .[transformers]).
 """
 
 import json

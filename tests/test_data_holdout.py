@@ -49,9 +49,11 @@ def test_the_split_depends_on_the_text_alone():
   assert abs(len(held) - 200) <= 5 * np.sqrt(2000 * 0.1 * 0.9)
 
 
+@pytest.mark.parametrize("exact", [2**16, 10])
 @pytest.mark.parametrize("seed", range(20))
-def test_unequal_documents_come_near_the_share(seed):
+def test_unequal_documents_come_near_the_share(monkeypatch, seed, exact):
   """The nearest of all boundaries, unless the natural one is near enough."""
+  monkeypatch.setattr(holdout, "_EXACT", exact)
   rng = random.Random(seed)
   lengths = [int(10 * rng.paretovariate(0.8)) for _ in range(40)]
   texts = [text_of(rng, length) for length in lengths]

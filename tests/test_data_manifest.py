@@ -54,6 +54,12 @@ def test_a_folder_before_a_glob_is_taken_literally(
   assert found(f"{folder}/right.txt") == ["right.txt"]
 
 
+def test_a_list_of_globs_is_no_glob(tmp_path, monkeypatch):
+  touch(tmp_path, "a.txt", "b.md", "c.txt,d.md")
+  monkeypatch.chdir(tmp_path)
+  assert found("*.txt,*.md") == ["a.txt", "b.md", "c.txt,d.md"]
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   touch(tmp_path, "data/a.txt")

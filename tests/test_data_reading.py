@@ -321,6 +321,13 @@ def test_a_file_up_to_a_part_is_one_document(tmp_path):
   assert len(read(path)) == 2
 
 
+def test_pieces_end_at_blank_lines_before_they_end_at_lines():
+  text = ("a line\n" * 5 + "\n") * 20
+  pieces = list(reading.divide(text, 100))
+  assert "".join(pieces) == text and len(pieces) > 5
+  assert all(piece.endswith("\n\n") for piece in pieces)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_pieces_lose_nothing(count):
   text = "a bb\n\nccc dddd\n eeeee\tffffff\n\n\n" * 5 + "g" * 50

@@ -155,7 +155,7 @@ class _Sizes:
   def add_candidate(self, hashed: int, size: int) -> None:
     key = hashed >> self.shift
     self.by_hash[key] = self.by_hash.get(key, 0) + size
-    if len(self.by_hash) > _EXACT:
+    if not self.shift and len(self.by_hash) > _EXACT:
       exact, self.by_hash, self.shift = self.by_hash, {}, 48
       for key, size in exact.items():
         key >>= self.shift

@@ -166,7 +166,7 @@ def _some(names: Iterable[str]) -> str:
 def _line(error: Exception) -> str:
   """What an error of TFDS says, in one line and without its prefix."""
   text = " ".join(str(error).split()).rpartition('}": ')[2]
-  return f"{text or type(error).__name__}"[:300].rstrip(".")
+  return (text or type(error).__name__)[:300].rstrip(".")
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -162,15 +162,9 @@ def test_the_requirements_are_enough(tmp_path):
 def test_a_fresh_environment(tmp_path):
   venv.create(tmp_path / "venv", with_pip=True)
   python = str(tmp_path / "venv" / "bin" / "python")
-  subprocess.run(
-    [python, "-m", "pip", "install", "--quiet", "--requirement", str(PAGE)],
-    check=True,
-  )
-  site = subprocess.run(
-    [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-    check=True,
-    capture_output=True,
-    text=True,
-  ).stdout.strip()
+  # Isolated from PYTHONPATH, whose packages pip would take for installed.
+  pip = [python, "-I", "-m", "pip", "install", "--quiet"]
+  subprocess.run([*pip, "--requirement", str(PAGE)], check=True)
+  (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
   printed = use(python, site, tmp_path / "data")
   assert "all is there" in printed, printed

@@ -166,7 +166,7 @@ def _some(names: Iterable[str]) -> str:
 def _line(error: Exception) -> str:
   """What an error of TFDS says, in one line and without its prefix."""
   text = " ".join(str(error).split()).rpartition('}": ')[2]
-  return f"{text or type(error).__name__}"[:300].rstrip(".")
+  return (text or type(error).__name__)[:300].rstrip(".")
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -241,7 +241,7 @@ class _Reader:
     if os.path.isdir(folder) and not os.access(folder, os.W_OK):
       problem = "this user cannot write there"
     elif beam and importlib.util.find_spec("apache_beam") is None:
-      problem = "it takes Apache Beam, which is not installed"
+      problem = "it takes Apache Beam: pip install apache-beam[gcp]"
     else:
       try:
         builder.download_and_prepare()
@@ -252,8 +252,8 @@ class _Reader:
     if problem:
       raise source.MissingText(
         f"{builder.info.full_name} is not prepared in {folder} and cannot be"
-        f" here ({problem}): set data.tfds_data_dir to a folder where it is, or"
-        f" to {_PREPARED}, or prepare it elsewhere and copy it here"
+        f" here ({problem}): prepare it where there is a network and copy it"
+        f" here, or set data.tfds_data_dir to {_PREPARED}, which holds some"
       )
 
   def _values(self, split: str) -> Iterator[Any]:

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # One door to the project; ./launch.sh --help lists what is behind it.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+stand="$PWD" # where relative paths of the user count from
+script="${BASH_SOURCE[0]}"
+if [ -L "$script" ]; then script="$(readlink -f "$script")"; fi
+cd "$(dirname "$script")"
+root="$PWD"
 
 usage() {
   cat <<'TEXT'
@@ -38,9 +42,10 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           only make .venv and install the requirements, for a
                           TPU VM or an NVIDIA GPU with JAX's plugin for it
 
-Every command makes .venv and installs requirements.txt first, where that has
-not been done. PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or
-newer).
+Relative paths count from where you stand; a --config that is not there is taken
+from the checkout. Every command makes .venv and installs requirements.txt
+first, where that has not been done. PYTHON=/path/to/python3.12 chooses the
+interpreter (3.11 or newer).
 TEXT
 }
 
@@ -51,6 +56,10 @@ fail() {
 
 find_python() {
   local candidate
+  case "${PYTHON:-}" in
+    /*) ;;
+    */*) PYTHON="$stand/$PYTHON" ;;
+  esac
   for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
     if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
       "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -102,6 +111,14 @@ setup() {
   exec 9>&-
 }
 
+# start PROGRAM WORDS...: one of .venv/bin, from where the user stands. It finds
+# the code in the checkout, and nothing in the user's folder in place of it.
+start() {
+  export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+  cd "$stand"
+  exec "$root/.venv/bin/$1" "${@:2}"
+}
+
 # Huge pages for large buffers (glibc 2.35 or newer): a page fault each 4 kB of a
 # fresh one costs a CPU some percent of a step.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
@@ -113,19 +130,20 @@ case "$command" in
     ;;
   "" | --*)
     setup
-    exec .venv/bin/python -m linformer_jax.main train \
-      --config=configs/smoke.py --workdir=runs/smoke "$@"
+    start python -m linformer_jax.main train \
+      --config="$root/configs/smoke.py" --workdir="$root/runs/smoke" "$@"
     ;;
   train | evaluate)
     setup
-    exec .venv/bin/python -m linformer_jax.main "$@"
+    start python -m linformer_jax.main "$@"
     ;;
   plan)
     case "$*" in
       *--topology[=\ ]v*) setup plan ;;
       *) setup ;;
     esac
-    PYTHONPATH="$PWD/.venv/plan" exec .venv/bin/python -m linformer_jax.main "$@"
+    export PYTHONPATH="$root/.venv/plan${PYTHONPATH:+:$PYTHONPATH}"
+    start python -m linformer_jax.main "$@"
     ;;
   speed)
     setup speed
@@ -135,7 +153,7 @@ case "$command" in
   tensorboard)
     setup
     shift
-    exec .venv/bin/tensorboard --logdir=runs "$@"
+    start tensorboard --logdir="$root/runs" "$@"
     ;;
   test)
     shift

@@ -159,11 +159,16 @@ train() {
   case "$workdir" in
     gs://*/*) cache="${cache:-${workdir%/*}/jax-cache}" ;;
     gs:*) fail "train: --workdir=$workdir: name a folder in the bucket" ;;
+    *://*) fail "train: --workdir=$workdir: a path on the VM, or gs://..." ;;
     *)
       cache="${cache:-/tmp/jax-cache}"
       echo "note: --workdir=$workdir is on the disk of each worker: it goes" \
         "with the VM, and several workers need one that all of them see" >&2
       ;;
+  esac
+  case "$cache" in
+    gs://*) ;;
+    *://*) fail "train: --compile-cache=$cache: a path on the VM, or gs://..." ;;
   esac
   remote all "$(quoted env "JAX_COMPILATION_CACHE_DIR=$cache" \
     bash linformer_jax/launch/worker.sh train "${rest[@]}")"

@@ -31,7 +31,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import absl.logging
 import jax
 
-from linformer_jax import command_line, console, startup
+from linformer_jax import command_line, console, paths, startup
 
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
@@ -178,10 +178,16 @@ def _plan(given):
 
 
 def _find_devices():
-  """Starts JAX's backend, with a line where it has none as it is told."""
+  """Starts JAX's backend, with a line where the environment is wrong."""
   if jax.config.jax_enable_x64:
     console.say("JAX_ENABLE_X64 is left aside: a run has the dtypes it lists")
     jax.config.update("jax_enable_x64", False)
+  if cache := jax.config.jax_compilation_cache_dir:
+    try:
+      cache = paths.expand(cache, "JAX_COMPILATION_CACHE_DIR", bucket=True)
+    except ValueError as error:
+      raise command_line.UsageError(str(error)) from None
+    jax.config.update("jax_compilation_cache_dir", cache)
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:  # the latter without CUDA

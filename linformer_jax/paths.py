@@ -35,10 +35,11 @@ def expand(
       f"{field}={path}: {scheme[1]}:// is not supported here; use {allowed}"
     )
   if path.startswith("~") and not os.path.exists(path):
+    user = path.split("/")[0]
     expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-      raise ValueError(
-        f"{field}={path}: there is no home folder for {path.split('/')[0]}"
-      )
+    # An empty HOME would be the root of all files.
+    empty = user == "~" and os.environ.get("HOME") == ""
+    if empty or not os.path.isabs(expanded):
+      raise ValueError(f"{field}={path}: there is no home folder for {user}")
     return expanded
   return path

@@ -141,6 +141,13 @@ def check_model(
   else:  # a device has whole windows
     for k in sorted(set(model.projected_lengths)):
       _check("model.projected_length", k, mesh, "sequence")
+      rows = model.max_length // k * mesh.shape["sequence"]
+      if mesh.shape["sequence"] > 1 and sequence_length % rows:
+        raise ValueError(
+          f"data.sequence_length {sequence_length} is not divisible by the "
+          f"{model.max_length // k} rows of a window * mesh.sequence="
+          f"{mesh.shape['sequence']}"
+        )
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):

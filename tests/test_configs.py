@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs import base, linformer, pretrain_small, smoke, transformer
+from linformer_jax import command_line, config_fields, sharding, step, tasks
 from linformer_jax import model as model_lib
-from linformer_jax import sharding, step
 from linformer_jax.attention import linformer as linformer_attention
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.data import pipeline
+from tests import runs, tiny
 
 
 def shapes(config):
@@ -22,9 +23,10 @@ def shapes(config):
   return step.build_steps(config, mesh).abstract_state
 
 
-@pytest.mark.parametrize(
-  "module", [base, linformer, transformer, smoke, pretrain_small]
-)
+MODULES = [base, linformer, transformer, smoke, pretrain_small]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_every_config_is_built_and_explained(module):
   config = module.get_config()
   assert shapes(config).params
@@ -87,11 +89,113 @@ def test_transformer_differs_by_attention_alone(n, size):
   assert softmax.to_dict() == ours.to_dict()
 
 
-def test_lengths_and_sizes_follow_the_model():
+# A field that follows another one until it is set itself.
+FOLLOWS = {
+  "data.sequence_length": "model.max_length",
+  "data.vocab_size": "model.vocab_size",
+  "data.seed": "seed",
+}
+
+
+def changed(value):
+  """Another value of the same type."""
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, int | float):
+    return value + 1
+  return value + ("x" if isinstance(value, str) else (1,))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_setting_a_field_changes_it_and_what_follows_it_alone(module):
+  before = config_fields.flatten(module.get_config())
+  for name, value in before.items():
+    config = module.get_config()
+    config.update_from_flattened_dict({name: changed(value)})
+    expected = before | {name: changed(value)}
+    for follower, source in FOLLOWS.items():
+      if source == name:
+        expected[follower] = changed(value)
+    assert config_fields.flatten(config) == expected, name
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("follower", FOLLOWS)
+def test_a_field_that_is_set_follows_no_more_in_any_order(module, follower):
+  source = FOLLOWS[follower]
+  path = f"--config={module.__name__.replace('.', '/')}.py"
+  ours, theirs = f"--config.{follower}=270", f"--config.{source}=280"
+  for words in (
+    [path, ours, theirs],
+    [path, theirs, ours],
+    [theirs, ours, path],
+    [path, theirs, "--config.data.mask_rate=0.2", ours, theirs],
+  ):
+    given = command_line.make_flags()
+    command_line.parse(given, ["main", *words])
+    values = config_fields.flatten(given.config)
+    assert (values[follower], values[source]) == (270, 280), words
+    given = command_line.make_flags()
+    command_line.parse(given, ["main", *(w for w in words if w != ours)])
+    assert config_fields.flatten(given.config)[follower] == 280
+
+
+def test_a_config_argument_is_followed_and_flags_count_more():
+  config = linformer.get_config("n=1024")
+  assert config.data.sequence_length == 1024
+  config.data.sequence_length = 256
+  config.model.max_length = 2048
+  assert config.data.sequence_length == 256
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("sequence_length", "data.sequence_length 1024 .* model.max_length 512"),
+    ("vocab_size", "data.vocab_size 60000 .* model.vocab_size 50265"),
+  ],
+)
+def test_data_that_do_not_fit_the_model(name, words):
   config = base.get_config()
-  config.model.max_length, config.model.vocab_size, config.seed = 2048, 300, 5
-  assert config.data.sequence_length == 2048
-  assert (config.data.vocab_size, config.data.seed) == (300, 5)
+  config.data[name] = {"sequence_length": 1024, "vocab_size": 60_000}[name]
+  with pytest.raises(ValueError, match=words) as error:
+    shapes(config)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("projection", ["linear", "max_pool"])  # see test_masks
+def test_an_update_on_shorter_sequences_is_that_on_padded_ones(projection):
+  config = tiny.get_config()
+  config.model.projection = projection
+  config.data.sequence_length = 13  # a window has 4
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  steps = step.build_steps(config, mesh)
+  state = steps.init()
+  variables = {"params": state.params, "constants": state.constants}
+  rng = np.random.default_rng(0)
+  short = {
+    "tokens": rng.integers(5, 300, (2, 13)),
+    "positions": np.array([[0, 12], [3, 7]]),
+    "targets": rng.integers(5, 300, (2, 2)),
+    "weights": np.ones((2, 2), np.float32),
+  }
+  padded = short | {
+    "tokens": np.pad(short["tokens"], [(0, 0), (0, 19)]),
+    "mask": np.arange(32)[None].repeat(2, 0) < 13,
+  }
+  model = model_lib.MaskedLM(steps.model)
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(params, batch):
+    return tasks.masked_lm_sums(model, variables | {"params": params}, batch)[
+      "loss"
+    ]
+
+  with runs.quick_compilation():
+    of = [loss(state.params, batch) for batch in (short, padded)]
+  for one, other in zip(*map(jax.tree.leaves, of), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_length_for_each_layer():
@@ -118,6 +222,12 @@ def test_a_typo_fails_at_once():
 def test_wrong_arguments(argument, words):
   with pytest.raises(ValueError, match=words):
     linformer.get_config(argument)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_field_has_a_type_and_a_range(module):
+  config_fields.check_names_and_types(module.get_config())
+  config_fields.check_ranges(module.get_config())
 
 
 def test_the_library_reads_only_fields_that_base_lists():

@@ -59,7 +59,8 @@ esac
 
 
 MAIN = "python -m linformer_jax.main "
-SMOKE = MAIN + "train --config=configs/smoke.py --workdir=runs/smoke"
+SMOKE = MAIN + "train --config={root}/configs/smoke.py"
+SMOKE += " --workdir={root}/runs/smoke"
 READY = ["venv", "pip -r requirements.txt"]
 PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4"
 PYTEST += " --dist=loadfile "
@@ -84,7 +85,10 @@ PYTEST += " --dist=loadfile "
       ["speed", "--list"],
       ["pip -e .[parity]", "python -m experiments.speed.measure --list"],
     ),
-    (["tensorboard", "--port=1"], ["tensorboard --logdir=runs --port=1"]),
+    (
+      ["tensorboard", "--port=1"],
+      ["tensorboard --logdir={root}/runs --port=1"],
+    ),
     (["setup"], []),
     (["setup", "tpu"], ["pip -r requirements.txt jax[tpu]"]),
     (
@@ -120,7 +124,41 @@ PYTEST += " --dist=loadfile "
 def test_commands_make_the_environment_and_run(clone, words, calls):
   status, err, made = clone(*words)
   assert status == 0, err
-  assert made == READY + calls
+  assert made == READY + [call.format(root=clone.root) for call in calls]
+
+
+def test_paths_count_from_where_the_user_stands(tmp_path):
+  """By a link, to a checkout whose path has spaces."""
+  root, stand = tmp_path / "a [b] c", tmp_path / "stand"
+  (root / ".venv" / "bin").mkdir(parents=True)
+  stand.mkdir()
+  (stand / "linformer_jax.py").write_text("raise SystemExit('the wrong one')")
+  (stand / "mine.py").write_text(
+    "import os\nfrom configs import smoke\n"
+    "raise ValueError(f'{os.getcwd()} {smoke.__file__}')\n"
+  )
+  for name in ("launch.sh", "requirements.txt", "pyproject.toml"):
+    shutil.copy(ROOT / name, root)
+  for name in ("linformer_jax", "configs"):
+    (root / name).symlink_to(ROOT / name)
+  python = root / ".venv" / "bin" / "python"
+  python.write_text(
+    f"""#!/usr/bin/env bash
+case "$*" in *pip*) ;; *) exec {sys.executable} "$@" ;; esac
+"""
+  )
+  python.chmod(0o755)
+  (tmp_path / "link").symlink_to(root / "launch.sh")
+  done = subprocess.run(
+    [tmp_path / "link", "train", "--config=mine.py", "--workdir=x"],
+    cwd=stand,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1] == (
+    f"linformer_jax: --config=mine.py, line 3: {stand} {root}/configs/smoke.py"
+  )
 
 
 def test_installs_once_and_again_when_requirements_change(clone):

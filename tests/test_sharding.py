@@ -70,6 +70,11 @@ def test_batches_that_do_not_divide(size, parts, message):
       dict(projection="mean_pool"),
       "model.projected_length 8 .* mesh.sequence=16",
     ),
+    (
+      dict(sequence=8),
+      dict(projection="mean_pool", max_length=64),
+      "data.sequence_length 32 .* 8 rows of a window . mesh.sequence=8",
+    ),
   ],
 )
 def test_models_that_a_mesh_does_not_divide(sizes, fields, message):

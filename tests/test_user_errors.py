@@ -1,0 +1,352 @@
+"""What a user gets wrong is one line and exit 2, before anything is written.
+
+Cases with their right words, and a search over many more: `user_errors`.
+"""
+
+import builtins
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linformer_jax import (
+  checkpoint,
+  main,
+  memory,
+  metrics,
+  model_config,
+  startup,
+  train,
+)
+from tests import user_errors
+
+CONFIG, RUN = "--config=configs/smoke.py", "--workdir=run"
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+  """Runs main on words, to be refused in one line: that line."""
+  monkeypatch.chdir(tmp_path)
+
+  def run(*words):
+    before = user_errors.contents(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    status = main.main()
+    err = capsys.readouterr().err
+    assert user_errors.complaint(status, err) is None, err
+    assert user_errors.contents(tmp_path) == before
+    return err.splitlines()[-1]
+
+  return run
+
+
+FIELDS = {
+  "seed": ("-1", "4294967296", "1e3", "x"),
+  "model.vocab_size": ("0", "-1", "1000000000000", "2147483647", "nan"),
+  "model.max_length": ("0", "-5", "1000000000000"),
+  "model.num_layers": ("0", "-1", "1000000000000"),
+  "model.embed_dim": ("0", "7", "1000000000000", "1073741824"),
+  "model.num_heads": ("0", "-1", "3", "1000000000000"),
+  "model.mlp_dim": ("0", "-1", "1000000000000", "2147483647"),
+  "model.projected_length": ("0", "-1", "65", "1000000000000"),
+  "model.projected_lengths": ("(1,)", "('a', 1)", "(0, 1)", "(1.5, 2)", "x"),
+  "model.local_window": ("-1", "1000000000000"),
+  "model.position_offset": ("-1", "1000000000000"),
+  "model.position_dims": ("0", "-2", "3", "1000000000000"),
+  "model.position_gain": ("nan", "inf"),
+  "model.initializer_std": ("nan", "inf", "-1.0"),
+  "model.projection_std": ("nan", "inf", "-1.0"),
+  "model.dropout_rate": ("1.0", "-0.1", "nan", "inf"),
+  "model.attention_dropout_rate": ("1.0", "-0.1", "nan"),
+  "model.norm_epsilon": ("0", "nan", "inf", "-1.0"),
+  "model.query_block": ("-1", "1000000000000"),
+  "model.scan_layers": ("maybe", "2", ""),
+  "model.dtype": ("float16", "", "float64"),
+  "data.holdout_fraction": ("0", "1", "nan", "inf", "-1"),
+  "data.vocab_size": ("0", "1025", "1000000000000"),
+  "data.sequence_length": ("0", "1", "65", "1000000000000"),
+  "data.mask_rate": ("0", "1", "nan", "inf"),
+  "data.seed": ("-1", "1099511627776"),
+  "data.cache_dir": ("s3://x/y", "~no-such-user/x"),
+  "data.tokenizer_train_megabytes": ("0", "-1", "nan", "inf"),
+  "optimizer.learning_rate": ("0", "-1", "nan", "inf"),
+  "optimizer.warmup_steps": ("-1", "2400", "1000000000000"),
+  "optimizer.adam_b1": ("1", "-0.1", "nan"),
+  "optimizer.adam_b2": ("1", "-0.1", "nan", "inf"),
+  "optimizer.adam_epsilon": ("0", "-1", "nan"),
+  "optimizer.weight_decay": ("-1", "nan", "inf"),
+  "optimizer.projection_rate": ("-1", "nan", "inf"),
+  "optimizer.clip_norm": ("-1", "nan", "inf"),
+  "train.batch_size": ("0", "-1", "1.5", "abc", "", "1000000000000"),
+  "train.accumulation_steps": ("0", "-1", "3", "1000000000000"),
+  "train.num_steps": ("0", "-1", "1000000000000"),
+  "mesh.data": ("0", "-2", "2", "1000000000000"),
+  "mesh.fsdp": ("0", "-1", "2"),
+  "mesh.sequence": ("0", "-1", "2"),
+  "mesh.tensor": ("0", "-1", "2", "1000000000000"),
+  "run.log_every_steps": ("0", "-1", "1000000000000"),
+  "run.eval_every_steps": ("-1", "1000000000000"),
+  "run.eval_batch_size": ("0", "-1", "1000000000000"),
+  "run.checkpoint_every_steps": ("0", "-1", "1000000000000"),
+  "run.keep_checkpoints": ("0", "-1", "1000000000000"),
+  "run.profile_steps": ("-1", "1000000000000"),
+}
+# What a message is allowed to name in place of a field.
+ALSO = {
+  "model.projected_lengths": "projected_length",
+  "mesh.fsdp": "mesh",
+  "mesh.sequence": "mesh",
+  "mesh.tensor": "mesh",
+  "mesh.data": "mesh",
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_values_of_fields(name, refused):
+  for value in FIELDS[name]:
+    line = refused(CONFIG, RUN, f"--config.{name}={value}")
+    assert ALSO.get(name, name.split(".")[-1]) in line, (value, line)
+
+
+WORDS = {
+  "two words": (["--config", "nosuch.py"], "nosuch.py"),
+  "no value": (["--config"], "--config needs a value"),
+  "a flag as value": (
+    [CONFIG, "--workdir", "--new"],
+    "--workdir needs a value",
+  ),
+  "empty": (["--config="], "is empty"),
+  "folder": (["--config=."], "is a folder"),
+  "scheme": (["--config=s3://x.py"], "s3://"),
+  "group": ([CONFIG, "--config.model=3"], "'model' is a group"),
+  "below a field": ([CONFIG, "--config.seed.x=3"], "'x'"),
+  "a near name": ([CONFIG, "--config.model.max_lenght=3"], "model.max_length?"),
+  "a group left out": (
+    [CONFIG, "--config.dropout_rate=0"],
+    "model.dropout_rate?",
+  ),
+  "twice": (
+    [CONFIG, "--config.data.files=a", "--config.data.files=b"],
+    "data.files is given twice",
+  ),
+  "no config": (["--config.seed=3"], "--config=FILE.py"),
+  "an argument": (["--config=configs/base.py:3"], "get_config()"),
+  "its value": (["--config=configs/linformer.py:n=x"], "'x' is not int"),
+  "a near flag": ([CONFIG, "--wrkdir=x"], "workdir"),
+  "no bool": ([CONFIG, RUN, "--new=maybe"], "'maybe' is not true or false"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_words(case, refused):
+  words, expected = WORDS[case]
+  assert expected in refused(RUN, *words)
+
+
+HEAD = (
+  "from configs import smoke\ndef get_config():\n  c = smoke.get_config()\n"
+)
+FILES = {
+  "x = 1\n": "no function get_config()",
+  "def get_config(:\n": "c.py, line 1: invalid syntax",
+  "import no_such\n": "c.py, line 1: ModuleNotFoundError",
+  "def get_config(a): return a\n": "c.py: TypeError: get_config() missing",
+  HEAD: "returns NoneType",
+  HEAD + "  return c.to_dict()\n": "returns dict",
+  HEAD + "  1 / 0\n": "c.py, line 4: ZeroDivisionError",
+  HEAD + "  raise SystemExit(0)\n": "c.py, line 4: SystemExit",
+  HEAD
+  + "  c.model.new_field = 3\n": "c.py, line 4: AttributeError: 'Key \"new_f",
+  HEAD + "  c.unlock().x = 3\n  return c\n": "c.py, line 4",
+  HEAD + "  c.unlock()\n  c.run.x = 3\n  return c\n": "no field 'run.x'",
+  HEAD + "  c.unlock()\n  del c.seed\n  return c\n": "'seed' is missing",
+  HEAD + "  c.train.num_steps = 'x'\n": "c.py, line 4: TypeError",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_config_files(text, refused, tmp_path):
+  (tmp_path / "c.py").write_text(text)
+  assert FILES[text] in refused("--config=c.py", RUN)
+
+
+@pytest.mark.parametrize("kind", user_errors.KINDS)
+def test_a_few_of_each_kind(kind, tmp_path_factory):
+  search(kind, range(2), tmp_path_factory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", user_errors.KINDS)
+def test_many_of_each_kind(kind, tmp_path_factory):
+  search(kind, range(2, 60), tmp_path_factory)
+
+
+def search(kind, seeds, factory):
+  folder, problems = factory.mktemp("cases"), []
+  for seed in seeds:
+    case = user_errors.draw(kind, seed, str(folder / "cache"))
+    problem = user_errors.problem_of(case, folder / str(seed))
+    if problem:
+      problems.append(f"{kind}, seed {seed}: {case}: {problem}")
+  assert not problems, "\n".join(problems)
+
+
+def command(folder, *words, **environment):
+  """A process of its own: (status, stdout, stderr)."""
+  done = subprocess.run(
+    [sys.executable, "-m", "linformer_jax.main", CONFIG, *words],
+    cwd=folder,
+    env=os.environ
+    | {"PYTHONPATH": str(user_errors.ROOT), "JAX_PLATFORMS": "cpu"}
+    | environment,
+    capture_output=True,
+    text=True,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+  "name, value",
+  [
+    ("JAX_ENABLE_X64", "maybe"),
+    ("JAX_NUM_CPU_DEVICES", "many"),
+    ("JAX_DISABLE_JIT", "1"),
+    ("JAX_TRANSFER_GUARD", "disallow"),
+    ("XLA_FLAGS", "--xla_no_such_flag=1"),
+    ("XLA_PYTHON_CLIENT_MEM_FRACTION", "half"),
+    pytest.param("JAX_PLATFORMS", "nonsense", marks=pytest.mark.slow),
+    pytest.param("JAX_PLATFORMS", "cuda", marks=pytest.mark.slow),
+    pytest.param("JAX_NUM_CPU_DEVICES", "0", marks=pytest.mark.slow),
+    pytest.param("JAX_COMPILATION_CACHE_DIR", "s3://x", marks=pytest.mark.slow),
+  ],
+)
+def test_the_environment(name, value, tmp_path):
+  status, _, err = command(tmp_path, RUN, **{name: value})
+  assert user_errors.complaint(status, err) is None
+  assert err.count("\n") == 1
+  assert value in err or name in err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "environment",
+  [
+    {"JAX_ENABLE_X64": "1"},
+    {"LC_ALL": "C"},
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONOPTIMIZE": "2"},
+    {"TMPDIR": "/nonexistent"},
+    {"JAX_COMPILATION_CACHE_DIR": "/proc/x"},
+    {"MPLCONFIGDIR": "/proc/x"},
+    {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+  ],
+  ids=str,
+)
+def test_an_odd_environment_changes_no_result(environment, tmp_path):
+  words = user_errors.flags(run__log_every_steps=1)
+  for name, changed in (("plain", {}), ("odd", environment)):
+    status, out, err = command(
+      tmp_path, f"--workdir={name} é", *words, **changed
+    )
+    assert status == 0 and "Traceback" not in err, err
+    assert "Done: 4 updates" in out
+  plain, odd = (
+    [
+      row["train/loss"]
+      for row in metrics.read_json_lines(tmp_path / name)
+      if "train/loss" in row
+    ]
+    for name in ("plain é", "odd é")
+  )
+  np.testing.assert_allclose(plain, odd, rtol=1e-5)
+  # And goes on where it was, without it.
+  status, out, _ = command(tmp_path, "--workdir=odd é", *words)
+  assert status == 0 and "was complete" in out
+
+
+def test_a_package_that_is_missing(monkeypatch, capsys, refused):
+  importing = builtins.__import__
+
+  def without(name, *rest, **options):
+    if name.startswith("orbax"):
+      raise ModuleNotFoundError("No module named 'orbax'", name="orbax")
+    return importing(name, *rest, **options)
+
+  monkeypatch.setattr(builtins, "__import__", without)
+  monkeypatch.delitem(sys.modules, "linformer_jax.checkpoint")
+  monkeypatch.delattr("linformer_jax.checkpoint")
+  assert "pip install -r requirements.txt" in refused(CONFIG, RUN)
+
+
+def test_a_programming_error_keeps_its_traceback(monkeypatch, tmp_path):
+  def broken(*_):
+    raise KeyError("a bug")
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(train, "build", broken)
+  monkeypatch.setattr(sys, "argv", ["main", CONFIG, RUN])
+  with pytest.raises(KeyError, match="a bug"):
+    main.main()
+
+
+def test_startup_knows_what_requirements_install():
+  text = (user_errors.ROOT / "requirements.txt").read_text().lower()
+  assert startup._problem() is None
+  for name in set(startup._PACKAGES) - {"absl", "jaxlib", "orbax", "etils"}:
+    assert name in text.replace("-", "_")
+
+
+def test_an_update_that_runs_out_of_memory(monkeypatch, refused, tmp_path):
+  def exhausted(experiment, workdir):
+    (workdir / "metrics.jsonl").touch()
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes")
+
+  monkeypatch.setattr(train, "train_and_evaluate", exhausted)
+  line = refused(CONFIG, RUN, *user_errors.flags())
+  assert "does not fit in memory" in line and "train.batch_size" in line
+  monkeypatch.undo()
+
+
+def test_out_of_memory_later_keeps_the_run(monkeypatch, tmp_path, capsys):
+  def exhausted(experiment, workdir):
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
+    raise MemoryError("9 bytes")
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(train, "train_and_evaluate", exhausted)
+  monkeypatch.setattr(sys, "argv", ["main", CONFIG, RUN, *user_errors.flags()])
+  assert main.main() == 1
+  assert "not enough memory" in capsys.readouterr().err
+  assert (tmp_path / "run" / "checkpoints" / "3").exists()
+
+
+def test_memory_that_is_there_is_read():
+  assert 2**28 < memory.available() < 2**50
+
+
+def test_fingerprints_of_eight_bytes():
+  with jax.enable_x64(True):
+    for dtype in (jnp.float64, jnp.int64):
+      clean = np.arange(6).astype(dtype).reshape(2, 3)
+      found = [checkpoint.fingerprint({"x": jnp.asarray(clean)})]
+      for bit in (0, 31, 32, 63):
+        flipped = clean.copy()
+        flipped.view(np.uint64)[1, 2] ^= np.uint64(1) << np.uint64(bit)
+        found.append(checkpoint.fingerprint({"x": jnp.asarray(flipped)}))
+      assert len(set(map(tuple, found))) == 5
+
+
+def test_a_model_config_refuses_what_is_not_finite():
+  sizes = dict(zip(("vocab_size", "max_length"), (9, 8), strict=True))
+  sizes |= dict(num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8)
+  sizes |= dict(projected_length=4)
+  model_config.ModelConfig(**sizes)
+  for name in ("position_gain", "initializer_std", "norm_epsilon"):
+    for value in (float("nan"), float("inf")):
+      with pytest.raises(ValueError, match=f"{name} {value} must be"):
+        model_config.ModelConfig(**sizes, **{name: value})

@@ -7,6 +7,7 @@ random), size=base (large).
 Command:
   ./launch.sh train --config=configs/linformer.py:n=512,k=128 \
     --config.data.source=tfds --config.data.tfds_name=wiki40b/en \
+    --config.data.tfds_data_dir=gs://tfds-data/datasets \
     --config.data.tfds_validation_split=validation --workdir=runs/linformer
 Hardware: a TPU v5e-16 slice or larger; batch and schedule of RoBERTa-base.
 Wall-clock and result: not yet run at this scale. The paper's validation

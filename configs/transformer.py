@@ -5,6 +5,7 @@ Argument, any of: n=512 (to 4096), size=base (large).
 Command:
   ./launch.sh train --config=configs/transformer.py:n=512 \
     --config.data.source=tfds --config.data.tfds_name=wiki40b/en \
+    --config.data.tfds_data_dir=gs://tfds-data/datasets \
     --config.data.tfds_validation_split=validation --workdir=runs/transformer
 Hardware: a TPU v5e-16 slice or larger.
 Wall-clock and result: not yet run at this scale. The paper's validation

@@ -8,6 +8,7 @@ DATA = {
   "wiki": (
     "--config.data.source=tfds",
     "--config.data.tfds_name=wiki40b/en",
+    "--config.data.tfds_data_dir=gs://tfds-data/datasets",
     "--config.data.tfds_validation_split=validation",
   ),
   "books": (

@@ -60,7 +60,8 @@ class DataConfig:
     tfds_name: for 'tfds', `name[/config][:version]`.
     tfds_train_split: for 'tfds', for example 'train'.
     tfds_validation_split: likewise; '' holds out documents of the former.
-    tfds_data_dir: where datasets are kept; '' is TFDS's default.
+    tfds_data_dir: where datasets are kept, a folder that exists or gs://; ''
+      is TFDS's default.
     text_feature: the field of JSON lines, or the feature of a TFDS dataset.
     holdout_fraction: of bytes of text, where there is no validation split.
     vocab_size: V, the size of the embedding table.

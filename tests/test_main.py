@@ -117,7 +117,7 @@ BAD = {
   ),
   "JSON line": (
     [SMOKE, RUN, FILES, "--config.data.files={tmp}/broken.jsonl"],
-    "line 2",
+    "broken.jsonl:2",
   ),
   "gzip": (
     [SMOKE, RUN, FILES, "--config.data.files={tmp}/broken.txt.gz"],

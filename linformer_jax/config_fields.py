@@ -1,7 +1,7 @@
 """The fields of a config: their names, their types and their ranges.
 
-The groups `model` and `data` are dataclasses, which check their own values; all
-others are listed here. configs/base.py has the defaults and the units.
+The groups `model` and `data` are dataclasses, which check most of their values;
+the rest is listed here. configs/base.py has the defaults and the units.
 """
 
 import dataclasses
@@ -20,14 +20,18 @@ _INT32 = 2**31 - 1
 _COUNT = (int, 1, _INT32)
 _COUNT_OR_NONE = (int, 0, _INT32)
 _FLOAT = (float, 0.0, 3e38)  # finite in float32
-_ABOVE_ZERO = (float, math.ulp(0.0), 3e38)
+_TINY, _ALMOST_ONE = math.ulp(0.0), math.nextafter(1, 0)
+_ABOVE_ZERO = (float, _TINY, 3e38)
 # (type, smallest, largest) of a value.
 _RANGES = {
   "seed": (int, 0, 2**32 - 1),
+  "data.holdout_fraction": (float, _TINY, _ALMOST_ONE),
+  "data.mask_rate": (float, _TINY, _ALMOST_ONE),
+  "data.tokenizer_train_megabytes": (float, _TINY, 1e9),
   "optimizer.learning_rate": _ABOVE_ZERO,
   "optimizer.warmup_steps": _COUNT_OR_NONE,
-  "optimizer.adam_b1": (float, 0.0, math.nextafter(1, 0)),
-  "optimizer.adam_b2": (float, 0.0, math.nextafter(1, 0)),
+  "optimizer.adam_b1": (float, 0.0, _ALMOST_ONE),
+  "optimizer.adam_b2": (float, 0.0, _ALMOST_ONE),
   "optimizer.adam_epsilon": _ABOVE_ZERO,
   "optimizer.weight_decay": _FLOAT,
   "optimizer.projection_rate": _FLOAT,
@@ -108,10 +112,6 @@ def check_ranges(config: config_dict.ConfigDict):
     value = values[name]
     if low <= value <= high:  # NaN is not
       continue
-    if low == math.ulp(0.0):
-      span = f"above 0 and at most {high}"
-    elif high == math.nextafter(1, 0):
-      span = f"in [{low:g}, 1)"
-    else:
-      span = f"between {low} and {high}"
-    raise ValueError(f"{name} {value} must be {span}")
+    start = "above 0" if low == _TINY else f"at least {low:,}"
+    end = "below 1" if high == _ALMOST_ONE else f"at most {high:,}"
+    raise ValueError(f"{name} {value} must be {start} and {end}")

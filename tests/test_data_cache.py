@@ -79,7 +79,7 @@ def test_what_does_not_change_the_tokens_shares_them(files, builds):
     {"vocab_size": 290},
     {"holdout_fraction": 0.2},
     {"tokenizer_train_megabytes": 0.5},
-    {"source": "synthetic"},
+    {"source": "synthetic", "files": ""},
   ],
 )
 def test_what_changes_the_tokens_has_an_entry_of_its_own(files, changes):

@@ -24,7 +24,7 @@ CONTEXT.set_forkserver_preload(
 SECONDS, BYTES = 120, 16 * 2**30  # that a command may take
 # Lines on stderr about text that is tokenised, which are no complaint.
 PROGRESS = re.compile(
-  r"(Reading|Training a tokenizer|Tokenising|The training text yields) .*"
+  r"(Reading|Training a tokenizer|Tokeni[sz]ing|The training text yields) .*"
 )
 TINY = {
   "data.source": "synthetic",

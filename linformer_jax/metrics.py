@@ -115,8 +115,12 @@ def forget_after(workdir, step: int, evaluated: bool):
   files.write_atomically(path, text)
 
 
+# Tags of what a resumed run writes again; others are not of the run itself.
+_REPEATED = ("train/", "eval/", "config", "_hparams_/")
+
+
 def _forget_events(folder, step: int):
-  """Drops scalars at and after a step from a run's event files.
+  """Drops what a run wrote at and after a step from its event files.
 
   Some readers never look at a START, so what it undoes is taken out as well.
   """
@@ -128,7 +132,7 @@ def _forget_events(folder, step: int):
       event = event_pb2.Event.FromString(record)
       tags = [value.tag for value in event.summary.value]
       repeated = event.step >= step and any(
-        tag.startswith(("train/", "eval/")) for tag in tags
+        tag.startswith(_REPEATED) for tag in tags
       )
       dropped += repeated
       if not repeated:

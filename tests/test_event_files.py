@@ -59,6 +59,8 @@ def _points(folder, tag):
   [
     ("train/loss", list(range(1, LAST + 1))),
     ("eval/loss", [2, 4, 6, 8]),
+    ("config", [0]),
+    ("_hparams_/session_start_info", [0]),
   ],
 )
 def test_each_step_is_there_once(run, tag, steps):

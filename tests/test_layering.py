@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "linformer_jax"
 # From the top; a module may import from any room below its own.
 ROOMS = [
   ("main",),
+  ("commands",),
   ("plan", "train"),
   ("load",),
   ("checkpoint", "command_line", "evaluate", "report", "workdir"),

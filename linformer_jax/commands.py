@@ -1,0 +1,167 @@
+"""What the command line does: train, evaluate, plan."""
+
+import contextlib
+import json
+
+import jax
+
+from linformer_jax import (
+  command_line,
+  load,
+  memory,
+  metrics,
+  report,
+  workdir,
+)
+from linformer_jax import plan as plan_lib
+from linformer_jax import train as train_lib
+
+_SUMMARY = """
+Done: {step:,} updates, {tokens:,} tokens, {parameters:,} parameters, in {time}
+of training.
+  validation perplexity  {perplexity:.2f}, {share:.1%} of the unigram perplexity
+  unigram perplexity     {unigram_perplexity:.2f}, on the same {targets:,.0f} \
+masked tokens
+  accuracy               {accuracy:.1%} of masked tokens
+  speed                  {tokens_per_second:,.0f} tokens/s, MFU {mfu:.0%} of \
+{gigaflops:,.0f} GFLOP/s
+                         ({peak_source})
+  run                    {workdir}/: curve.png, metrics.jsonl, checkpoints
+
+Next:
+  ./launch.sh tensorboard     # curves in the browser
+  ./launch.sh --new           # the same again, in a new folder
+  ./launch.sh train --config=configs/linformer.py:n=512,k=128 --workdir=runs/x
+  ./launch.sh test            # the test suite"""
+
+
+def _summary(result, workdir):
+  return _SUMMARY.format(
+    **result,
+    workdir=workdir,
+    time=report.clock(result["busy_seconds"]),
+    share=result["perplexity"] / result["unigram_perplexity"],
+    gigaflops=result["peak_flops"] / 1e9,
+  )
+
+
+def _finished(directory, num_steps):
+  """The summary of a complete run, or None where there is none to read."""
+  path = directory / report.RESULT
+  if not path.exists():
+    return None
+  try:
+    result = json.loads(path.read_text())
+    if result["step"] != num_steps:
+      return None
+    return _summary(result, directory)
+  except (ValueError, KeyError, TypeError):
+    report.say(f"{path} cannot be read: making it anew from the checkpoint")
+    return None
+
+
+def _too_large(config, error):
+  return command_line.UsageError(
+    f"{memory.sizes(config)} do not fit in memory: {memory.ADVICE} "
+    f"({str(error)[:200]})"
+  )
+
+
+@contextlib.contextmanager
+def _fits(directory, config, is_new):
+  """Takes a new run away again when its first update does not fit in memory."""
+  try:
+    yield
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    trained = [*directory.glob("checkpoints/[1-9]*")]
+    trained += metrics.read_json_lines(directory)
+    alone = jax.process_count() == 1
+    if not (memory.exhausted(error) and alone and is_new) or trained:
+      raise
+    workdir.abandon(directory)
+    raise _too_large(config, error) from error
+
+
+def train(config, directory, new: bool, extend: bool):
+  """Trains a run, or says that it is complete.
+
+  Args:
+    config: of the run; `train` and `data` may be filled in.
+    directory: its folder.
+    new: start another one where the folder holds a run.
+    extend: go on with a complete one.
+
+  Raises:
+    UsageError: before anything is written; and all that training raises.
+  """
+  held = None
+  try:
+    if new:
+      directory = workdir.numbered(directory)
+    stored, known, free = workdir.stored_config(directory), None, ()
+    if extend:
+      done = stored and _finished(directory, stored["train"]["num_steps"])
+      free = workdir.extend(directory, stored, config, bool(done))
+    elif stored is not None:
+      config.train.restarts = tuple(stored["train"].get("restarts", ()))
+    if stored is not None:
+      # Of use only once; a resumed run need not be told again.
+      origin = config.train.init_from or stored["train"].get("init_from", "")
+      config.train.init_from = origin
+      workdir.check_same(directory, stored, config, free)
+      known = workdir.stored_corpus(directory)
+      summary = _finished(directory, config.train.num_steps)
+      if summary:
+        report.say(summary)
+        report.say("\nThis run was complete; --new starts another one.")
+        return
+    experiment = _build(config, known, fresh=stored is None)
+    if jax.process_index() == 0:
+      held = workdir.claim(directory, config, experiment.corpus, free)
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(str(error)) from error
+  except MemoryError as error:  # of NumPy, where arrays of the start are made
+    raise _too_large(config, error) from error
+  with (
+    held or contextlib.nullcontext(),
+    _fits(directory, config, stored is None),
+  ):
+    if free:
+      report.say(workdir.extension(config))
+    report.say(train_lib.describe(experiment, directory))
+    result = train_lib.train_and_evaluate(experiment, directory)
+    report.say(_summary(result, directory))
+
+
+def _build(config, known, fresh):
+  """The experiment; the weights that it starts from are looked at first."""
+  source = config.train.init_from
+  if source and not config.data.tokenizer_path:
+    config.data.tokenizer_path = load.tokenizer_path(source, fresh)
+  experiment = train_lib.build(config, known)
+  if source and fresh:
+    load.check_weights(source, config, experiment.corpus)
+  return experiment
+
+
+def evaluate(directory):
+  """Prints the exact perplexity of the newest checkpoint of a run."""
+  try:
+    config = load.stored_config(directory)
+    experiment = train_lib.build(config, workdir.stored_corpus(directory))
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(f"--workdir={directory}: {error}") from error
+  step, values = train_lib.evaluate_newest(experiment, directory)
+  report.Progress(config, experiment.unigram).evaluation(step, values)
+
+
+def plan(config, topology):
+  """Prints what an update of a config would take on other hardware."""
+  # Compiled for others; what this host has is left alone.
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    plan_lib.run(config, topology)
+  except ValueError as error:
+    raise command_line.UsageError(str(error)) from error
+  except MemoryError as error:
+    raise _too_large(config, error) from error

@@ -53,12 +53,22 @@ def command(monkeypatch, tmp_path, capsys):
   return run
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+  """For modules in which compiling would take most of the time."""
+  with runs.quick_compilation():
+    yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
   """The folder of a complete run of the tiny config; copy it, do not write."""
   folder = tmp_path_factory.mktemp("finished") / "run"
   experiment = runs.experiment()
-  with workdir.claim(folder, experiment.config, experiment.corpus):
+  with (
+    runs.quick_compilation(),
+    workdir.claim(folder, experiment.config, experiment.corpus),
+  ):
     train.train_and_evaluate(experiment, folder)
   return folder
 

@@ -256,3 +256,9 @@ def test_pieces_lose_nothing(count):
   assert "".join(pieces) == text
   assert all(0 < len(piece) <= count for piece in pieces)
   assert all(2 * len(piece) >= count - 1 for piece in pieces[:-1])
+
+
+@pytest.mark.parametrize("longest", [0, 1, 5])
+def test_the_smallest_pieces(tmp_path, longest):
+  path = save(tmp_path / "a.txt", b"null\n")
+  assert "".join(read(path, longest=longest)) == "null\n"

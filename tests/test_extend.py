@@ -10,6 +10,7 @@ from configs import base
 from linformer_jax import metrics, optimizer
 from tests import runs, tiny
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FLAGS = ("train", "--config=tests/tiny.py", "--workdir={tmp}/run")
 MORE = ("--extend", "--config.train.num_steps=7")
 

@@ -10,6 +10,7 @@ import pytest
 from linformer_jax import load
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FLAGS = ("train", "--config=tests/tiny.py", "--workdir={tmp}/run")
 NEW = ("train", "--config=tests/tiny.py", "--workdir={tmp}/new")
 FROM = "--init_from={tmp}/run"

@@ -29,11 +29,7 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-  """Compiling is most of the time here, and how well does not matter."""
-  with runs.quick_compilation():
-    yield
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Killed(BaseException):

@@ -95,7 +95,7 @@ def _plain(
     yield text
     return
   # In characters, and counted on the same text however the lines end.
-  sample = text[:longest]
+  sample = text[: max(longest, 1)]
   part = PART if longest >= PART else max(longest // 4, _SHORTEST)
   count = max(part * len(sample) // len(sample.encode()), 1)
   for chunk in itertools.chain([""], chunks):

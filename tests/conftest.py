@@ -62,9 +62,9 @@ def compile_quickly():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-  """The folder of a complete run of the tiny config; copy it, do not write."""
+  """The folder of a complete run of `runs.QUICK`; copy it, do not write."""
   folder = tmp_path_factory.mktemp("finished") / "run"
-  experiment = runs.experiment()
+  experiment = runs.experiment(**runs.QUICK)
   with (
     runs.quick_compilation(),
     workdir.claim(folder, experiment.config, experiment.corpus),

@@ -8,6 +8,14 @@ import numpy as np
 from linformer_jax import checkpoint, metrics, train
 from tests import tiny
 
+# Changes that make the tiny config quicker to compile, as flags too.
+QUICK = {
+  "model.num_layers": 1,
+  "model.scan_layers": False,
+  "model.dropout_rate": 0.0,
+  "model.attention_dropout_rate": 0.0,
+}
+QUICK_FLAGS = tuple(f"--config.{name}={x}" for name, x in QUICK.items())
 # What depends on the clock and not on the run.
 CLOCK = ("time", "eval/seconds", "train/step_seconds", "train/memory_bytes")
 CLOCK += ("train/tokens_per_second", "train/mfu")
@@ -16,9 +24,10 @@ CLOCK += ("train/tokens_per_second", "train/mfu")
 @contextlib.contextmanager
 def quick_compilation():
   """XLA compiles in half of the time, to programs that are slower."""
+  before = jax.config.values["jax_disable_most_optimizations"]
   jax.config.update("jax_disable_most_optimizations", True)
   yield
-  jax.config.update("jax_disable_most_optimizations", False)
+  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def experiment(**changes):

@@ -54,6 +54,7 @@ def both(folder):
   ]
 
 
+@pytest.mark.slow
 def test_every_process_collects_the_same_tests():
   first, second = both(ROOT / "tests")
   assert first == second and len(first) > 1000

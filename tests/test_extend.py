@@ -11,7 +11,12 @@ from linformer_jax import metrics, optimizer
 from tests import runs, tiny
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-FLAGS = ("train", "--config=tests/tiny.py", "--workdir={tmp}/run")
+FLAGS = (
+  "train",
+  "--config=tests/tiny.py",
+  *runs.QUICK_FLAGS,
+  "--workdir={tmp}/run",
+)
 MORE = ("--extend", "--config.train.num_steps=7")
 
 
@@ -61,7 +66,7 @@ def test_an_extension_that_is_killed_resumes_bit_for_bit(
   run, finished, tmp_path, monkeypatch
 ):
   """As if it had not been: the same state, place in the data and metrics."""
-  from linformer_jax import checkpoint, train
+  from linformer_jax import checkpoint
 
   status, _, err = run(*FLAGS, *MORE)
   assert status == 0, err
@@ -85,9 +90,8 @@ def test_an_extension_that_is_killed_resumes_bit_for_bit(
       run(*FLAGS, *MORE)
   status, out, err = run(*FLAGS, *MORE)
   assert status == 0 and "resuming at update 6 of 7" in out, err
-  config = tiny.get_config()
-  config.train.num_steps, config.train.restarts = 7, (4,)
-  experiment = train.build(config)
+  changes = {"train.num_steps": 7, "train.restarts": (4,)}
+  experiment = runs.experiment(**runs.QUICK, **changes)
   runs.assert_same_run(tmp_path / "run", tmp_path / "whole", experiment)
 
 

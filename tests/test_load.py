@@ -11,13 +11,17 @@ from linformer_jax import load
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-FLAGS = ("train", "--config=tests/tiny.py", "--workdir={tmp}/run")
-NEW = ("train", "--config=tests/tiny.py", "--workdir={tmp}/new")
+NEW = (
+  "train",
+  "--config=tests/tiny.py",
+  *runs.QUICK_FLAGS,
+  "--workdir={tmp}/new",
+)
 FROM = "--init_from={tmp}/run"
 
 
 def test_weights_and_logits_are_those_of_the_run(finished):
-  experiment = runs.experiment()
+  experiment = runs.experiment(**runs.QUICK)
   state, _ = runs.newest(finished, experiment)
   found = load.run(str(finished))
   assert found.step == 4
@@ -106,7 +110,7 @@ def test_other_text_gets_the_tokenizer_of_the_weights(run, tmp_path):
   own["model"]["vocab"].popitem()
   (tmp_path / "own.json").write_text(json.dumps(own))
   path = "--config.data.tokenizer_path={tmp}/own.json"
-  status, _, err = run(*NEW[:2], "--workdir={tmp}/third", FROM, *text, path)
+  status, _, err = run(*NEW[:-1], "--workdir={tmp}/third", FROM, *text, path)
   assert status == 2 and "its tokenizer is another one" in err
   assert not (tmp_path / "third").exists()
 
@@ -116,7 +120,7 @@ def test_other_text_gets_the_tokenizer_of_the_weights(run, tmp_path):
   [
     (("--init_from={tmp}/none",), "none holds no run"),
     ((FROM, "--config.model.num_layers=3"), "do not fit this model"),
-    ((FROM, "--config.model.mlp_dim=48"), "(2, 32, 64) there, (2, 32, 48)"),
+    ((FROM, "--config.model.mlp_dim=48"), "(32, 64) there, (32, 48) here"),
     ((FROM, "--config.model.attention=softmax"), "projection"),
     ((FROM, "--config.model.max_length=64"), "embed/positions"),
     (("--init_from={tmp}/text",), "text holds no run"),

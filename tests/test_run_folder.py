@@ -15,6 +15,7 @@ from tests import runs
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 FLAGS = (
   "--config=tests/tiny.py",
+  *runs.QUICK_FLAGS,
   "--config.data.source=files",
   "--config.data.files={tmp}/text/*.jsonl",
   "--workdir={tmp}/run",
@@ -39,6 +40,7 @@ def made(tmp_path_factory, compile_quickly):
   write_text(folder / "text" / "a.jsonl", 1)
   write_text(folder / "text" / "b.jsonl", 2)
   experiment = runs.experiment(
+    **runs.QUICK,
     data__source="files",
     data__files=f"{folder}/text/*.jsonl",
     data__cache_dir=f"{folder}/cache",

@@ -127,6 +127,7 @@ def test_only_a_complete_run_is_extended(run, tmp_path):
   assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_the_peak_of_an_extension_may_be_another(run, tmp_path):
   peak = "--config.optimizer.learning_rate=1e-3"
   status, _, err = run(*FLAGS, *MORE, peak)

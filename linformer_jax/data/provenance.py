@@ -10,6 +10,8 @@ import json
 import os
 from typing import Any
 
+from flax import traverse_util
+
 # (path, bytes, sha256) of each file that a corpus was read from.
 Inputs = list[list[Any]]
 
@@ -69,7 +71,9 @@ def changes(known: Record, text: dict[str, Any], inputs: Inputs) -> str:
     return ""
   named = _changed_files(known.inputs, inputs)
   if not named:
-    there, here = _flat(known.text), _flat(text)
+    there, here = (
+      traverse_util.flatten_dict(tree, sep=".") for tree in (known.text, text)
+    )
     named = [
       f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
       for name in sorted(there.keys() | here.keys())
@@ -100,13 +104,3 @@ def _changed_files(known: Inputs, now: Inputs) -> list[str]:
   if not named and order[0] != order[1]:
     named = ["the same files come in another order, or are split differently"]
   return named
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -131,11 +131,11 @@ def test_a_run_from_start_to_stop(fleet):
 def test_a_run_that_ends_by_itself_can_be_followed_by_another(fleet):
   assert fleet.tpu("setup", "a", ZONE)[0] == 0
   (fleet.root / "end").touch()
+  ended = re.compile(r"w-\d: no run; .* exit status 0\n")
   for _ in range(2):
     status, _, err = fleet.tpu("train", "a", ZONE, CONFIG, WORKDIR)
     assert status == 0, err
     # A worker that has not begun yet is not alive, either.
-    ended = re.compile(r"w-\d: no run; .* exit status 0\n")
     fleets.until(
       lambda: len(ended.findall(fleet.tpu("status", "a", ZONE)[1])) == 2
     )

@@ -11,7 +11,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tokenizers
 from ml_collections import config_dict
@@ -256,5 +255,5 @@ def weights(folder: str, state, mesh):
   except ValueError as error:
     raise checkpoint.CheckpointError(f"--init_from: {error}") from error
   found = _restore(directory, config, mesh)
-  taken = jax.tree.map(jnp.asarray, (found.params, found.constants))
-  return state.replace(params=taken[0], constants=taken[1]), int(found.step)
+  state = state.replace(params=found.params, constants=found.constants)
+  return state, int(found.step)

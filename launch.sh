@@ -175,7 +175,7 @@ case "$command" in
       fail "the code is not formatted: .venv/bin/ruff format ."
     # A process a core, up to four; the tests of a file share what they set up.
     exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
-      --dist=loadfile -m "$marks" "$@"
+      --dist=loadfile --no-loadscope-reorder -m "$marks" "$@"
     ;;
   setup)
     shift

@@ -14,13 +14,17 @@ from linformer_jax import paths
 in_bucket = paths.in_bucket
 
 
-def folder(path) -> pathlib.Path | epath.Path:
-  """The folder of a run from its text, on a disk or in a bucket.
+def folder(path, field: str = "--workdir") -> pathlib.Path | epath.Path:
+  """Returns the folder of a run, on a disk or in a bucket.
+
+  Args:
+    path: as given by the user.
+    field: the flag or argument it comes from, for the message.
 
   Raises:
     ValueError: for one that is neither, or a `~name` of no known user.
   """
-  path = paths.expand(path, "--workdir", bucket=True)
+  path = paths.expand(path, field, bucket=True)
   return epath.Path(path) if in_bucket(path) else pathlib.Path(path)
 
 

@@ -124,7 +124,7 @@ def run(folder: str, step: int | None = None) -> Run:
     ValueError: if the folder holds no run, or one of another version.
     checkpoint.CheckpointError: if no checkpoint can be read.
   """
-  directory = files.folder(paths.expand(folder, "folder", bucket=True))
+  directory = files.folder(folder, "folder")
   config = stored_config(directory)
   mesh = sharding.make_mesh(
     config_dict.ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}),

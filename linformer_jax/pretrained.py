@@ -51,7 +51,7 @@ def load(
     ValueError: in one line, for a file that cannot be read, that lacks a
       tensor, or that is of another architecture or format.
   """
-  path = _file(pathlib.Path(paths.expand(path, "path")))
+  path = find(path)
   tensors = _read(path)
   beside = path.with_name("config.json")
   settings = _settings(beside)
@@ -92,8 +92,13 @@ def load(
   return config, variables
 
 
-def _file(path):
-  """The file of weights, or of their index, that a user's path means."""
+def find(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the file of weights, or of their index, that a path means.
+
+  Raises:
+    ValueError: in one line, for another format or a folder without weights.
+  """
+  path = pathlib.Path(paths.expand(path, "path"))
   if path.suffix in _OTHER_FORMATS:
     raise ValueError(f"{path} is not safetensors: {_SAVE_AGAIN}")
   if _PART.search(path.name):

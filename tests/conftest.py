@@ -1,5 +1,6 @@
 """Caches of one test session: nothing outside of temporary folders."""
 
+import functools
 import importlib.util
 import pathlib
 import shutil
@@ -8,14 +9,24 @@ import sys
 import jax
 import pytest
 
-from linformer_jax import main, train, workdir
+from linformer_jax import benchmark, main, train, workdir
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+# Files that take longest, so that none of them is left to the end.
+LONGEST = ("kill", "mesh", "processes", "train", "main", "flash", "model_loop")
+
+
 def pytest_collection_modifyitems(items):
-  """Tests of the TPU compiler are skipped where it is not installed."""
+  """Skips what needs the TPU compiler without it, and puts long files first."""
+  first = [f"test_{name}.py" for name in LONGEST]
+  items.sort(
+    key=lambda item: (
+      first.index(item.path.name) if item.path.name in first else len(first)
+    )
+  )
   if importlib.util.find_spec("libtpu") is None:
     skip = pytest.mark.skip(reason="libtpu is missing: ./launch.sh test --tpu")
     for item in items:
@@ -30,10 +41,16 @@ def caches(tmp_path_factory):
   compiled = str(folder / "compiled")
   jax.config.update("jax_compilation_cache_dir", compiled)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  # Compiling is most of the time here, and how well does not matter.
+  jax.config.update("jax_disable_most_optimizations", True)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("LINFORMER_CACHE", str(folder / "text"))
     patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Every run measures the host twice, on all of its cores.
+    rate = functools.cache(benchmark.matrix_product_rate)
+    patch.setattr(benchmark, "matrix_product_rate", rate)
     yield folder
 
 
@@ -53,22 +70,12 @@ def command(monkeypatch, tmp_path, capsys):
   return run
 
 
-@pytest.fixture(scope="module")
-def compile_quickly():
-  """For modules in which compiling would take most of the time."""
-  with runs.quick_compilation():
-    yield
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
   """The folder of a complete run of `runs.QUICK`; copy it, do not write."""
   folder = tmp_path_factory.mktemp("finished") / "run"
   experiment = runs.experiment(**runs.QUICK)
-  with (
-    runs.quick_compilation(),
-    workdir.claim(folder, experiment.config, experiment.corpus),
-  ):
+  with workdir.claim(folder, experiment.config, experiment.corpus):
     train.train_and_evaluate(experiment, folder)
   return folder
 

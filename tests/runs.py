@@ -1,7 +1,5 @@
 """Whole runs of the tiny config, and what they leave behind."""
 
-import contextlib
-
 import jax
 import numpy as np
 
@@ -19,15 +17,6 @@ QUICK_FLAGS = tuple(f"--config.{name}={x}" for name, x in QUICK.items())
 # What depends on the clock and not on the run.
 CLOCK = ("time", "eval/seconds", "train/step_seconds", "train/memory_bytes")
 CLOCK += ("train/tokens_per_second", "train/mfu")
-
-
-@contextlib.contextmanager
-def quick_compilation():
-  """XLA compiles in half of the time, to programs that are slower."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def experiment(**changes):

@@ -9,15 +9,9 @@ import pytest
 
 from linformer_jax import evaluate, main, model, sharding, step
 from linformer_jax.data import pipeline
-from tests import runs, tiny
+from tests import tiny
 
 BLOCKS = 21  # divides into batches of 7, not of 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-  with runs.quick_compilation():
-    yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from configs import base
 from linformer_jax import metrics, optimizer
 from tests import runs, tiny
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 FLAGS = (
   "train",
   "--config=tests/tiny.py",

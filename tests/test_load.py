@@ -10,7 +10,6 @@ import pytest
 from linformer_jax import load
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 NEW = (
   "train",
   "--config=tests/tiny.py",

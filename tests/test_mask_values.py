@@ -142,7 +142,7 @@ QUICK = [
 def test_zeros_and_ones_are_false_and_true(entry):
   function = ENTRIES[entry]()
   want = function(MASK)
-  for mask in (1 * MASK, MASK.tolist(), jnp.asarray(MASK, jnp.uint8)):
+  for mask in (MASK.tolist(), jnp.asarray(MASK, jnp.uint8)):
     jax.tree.map(np.testing.assert_array_equal, function(mask), want)
   assert any(
     np.any(got != all_real)
@@ -155,8 +155,8 @@ def test_zeros_and_ones_are_false_and_true(entry):
 # Each is a program of its own, so some stand for all.
 @pytest.mark.parametrize(
   "entry",
-  [f"{kind} headwise" for kind in projection_lib.KINDS]
-  + ["softmax ", "layerwise", "MaskedLM linformer", "flash", "local window"],
+  ["linear headwise", "max_pool headwise", "convolution headwise", "softmax "]
+  + ["layerwise", "flash", "local window"],
 )
 def test_the_same_in_a_program(entry):
   function = jax.jit(ENTRIES[entry]())

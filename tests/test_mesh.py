@@ -85,13 +85,7 @@ def compute(folder, pairs):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    # Compiling is most of the time here, and how well does not matter.
-    env=os.environ
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "8",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    },
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
   )
   assert not done.returncode, done.stderr
   return folder

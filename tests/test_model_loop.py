@@ -74,7 +74,7 @@ def test_scan_equals_layers_one_after_another(fields):
       logits = model.MaskedLM(config).apply(variables, TOKENS, mask)
       return jnp.mean(logits[mask] ** 2), logits
 
-    return jax.grad(loss, has_aux=True)(variables)
+    return jax.jit(jax.grad(loss, has_aux=True))(variables)
 
   gradients, logits = run(scanned, variables)
   plain_gradients, plain_logits = run(plain, unrolled(variables))

@@ -36,8 +36,7 @@ def one(tmp_path_factory):
   """The tiny run in this process, on one device."""
   folder = tmp_path_factory.mktemp("one")
   experiment = runs.experiment()
-  with runs.quick_compilation():
-    train.train_and_evaluate(experiment, folder)
+  train.train_and_evaluate(experiment, folder)
   return folder, experiment
 
 

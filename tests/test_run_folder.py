@@ -12,7 +12,6 @@ import pytest
 from linformer_jax import train, workdir
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 FLAGS = (
   "--config=tests/tiny.py",
   *runs.QUICK_FLAGS,
@@ -34,7 +33,7 @@ def write_text(path, seed, documents=60):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, compile_quickly):
+def made(tmp_path_factory):
   """A folder with two files, a complete run on them, and the cache."""
   folder = tmp_path_factory.mktemp("made")
   write_text(folder / "text" / "a.jsonl", 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import metrics, model, pretrained, spectrum
-from tests import arrays, bert, runs
+from tests import arrays, bert
 
 B, N = 2, bert.N
 TOKENS = np.random.default_rng(0).integers(0, bert.V, (B, N))
@@ -116,8 +116,7 @@ def test_a_loop_of_layers_is_opened(attention):
   plain, opened = spectrum.layer_by_layer(config, variables)
   assert not plain.scan_layers
   lengths = (3 * bert.M,) + 3 * bert.LENGTHS[1:9]
-  with runs.quick_compilation():
-    want = model.Encoder(config).apply(variables, TOKENS)
+  want = model.Encoder(config).apply(variables, TOKENS)
   arrays.close(model.Encoder(plain).apply(opened, TOKENS), want, *lengths)
   got = spectrum.attention(config, variables, TOKENS)
   sizes = (6, 6, 4) if attention == "linformer" else (N, N, N)

@@ -29,9 +29,6 @@ VARIANTS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 class Killed(BaseException):
   """Stands in for the end of the process."""
 

@@ -89,8 +89,12 @@ def of_weights(given) -> Subject:
     )
   documents = source.files(given.text, "text").train()
   tokens = blocks.spread(list(documents), tokenizer, length, given.blocks)
-  with open(given.weights, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  path = pretrained.find(given.weights)
+  if path.suffix == ".json":  # the index of several files
+    digest = _digest(variables)
+  else:
+    with open(path, "rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
   return Subject(
     name=given.name or "weights",
     text=given.text_name or "text",

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Compiling is most of the time here, and how well does not matter.
-CPU = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+CPU = {"JAX_PLATFORMS": "cpu"}
 
 
 def launch(workdir, *words, count=2, devices=2):

@@ -70,7 +70,7 @@ def test_each_step_is_there_once(run, tag, steps):
     for event in _events(run)
     if tag in (value.tag for value in event.summary.value)
   ]
-  assert raw == steps
+  assert sorted(raw) == steps  # files of one second are in no order
 
 
 def test_a_start_is_logged_at_the_step_of_each_resume(run):
@@ -78,7 +78,7 @@ def test_a_start_is_logged_at_the_step_of_each_resume(run):
   starts = [
     event.step for event in _events(run) if event.session_log.status == start
   ]
-  assert starts == [0, 0, 4, 4]
+  assert sorted(starts) == [0, 0, 4, 4]
 
 
 @pytest.mark.parametrize(

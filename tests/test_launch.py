@@ -63,7 +63,7 @@ SMOKE = MAIN + "train --config={root}/configs/smoke.py"
 SMOKE += " --workdir={root}/runs/smoke"
 READY = ["venv", "pip -r requirements.txt"]
 PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4"
-PYTEST += " --dist=loadfile "
+PYTEST += " --dist=loadfile --no-loadscope-reorder "
 
 
 @pytest.mark.parametrize(

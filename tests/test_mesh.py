@@ -54,8 +54,8 @@ MESHES = [
   for sizes in itertools.product((1, 2, 4, 8), repeat=4)
   if np.prod(sizes) == 8
 ]
-# All four axes somewhere; all of them with all models with --slow.
-QUICK = [((2, 1, 4, 1), "headwise"), ((1, 2, 2, 2), "layerwise")]
+# Of the batch, the sequence and the width; all of it with --slow.
+QUICK = [((1, 2, 2, 2), "headwise")]
 ALL = [
   (mesh, model)
   for (i, mesh), (j, model) in itertools.product(
@@ -135,8 +135,8 @@ def test_every_mesh_gives_the_losses_and_gradients_of_one(every, mesh, model):
 
 
 def test_each_of_eight_devices_does_an_eighth(quick):
-  one, eight = facts(quick, "headwise"), facts(quick, "headwise-2x1x4x1")
-  assert one["rows"] == [[16, 32]] and eight["rows"] == [[8, 8]] * 8
+  one, eight = facts(quick, "headwise"), facts(quick, "headwise-1x2x2x2")
+  assert one["rows"] == [[16, 32]] and eight["rows"] == [[8, 16]] * 8
   assert eight["flops"] < one["flops"] / 4  # parameters are updated on each
   assert "all-reduce" in eight["collectives"] and not one["collectives"]
   assert eight["arguments"] < one["arguments"]
@@ -150,11 +150,11 @@ def test_on_the_data_axis_nothing_but_sums_is_exchanged(every):
 
 
 def test_parameters_are_divided(quick):
-  one, eight = facts(quick, "layerwise"), facts(quick, "layerwise-1x2x2x2")
+  one, eight = facts(quick, "headwise"), facts(quick, "headwise-1x2x2x2")
   assert eight["arguments"] < one["arguments"] / 3
 
 
 def test_the_state_is_donated_on_every_device(quick):
-  for name in ("headwise", "headwise-2x1x4x1", "layerwise-1x2x2x2"):
+  for name in ("headwise", "headwise-1x2x2x2"):
     found = facts(quick, name)
     assert found["alias"] > 0.9 * found["arguments"]

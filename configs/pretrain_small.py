@@ -11,8 +11,8 @@ differs between its runs. It is not the paper's size, and these are the choices:
   of token frequencies in such a run (results of commit 8a6cc28).
 * Post-norm as RoBERTa, kernels and embeddings from N(0, 0.05^2).
 * All heads, with softmax attention too, start out looking at neighbours
-  (`position_init=neighbours`, see linformer_jax/initializers.py). Not the
-  paper's.
+  (`position_init=neighbours`, see linformer_jax/models/initializers.py). Not
+  the paper's.
 * An E and an F for each head, the paper's plain form, where a panel does not
   compare how they are shared.
 * E and F start as means of n/k neighbours, shifted from head to head, and learn

@@ -3,7 +3,7 @@
 Two layers of width 256, eight heads with an E and an F each, n = 64, k = 32,
 1,024 subwords, batches of 1,024 tokens. What makes it quick is where it starts:
 heads look at neighbours and E picks every second row; see
-linformer_jax/initializers.py.
+linformer_jax/models/initializers.py.
 
 Command: ./launch.sh
 Hardware: two CPU cores.

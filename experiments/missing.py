@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from linformer_jax import benchmark
+from linformer_jax import hardware
 
 
 def lines(path: pathlib.Path) -> list[dict]:
@@ -96,7 +96,7 @@ def work(items: list, given, measure: Callable, tell: Callable):
     return
   there = len(wanted) - len(missing)
   print(f"{there} are there, {len(missing)} to go", flush=True)
-  environment = benchmark.environment()
+  environment = hardware.environment()
   start = time.time()
   for i, item in enumerate(missing):
     began = time.time()

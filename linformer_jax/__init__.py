@@ -7,7 +7,7 @@ if sys.argv[:1] == ["-m"]:
   # python -m linformer_jax.main: no traceback for Ctrl-C while modules load,
   # nor for what is wrong with the environment.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
-  from linformer_jax import startup
+  from linformer_jax.run import startup
 
   startup.check()
 
@@ -15,7 +15,7 @@ from linformer_jax.attention import (
   LinformerSelfAttention,
   SoftmaxSelfAttention,
 )
-from linformer_jax.model import Encoder, MaskedLM, ModelConfig
+from linformer_jax.models.encoder import Encoder, MaskedLM, ModelConfig
 
 __version__ = "0.1.0"
 __all__ = [

@@ -4,7 +4,8 @@ import collections
 
 import jax
 
-from linformer_jax import metrics, sharding
+from linformer_jax.parallel import sharding
+from linformer_jax.run import metrics
 
 
 def evaluate(

@@ -15,17 +15,11 @@ import numpy as np
 import tokenizers
 from ml_collections import config_dict
 
-from linformer_jax import (
-  checkpoint,
-  config_fields,
-  files,
-  paths,
-  sharding,
-  workdir,
-)
-from linformer_jax import model as model_lib
+from linformer_jax import models
 from linformer_jax import step as step_lib
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.parallel import sharding
+from linformer_jax.run import checkpoint, config_fields, files, paths, workdir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +36,7 @@ class Run:
 
   config: config_dict.ConfigDict
   step: int
-  model: model_lib.MaskedLM
+  model: models.MaskedLM
   variables: dict[str, Any]
   tokenizer: tokenizers.Tokenizer
 
@@ -140,7 +134,7 @@ def run(folder: str, step: int | None = None) -> Run:
   return Run(
     config=config,
     step=int(state.step),
-    model=model_lib.MaskedLM(step_lib.model_config(config.model)),
+    model=models.MaskedLM(step_lib.model_config(config.model)),
     variables={"params": state.params, "constants": state.constants},
     tokenizer=tokenizer,
   )

@@ -31,7 +31,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import absl.logging
 import jax
 
-from linformer_jax import command_line, console, paths, startup
+from linformer_jax.run import command_line, console, paths, startup
 
 # A process that has not been heard of for so long is dead, and all stop.
 HEARTBEAT_SECONDS = 30
@@ -59,7 +59,8 @@ def _find_devices():
 
 def _run(given, mode):
   """Runs a command; returns the exit status."""
-  from linformer_jax import checkpoint, commands, memory, preemption, report
+  from linformer_jax import memory
+  from linformer_jax.run import checkpoint, commands, preemption, report
 
   if mode == "plan":
     commands.plan(given.config, given.topology)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linformer_jax import model as model_lib
-from linformer_jax import optimizer, sharding, tasks
-from linformer_jax.data import masking
+from linformer_jax import models, optimizer, tasks
+from linformer_jax.data.text import masking
+from linformer_jax.parallel import sharding
 
 
 @flax.struct.dataclass
@@ -52,16 +52,16 @@ class Steps:
   abstract_state: TrainState
   abstract_batch: dict[str, jax.ShapeDtypeStruct]
   mesh: jax.sharding.Mesh
-  model: model_lib.ModelConfig
+  model: models.ModelConfig
 
 
-def model_config(group) -> model_lib.ModelConfig:
+def model_config(group) -> models.ModelConfig:
   """The `model` group of a config as a validated ModelConfig."""
   fields = group.to_dict()
   lengths = fields.pop("projected_lengths")
   if lengths:
     fields["projected_length"] = tuple(lengths)
-  return model_lib.ModelConfig(**fields)
+  return models.ModelConfig(**fields)
 
 
 def _abstract_batch(config, mesh):
@@ -114,7 +114,7 @@ def _accumulated(sums_of, params, batch, key, parts):
 def _initializer(config):
   """() -> TrainState, as a run of the config starts."""
   model_cfg = model_config(config.model)
-  model = model_lib.MaskedLM(model_cfg)
+  model = models.MaskedLM(model_cfg)
   tx = _optimizer(config)
 
   def init():
@@ -161,7 +161,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   """
   model_cfg = model_config(config.model)
   model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
-  model = model_lib.MaskedLM(model_cfg)
+  model = models.MaskedLM(model_cfg)
   tx = _optimizer(config)
   rate = optimizer.learning_rate(
     config.optimizer, config.train.num_steps, config.train.restarts

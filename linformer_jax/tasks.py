@@ -3,13 +3,11 @@
 import jax.numpy as jnp
 import optax
 
-from linformer_jax import model as model_lib
-from linformer_jax.attention import layout
+from linformer_jax import models
+from linformer_jax.parallel import layout
 
 
-def masked_lm_sums(
-  model: model_lib.MaskedLM, variables, batch, dropout_key=None
-):
+def masked_lm_sums(model: models.MaskedLM, variables, batch, dropout_key=None):
   """Sums of masked-token prediction over a batch.
 
   Args:

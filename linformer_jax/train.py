@@ -8,20 +8,11 @@ from typing import Any
 import jax
 from clu import periodic_actions
 
-from linformer_jax import (
-  checkpoint,
-  evaluate,
-  flops,
-  load,
-  memory,
-  metrics,
-  preemption,
-  report,
-  sharding,
-)
-from linformer_jax import model as model_lib
+from linformer_jax import evaluate, flops, load, memory, models
 from linformer_jax import step as step_lib
 from linformer_jax.data import pipeline
+from linformer_jax.parallel import sharding
+from linformer_jax.run import checkpoint, metrics, preemption, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +237,7 @@ def describe(experiment: Experiment, workdir) -> str:
   """A few lines on what is about to run."""
   config, corpus = experiment.config, experiment.corpus
   model = experiment.steps.model
-  size = model_lib.num_parameters(experiment.steps.abstract_state.params)
+  size = models.num_parameters(experiment.steps.abstract_state.params)
   kind = model.attention
   if kind == "linformer":
     lengths = sorted(set(model.projected_lengths))

@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linformer_jax import hlo, model, model_config, sharding
+from linformer_jax import models
 from linformer_jax.attention import projection
+from linformer_jax.models import config as model_config
+from linformer_jax.parallel import sharding
+from linformer_jax.tools import hlo
 from tests import tiny
 
 LENGTHS = (64, 1024)
@@ -35,7 +38,7 @@ def compile_layer(mesh, fields, length):
   )
   config = model_config.ModelConfig(**sizes, **fields)
   sharding.check_model(config, length, mesh)
-  block = model.Block(config, K)
+  block = models.Block(config, K)
 
   def on_rows(*shape, dtype=jnp.float32, axes=(None, "sequence")):
     at = NamedSharding(mesh, PartitionSpec(*axes))

@@ -9,7 +9,8 @@ import sys
 import jax
 import pytest
 
-from linformer_jax import benchmark, main, train, workdir
+from linformer_jax import hardware, main, train
+from linformer_jax.run import workdir
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -49,8 +50,8 @@ def caches(tmp_path_factory):
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # Every run measures the host twice, on all of its cores.
-    rate = functools.cache(benchmark.matrix_product_rate)
-    patch.setattr(benchmark, "matrix_product_rate", rate)
+    rate = functools.cache(hardware.matrix_product_rate)
+    patch.setattr(hardware, "matrix_product_rate", rate)
     yield folder
 
 

@@ -15,8 +15,11 @@ import jax
 import numpy as np
 import optax
 
-from linformer_jax import checkpoint, hlo, sharding, step
+from linformer_jax import step
 from linformer_jax.data import pipeline
+from linformer_jax.parallel import sharding
+from linformer_jax.run import checkpoint
+from linformer_jax.tools import hlo
 from tests import runs, tiny
 
 

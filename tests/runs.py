@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from linformer_jax import checkpoint, metrics, train
+from linformer_jax import train
+from linformer_jax.run import checkpoint, metrics
 from tests import tiny
 
 # Changes that make the tiny config quicker to compile, as flags too.

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linformer_jax import aot, model, plan, sharding, step
+from linformer_jax import models, step
+from linformer_jax.parallel import sharding
+from linformer_jax.tools import aot, plan
 from tests import tiny
 
 
@@ -151,7 +153,7 @@ def test_memory_and_collectives_of_the_update_of_a_slice():
   config, devices = tiny.get_config(), aot.devices("v5e:2x2")
   steps = step.build_steps(config, sharding.make_mesh(config.mesh, devices))
   state = steps.abstract_state
-  parameters = 4 * model.num_parameters(state.params)
+  parameters = 4 * models.num_parameters(state.params)
   assert plan.bytes_per_device(state.params) == parameters
   moments = plan.bytes_per_device(state.opt_state)
   assert 2 * parameters <= moments <= 2 * parameters + 64  # and counters

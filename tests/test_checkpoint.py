@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import checkpoint
+from linformer_jax.run import checkpoint
 from tests import runs
 
 

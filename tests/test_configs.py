@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs import base, linformer, pretrain_small, smoke, transformer
-from linformer_jax import command_line, config_fields, sharding, step, tasks
-from linformer_jax import model as model_lib
+from linformer_jax import models, step, tasks
 from linformer_jax.attention import linformer as linformer_attention
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.data import pipeline
+from linformer_jax.parallel import sharding
+from linformer_jax.run import command_line, config_fields
 from tests import tiny
 
 
@@ -185,7 +186,7 @@ def test_an_update_on_shorter_sequences_is_that_on_padded_ones(projection):
     "tokens": np.pad(short["tokens"], [(0, 0), (0, 19)]),
     "mask": np.arange(32)[None].repeat(2, 0) < 13,
   }
-  model = model_lib.MaskedLM(steps.model)
+  model = models.MaskedLM(steps.model)
 
   @jax.jit
   @jax.value_and_grad
@@ -234,6 +235,6 @@ def test_every_field_has_a_type_and_a_range(module):
 def test_the_library_reads_only_fields_that_base_lists():
   fields = set(base.get_config().model.keys()) - {"projected_lengths"}
   assert fields == {
-    field.name for field in model_lib.ModelConfig.__dataclass_fields__.values()
+    field.name for field in models.ModelConfig.__dataclass_fields__.values()
   }
   assert np.isclose(base.get_config().data.mask_rate, 0.15)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import test_data_config
 
-from linformer_jax.data import cache, ingest, pipeline, tokenizer
+from linformer_jax.data import cache, pipeline
+from linformer_jax.data.text import ingest, tokenizer
 
 SETTINGS = {"a": 1}
 

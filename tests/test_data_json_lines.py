@@ -5,7 +5,7 @@ import json
 import pytest
 import test_data_reading
 
-from linformer_jax.data import json_lines
+from linformer_jax.data.text import json_lines
 
 
 @pytest.mark.parametrize("packer", test_data_reading.PACKERS)

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from linformer_jax.data import manifest, progress
+from linformer_jax.data.text import manifest, progress
 
 
 def found(patterns):

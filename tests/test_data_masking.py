@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linformer_jax.data import masking
+from linformer_jax.data.text import masking
 
 SIZE = 50
 SPECIAL = [0, 1, 2, 3, 49]

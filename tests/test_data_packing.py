@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from linformer_jax.data import packing
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import packing
+from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 TEXTS = ["the cat sat on the mat", "", "naïve ☃", "a much longer one " * 9]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import test_data_config
 
-from linformer_jax.data import masking, pipeline
+from linformer_jax.data import pipeline
+from linformer_jax.data.text import masking
 
 BATCH = 8
 

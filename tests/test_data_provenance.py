@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from linformer_jax.data import cache, provenance
+from linformer_jax.data import cache
+from linformer_jax.data.text import provenance
 
 A, B = ["/x/a.txt", 3, "a" * 64], ["/x/b.txt", 4, "b" * 64]
 NEW = ["/x/c.txt", 5, "c" * 64]

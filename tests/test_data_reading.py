@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from linformer_jax.data import reading
+from linformer_jax.data.text import reading
 
 PACKERS = {
   "plain": ("", bytes),

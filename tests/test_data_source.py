@@ -9,10 +9,10 @@ from importlib import metadata
 import pytest
 import test_data_config
 
-from linformer_jax.data import (
+from linformer_jax.data import pipeline
+from linformer_jax.data.text import (
   holdout,
   ingest,
-  pipeline,
   progress,
   reading,
   source,

@@ -9,7 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 import test_data_config
 
-from linformer_jax.data import pipeline, tfds_source
+from linformer_jax.data import pipeline
+from linformer_jax.data.text import tfds_source
 
 TRAIN = [f"training text number {i} ☃" for i in range(300)]
 VALIDATION = [f"validation text number {i}" for i in range(7)]

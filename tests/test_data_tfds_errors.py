@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import test_data_tfds
 
-from linformer_jax.data import source, tfds_source
+from linformer_jax.data.text import source, tfds_source
 
 
 class FailingText(test_data_tfds.TinyText):

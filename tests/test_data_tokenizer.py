@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 TEXTS = ["the cat sat on the mat, the cat sat", "a cat and a mat"] * 20
 

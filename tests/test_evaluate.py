@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import evaluate, main, model, sharding, step
+from linformer_jax import evaluate, main, models, step
 from linformer_jax.data import pipeline
+from linformer_jax.parallel import sharding
 from tests import tiny
 
 BLOCKS = 21  # divides into batches of 7, not of 8
@@ -41,7 +42,7 @@ def expected(split):
   """(nll, right) of every target of the split, in float64 from the logits."""
   [batch] = batches(split, BLOCKS)
   steps = build(BLOCKS)
-  logits = model.MaskedLM(steps.model).apply(
+  logits = models.MaskedLM(steps.model).apply(
     {"params": steps.init().params}, batch["tokens"], batch["mask"]
   )
   logits = np.float64(logits)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.compat.proto import event_pb2
 
 from configs import base
-from linformer_jax import metrics
+from linformer_jax.run import metrics
 
 LAST = 9
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from linformer_jax import metrics, optimizer
+from linformer_jax import optimizer
+from linformer_jax.run import metrics
 from tests import runs, tiny
 
 FLAGS = (
@@ -65,7 +66,7 @@ def test_an_extension_that_is_killed_resumes_bit_for_bit(
   run, finished, tmp_path, monkeypatch
 ):
   """As if it had not been: the same state, place in the data and metrics."""
-  from linformer_jax import checkpoint
+  from linformer_jax.run import checkpoint
 
   status, _, err = run(*FLAGS, *MORE)
   assert status == 0, err

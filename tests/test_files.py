@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from linformer_jax import files, metrics, report, workdir
+from linformer_jax.run import files, metrics, report, workdir
 from tests import tiny
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import attention, model
-from linformer_jax.attention import flash
+from linformer_jax import attention, models
+from linformer_jax.attention.ops import flash
 from tests import arrays
 
 B, N, H, D = 2, 11, 2, 4
@@ -128,7 +128,7 @@ CONFIG = dict(
 
 
 def block_and_gradients(batch, **changes):
-  block = model.Block(model.ModelConfig(**CONFIG | changes), 4)
+  block = models.Block(models.ModelConfig(**CONFIG | changes), 4)
   x, toward = arrays.draw(batch, 11, 16), arrays.draw(batch, 11, 16, seed=1)
   mask = np.arange(11) < np.array([[11], [6]])[:batch]
   params = jax.jit(block.init)(jax.random.key(0), x)["params"]
@@ -174,10 +174,10 @@ def test_whole_layers_in_blocks(kind, norm, implementation, batch):
 
 def test_dropout_differs_from_block_to_block():
   """A mask drawn once for all blocks would drop the same features in each."""
-  config = model.ModelConfig(
+  config = models.ModelConfig(
     **CONFIG | {"max_length": 8, "dropout_rate": 0.5, "query_block": 4}
   )
-  block = model.Block(config, 4)
+  block = models.Block(config, 4)
   x = np.broadcast_to(arrays.draw(1, 1, 16), (1, 8, 16))  # rows that are alike
   variables = block.init(jax.random.key(0), x)
   exact = np.asarray(block.apply(variables, x))

@@ -5,7 +5,7 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 
-from linformer_jax import attention, flops, model
+from linformer_jax import attention, flops, models
 from linformer_jax.attention import linformer
 from linformer_jax.attention import projection as projection_lib
 
@@ -15,7 +15,7 @@ HEADS = 4
 
 def encoder_layer(n, d, **kwargs):
   """A layer with an MLP of 4 d, as in the paper's formulas."""
-  config = model.ModelConfig(7, n, 1, d, d // 64, 4 * d, **kwargs)
+  config = models.ModelConfig(7, n, 1, d, d // 64, 4 * d, **kwargs)
   return flops.forward(config, n, 0)
 
 
@@ -55,7 +55,7 @@ def test_ratios_of_the_paper_by_flops_alone():
 
 
 def test_head_and_update():
-  config = model.ModelConfig(50, 16, 2, 8, 2, 32, projected_length=4)
+  config = models.ModelConfig(50, 16, 2, 8, 2, 32, projected_length=4)
   base = flops.forward(config, 16, 0)
   assert flops.forward(config, 16, 3) - base == 3 * (2 * 8 * 50 + 2 * 8**2)
   assert flops.train_step(config, 16, 3, 5) == 15 * flops.forward(config, 16, 3)
@@ -63,9 +63,9 @@ def test_head_and_update():
 
 def test_layers_of_their_own_projected_length():
   fields = (50, 16, 3, 8, 2, 32)
-  mixed = model.ModelConfig(*fields, projected_length=(8, 4, 2))
+  mixed = models.ModelConfig(*fields, projected_length=(8, 4, 2))
   each = [
-    flops.forward(model.ModelConfig(*fields, projected_length=k), 16, 0) / 3
+    flops.forward(models.ModelConfig(*fields, projected_length=k), 16, 0) / 3
     for k in (8, 4, 2)
   ]
   assert flops.forward(mixed, 16, 0) == sum(each)
@@ -100,7 +100,7 @@ CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
 
 
 def traced(config, n, predictions):
-  module = model.MaskedLM(config)
+  module = models.MaskedLM(config)
   tokens = jnp.zeros((1, n), jnp.int32)
   positions = jnp.zeros((1, predictions), jnp.int32)
   variables = jax.eval_shape(module.init, KEY, tokens, None, positions)
@@ -117,7 +117,7 @@ def test_equal_the_products_of_the_program(kind, sharing, scan_layers):
   fields = {"attention": "softmax"}
   if kind != "softmax":
     fields = {"projection": kind, "sharing": sharing}
-  config = model.ModelConfig(
+  config = models.ModelConfig(
     29, 24, 3, 16, 4, 40, projected_length=6, scan_layers=scan_layers, **fields
   )
   for n in (24, 8):
@@ -134,7 +134,7 @@ def test_agree_with_the_compilers_count(kind):
   shortest contraction is head_dim = 64), and fewer than a dozen element-wise
   operations follow an entry: softmax, gelu and layer norm are the longest.
   """
-  config = model.ModelConfig(
+  config = models.ModelConfig(
     256,
     128,
     2,

@@ -1,6 +1,6 @@
 """Bytes of collectives, counted by hand."""
 
-from linformer_jax import hlo
+from linformer_jax.tools import hlo
 
 # A program of one device as compilers print it: a loop of 5 whose length is in
 # its condition, one of 3 that says so, one that compares with no constant.

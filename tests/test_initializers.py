@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import initializers
 from linformer_jax.attention import projection
+from linformer_jax.models import initializers
 
 KEY = jax.random.key(0)
 ZERO = jax.nn.initializers.zeros

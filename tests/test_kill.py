@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from linformer_jax import metrics
+from linformer_jax.run import metrics
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from linformer_jax import command_line
+from linformer_jax.run import command_line
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent

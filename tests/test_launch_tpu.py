@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from linformer_jax import command_line
+from linformer_jax.run import command_line
 from tests import fleet as fleets
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import attention, flops, model, sharding
+from linformer_jax import attention, flops, models
 from linformer_jax.attention import local
+from linformer_jax.parallel import sharding
 from tests import arrays
 
 B, N, K, H, D = 2, 37, 3, 2, 4
@@ -133,17 +134,17 @@ def test_what_it_does_not_go_with():
   for other in blocks:
     other = {"local_window": 2, "projected_length": 4} | other
     with pytest.raises(ValueError, match="local_window 2"):
-      model.ModelConfig(*fields, **other)
+      models.ModelConfig(*fields, **other)
     other["implementation"] = other.pop("attention_implementation", "xla")
     del other["projected_length"]
     with pytest.raises(ValueError, match="local_window 2"):
       attention.LinformerSelfAttention(2, 8, 4, **other).init(key, x)
   with pytest.raises(ValueError, match="local_window -1"):
-    model.ModelConfig(*fields, projected_length=4, local_window=-1)
+    models.ModelConfig(*fields, projected_length=4, local_window=-1)
 
   class Mesh:
     shape = {"data": 1, "fsdp": 1, "sequence": 2, "tensor": 1}
 
-  config = model.ModelConfig(*fields, projected_length=4, local_window=2)
+  config = models.ModelConfig(*fields, projected_length=4, local_window=2)
   with pytest.raises(ValueError, match="local_window 2.*sequence=2"):
     sharding.check_model(config, 8, Mesh)

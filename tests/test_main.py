@@ -231,7 +231,7 @@ def test_run_again_says_what_is_done_and_never_mixes_configs(command, tmp_path):
 
 
 def test_two_processes_in_one_folder(command, tmp_path):
-  from linformer_jax import workdir
+  from linformer_jax.run import workdir
 
   (tmp_path / "run").mkdir()
   with workdir.lock(tmp_path / "run"):
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_written(command, files):
 
 
 def test_a_disk_that_is_full_while_training(command, tmp_path, monkeypatch):
-  from linformer_jax import metrics
+  from linformer_jax.run import metrics
 
   def no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import attention, model
-from linformer_jax.attention import flash, functional, local, masks
+from linformer_jax import attention, models
+from linformer_jax.attention import functional, local, masks
 from linformer_jax.attention import projection as projection_lib
+from linformer_jax.attention.ops import flash
 from tests import arrays
 from tests.test_masks import KINDS, MASK, H, K, M, N, make_attention, make_block
 
@@ -44,7 +45,7 @@ def of_local_window():
 
 
 def of_model(kind, module, **fields):
-  config = model.ModelConfig(10, N, 2, M, H, 16, kind, K, **fields)
+  config = models.ModelConfig(10, N, 2, M, H, 16, kind, K, **fields)
   return of_module(module(config), TOKENS)
 
 
@@ -88,13 +89,13 @@ for _kind in KINDS_ALONE:
 for _kind in projection_lib.KINDS:
   ENTRIES[f"project {_kind}"] = functools.partial(of_projection, _kind)
 for _kind in ("softmax", "linformer"):
-  for _module in (model.Encoder, model.MaskedLM):
+  for _module in (models.Encoder, models.MaskedLM):
     ENTRIES[f"{_module.__name__} {_kind}"] = functools.partial(
       of_model, _kind, _module
     )
 ENTRIES |= {
   "layerwise": lambda: of_model(
-    "linformer", model.Encoder, sharing="layerwise", query_block=4
+    "linformer", models.Encoder, sharing="layerwise", query_block=4
   ),
   "block": lambda: of_module(make_block("linear", "none", "pre"), X),
   "local window": of_local_window,

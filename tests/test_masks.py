@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import attention, model
+from linformer_jax import attention, models
 from linformer_jax.attention import linformer
 from linformer_jax.attention import projection as projection_lib
 from tests import arrays
@@ -44,10 +44,10 @@ def make_block(kind, sharing, norm_position):
   fields = {"attention": "softmax"}
   if kind != "softmax":
     fields = {"projection": kind, "sharing": sharing, "projected_length": K}
-  config = model.ModelConfig(
+  config = models.ModelConfig(
     10, N, 1, M, H, F, norm_position=norm_position, **fields
   )
-  return model.Block(config, K)
+  return models.Block(config, K)
 
 
 def check_self(module, lengths):

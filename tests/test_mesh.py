@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from linformer_jax import sharding
+from linformer_jax.parallel import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 EPS = float(np.finfo(np.float32).eps)

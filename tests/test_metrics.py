@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from linformer_jax import files, flops, metrics, report
+from linformer_jax import flops
+from linformer_jax.run import files, metrics, report
 
 
 def test_means_are_of_sums_and_perplexity_is_not_clipped():

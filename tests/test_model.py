@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import model
+from linformer_jax import models
 from tests import arrays
 
 KEY = jax.random.key(0)
 N, V, B = 12, 29, 2
-TINY = model.ModelConfig(V, N, 3, 8, 2, 16, projected_length=4)
-BASE = model.ModelConfig(
+TINY = models.ModelConfig(V, N, 3, 8, 2, 16, projected_length=4)
+BASE = models.ModelConfig(
   vocab_size=50_000,
   max_length=512,
   num_layers=12,
@@ -33,12 +33,12 @@ def draw_tokens(*shape, seed=0):
   return np.random.default_rng(seed).integers(0, V, shape)
 
 
-def shapes_of(config, module=model.MaskedLM):
+def shapes_of(config, module=models.MaskedLM):
   tokens = jax.ShapeDtypeStruct((1, config.max_length), jnp.int32)
   return jax.eval_shape(module(config).init, KEY, tokens)
 
 
-def filled(config, module=model.MaskedLM):
+def filled(config, module=models.MaskedLM):
   return arrays.filled(module(config), draw_tokens(1, N))
 
 
@@ -48,7 +48,7 @@ TERMS = 3 * (8 + 12 + 4 + 4 + 8 + 8 + 16 + 2 * 8) + 3 * 8
 
 
 def size(**changes):
-  return model.num_parameters(shapes_of(replace(BASE, **changes))["params"])
+  return models.num_parameters(shapes_of(replace(BASE, **changes))["params"])
 
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
@@ -82,21 +82,21 @@ def test_sizes_of_the_projections(scan_layers):
 def test_logits_at_positions_are_those_of_all_gathered():
   variables, tokens = filled(TINY), draw_tokens(B, N)
   positions = np.array([[0, 5, 5], [11, 3, 0]])
-  module = model.MaskedLM(TINY)
+  module = models.MaskedLM(TINY)
   some = jax.jit(module.apply)(variables, tokens, None, positions)
   every = jax.jit(module.apply)(variables, tokens)
   want = np.take_along_axis(np.asarray(every), positions[..., None], 1)
   arrays.close(some, want, TERMS)
 
 
-@pytest.mark.parametrize("attention", model.model_config.ATTENTION)
+@pytest.mark.parametrize("attention", models.config.ATTENTION)
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_ids_under_the_mask_do_not_matter(norm_position, attention):
   """Not even ids out of range; and a short input equals it alone."""
   config = replace(norm_position=norm_position, attention=attention)
   variables, tokens = filled(config), draw_tokens(B, N)
   mask = np.arange(N) < np.array([[7], [0]])  # row 1 is wholly padded
-  module = model.MaskedLM(config)
+  module = models.MaskedLM(config)
 
   @jax.jit
   def run(variables, tokens):
@@ -117,7 +117,7 @@ def test_ids_under_the_mask_do_not_matter(norm_position, attention):
 
 
 def test_longer_than_max_length():
-  for module in (model.Encoder, model.MaskedLM):
+  for module in (models.Encoder, models.MaskedLM):
     with pytest.raises(ValueError, match="13 tokens.*max_length 12"):
       module(TINY).init(KEY, draw_tokens(1, N + 1))
 
@@ -129,7 +129,7 @@ def test_dropout_is_by_key_and_keeps_its_rate():
     dropout_rate=rate, embed_dim=width, norm_position="pre", num_layers=1
   )
   x = np.random.default_rng(0).standard_normal((16, N, width)).astype("f4")
-  block = model.Block(config, 4)
+  block = models.Block(config, 4)
   params = jax.jit(block.init)(KEY, x)["params"]
   params["mlp_out"] = jax.tree.map(jnp.zeros_like, params["mlp_out"])
   # The difference of x is exact only where x is small: let it be nothing.
@@ -175,10 +175,10 @@ def test_every_layer_drops_by_its_own_key(scan_layers):
     return jnp.full(leaf.shape, float(one))
 
   variables = jax.tree_util.tree_map_with_path(
-    fill, shapes_of(config, model.Encoder)
+    fill, shapes_of(config, models.Encoder)
   )
   tokens, rngs = draw_tokens(B, N), {"dropout": jax.random.key(1)}
-  module = model.Encoder(config)
+  module = models.Encoder(config)
   out = module.apply(variables, tokens, deterministic=False, rngs=rngs)
   for row in np.asarray(out).reshape(-1, 32):  # a norm keeps what is equal
     assert len(np.unique(row)) == 3
@@ -186,7 +186,7 @@ def test_every_layer_drops_by_its_own_key(scan_layers):
   np.testing.assert_array_equal(still, 0)  # the norm of equal entries
 
 
-@pytest.mark.parametrize("attention", model.model_config.ATTENTION)
+@pytest.mark.parametrize("attention", models.config.ATTENTION)
 def test_bfloat16(attention):
   """float32 parameters and logits around bfloat16 layers."""
   config = replace(attention=attention, dtype="bfloat16")
@@ -194,17 +194,17 @@ def test_bfloat16(attention):
   assert {w.dtype.name for w in jax.tree.leaves(shapes_of(config))} == {
     "float32"
   }
-  apply = jax.jit(model.MaskedLM(config).apply)
+  apply = jax.jit(models.MaskedLM(config).apply)
   logits = apply(variables, tokens)
   assert logits.dtype == jnp.float32
-  exact = jax.jit(model.MaskedLM(replace(config, dtype="float32")).apply)
+  exact = jax.jit(models.MaskedLM(replace(config, dtype="float32")).apply)
   # Each of some 30 steps rounds to 8 bits; roundings add like a random walk.
   want = np.asarray(exact(variables, tokens))
   scale = np.max(abs(want))
   error = np.max(abs(logits - want))
   assert 2**-16 * scale < error < 30**0.5 * 4 * 2**-8 * scale
   # The product itself is float32, and not only its sum with the bias.
-  embed = model.Embed(config)
+  embed = models.Embed(config)
   params = {"params": variables["params"]["encoder"]["embed"]}
   rows = jnp.ones((1, 1, 8), jnp.bfloat16)
   scores = embed.apply(params, rows, method="attend")
@@ -215,8 +215,8 @@ def test_bfloat16(attention):
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_rows_between_layers_are_bfloat16(norm_position):
   config = replace(norm_position=norm_position, dtype="bfloat16")
-  module, tokens = model.Encoder(config), draw_tokens(B, N)
-  variables = shapes_of(config, model.Encoder)
+  module, tokens = models.Encoder(config), draw_tokens(B, N)
+  variables = shapes_of(config, models.Encoder)
   jaxpr = jax.make_jaxpr(module.apply)(variables, tokens)
   (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
   carried = loop.outvars[0].aval
@@ -226,7 +226,7 @@ def test_rows_between_layers_are_bfloat16(norm_position):
 
 def test_random_projections_are_constants_of_their_own():
   config = replace(projection="random", sharing="none")
-  variables = jax.jit(model.MaskedLM(config).init)(KEY, draw_tokens(1, N))
+  variables = jax.jit(models.MaskedLM(config).init)(KEY, draw_tokens(1, N))
   assert set(variables) == {"params", "constants"}
   kernels = jax.tree.leaves(variables["constants"])
   assert [k.shape for k in kernels] == [(3, 2, 4, N)] * 2  # E, F by layer, head
@@ -238,7 +238,7 @@ def test_random_projections_are_constants_of_their_own():
 
 def test_sinusoidal_positions_have_the_spread_of_the_tokens():
   config = replace(position_init="sinusoidal", embed_dim=64, position_offset=2)
-  params = jax.jit(model.Embed(config).init)(KEY, draw_tokens(1, N))["params"]
+  params = jax.jit(models.Embed(config).init)(KEY, draw_tokens(1, N))["params"]
   table = np.asarray(params["positions"])
   assert table.shape == (N + 2, 64)
   # sin^2 + cos^2 = 1 in every pair: the mean square is exactly std^2.

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import model_config
 from linformer_jax.attention import linformer
+from linformer_jax.models import config as model_config
 
 FIELDS = {
   "vocab_size": 50,

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import model
+from linformer_jax import models
 from tests import arrays
 
 N, V, B = 12, 29, 2
-TINY = model.ModelConfig(V, N, 2, 8, 2, 16, projected_length=4)
+TINY = models.ModelConfig(V, N, 2, 8, 2, 16, projected_length=4)
 TOKENS = np.random.default_rng(0).integers(0, V, (B, N))
 # The sums that one output went through: five of a layer's attention, two of
 # its MLP, two layer norms, in three layers, and the head; and twice that and
@@ -25,12 +25,12 @@ def replace(**fields):
 
 
 def shapes_of(config):
-  init = model.MaskedLM(config).init
+  init = models.MaskedLM(config).init
   return jax.eval_shape(init, jax.random.key(0), TOKENS)
 
 
 def filled(config):
-  return arrays.filled(model.MaskedLM(config), TOKENS)
+  return arrays.filled(models.MaskedLM(config), TOKENS)
 
 
 def unrolled(tree):
@@ -71,7 +71,7 @@ def test_scan_equals_layers_one_after_another(fields):
 
   def run(config, variables):
     def loss(variables):
-      logits = model.MaskedLM(config).apply(variables, TOKENS, mask)
+      logits = models.MaskedLM(config).apply(variables, TOKENS, mask)
       return jnp.mean(logits[mask] ** 2), logits
 
     return jax.jit(jax.grad(loss, has_aux=True))(variables)
@@ -103,7 +103,7 @@ def test_program_of_a_loop_does_not_grow_with_depth(remat):
     config = replace(num_layers=depth, scan_layers=scan_layers, remat=remat)
 
     def loss(params):
-      return jnp.sum(model.MaskedLM(config).apply({"params": params}, TOKENS))
+      return jnp.sum(models.MaskedLM(config).apply({"params": params}, TOKENS))
 
     gradient = jax.jit(jax.grad(loss))
     params = shapes_of(config)["params"]
@@ -119,7 +119,7 @@ def test_remat_computes_again_and_changes_no_gradient(scan_layers):
     config = replace(scan_layers=scan_layers, remat=remat)
 
     def loss(variables):
-      return jnp.mean(model.MaskedLM(config).apply(variables, TOKENS) ** 2)
+      return jnp.mean(models.MaskedLM(config).apply(variables, TOKENS) ** 2)
 
     return jax.jit(jax.grad(loss))
 
@@ -142,10 +142,10 @@ def test_remat_in_blocks_keeps_one_block_of_a_layer():
   length = 1024
   tokens = np.random.default_rng(0).integers(0, V, (1, length))
   fields = dict(max_length=length, num_layers=1, query_block=32)
-  variables = arrays.filled(model.Encoder(replace(**fields)), tokens)
+  variables = arrays.filled(models.Encoder(replace(**fields)), tokens)
 
   def compiled(remat):
-    encoder = model.Encoder(replace(remat=remat, **fields))
+    encoder = models.Encoder(replace(remat=remat, **fields))
 
     def loss(variables):
       return jnp.mean(encoder.apply(variables, tokens) ** 2)

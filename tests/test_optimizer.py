@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from linformer_jax import optimizer, sharding, step
+from linformer_jax import optimizer, step
+from linformer_jax.parallel import sharding
 from tests import tiny
 
 

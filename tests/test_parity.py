@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import attention, model
+from linformer_jax import attention, models
 from tests import arrays
 
 torch = pytest.importorskip("torch")
@@ -212,10 +212,10 @@ def test_softmax_block_is_torchs_encoder_layer(norm_position):
         parameter += 0.1 * torch.from_numpy(
           arrays.draw(*parameter.shape, seed=i)
         )
-  config = model.ModelConfig(
+  config = models.ModelConfig(
     7, N, 1, M, H, F, attention="softmax", norm_position=norm_position
   )
-  block = model.Block(config, 0)
+  block = models.Block(config, 0)
   params = of_encoder_layer(theirs)
   x, toward = arrays.draw(B, N, M), arrays.draw(B, N, M, seed=1)
   if norm_position == "pre":  # of rows this small the norm's epsilon matters

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from linformer_jax import command_line, files, paths
 from linformer_jax.data import cache
+from linformer_jax.run import command_line, files, paths
 
 
 @pytest.mark.parametrize(

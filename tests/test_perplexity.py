@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.perplexity import curves, panels, sweep
-from linformer_jax import model, optimizer, step
+from linformer_jax import models, optimizer, step
 from linformer_jax.data import pipeline
 from tests import perplexity_runs
 
@@ -87,11 +87,11 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
 def num_parameters(config):
   cfg = step.model_config(config.model)
   shapes = jax.eval_shape(
-    model.MaskedLM(cfg).init,
+    models.MaskedLM(cfg).init,
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, cfg.max_length), "int32"),
   )
-  return model.num_parameters(shapes["params"])
+  return models.num_parameters(shapes["params"])
 
 
 def expected_projections(m):

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from linformer_jax import preemption
+from linformer_jax.run import preemption
 
 
 @pytest.fixture

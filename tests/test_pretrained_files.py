@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from linformer_jax import pretrained
+from linformer_jax.models import pretrained
 from tests import bert
 from tests.test_pretrained import same, save
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import metrics, train
+from linformer_jax import train
+from linformer_jax.run import metrics
 from tests import processes, runs
 
 SOON = 60  # seconds in which the others end when one has died

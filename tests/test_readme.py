@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import base
-from linformer_jax import metrics
+from linformer_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text()

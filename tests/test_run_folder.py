@@ -9,7 +9,8 @@ import shutil
 
 import pytest
 
-from linformer_jax import train, workdir
+from linformer_jax import train
+from linformer_jax.run import workdir
 from tests import runs
 
 FLAGS = (

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from linformer_jax import sharding, step
+from linformer_jax import step
+from linformer_jax.parallel import sharding
 from tests import tiny
 
 

@@ -6,7 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import metrics, model, pretrained, spectrum
+from linformer_jax import models
+from linformer_jax.models import pretrained
+from linformer_jax.run import metrics
+from linformer_jax.tools import spectrum
 from tests import arrays, bert
 
 B, N = 2, bert.N
@@ -93,13 +96,13 @@ def test_curves_are_those_of_numpy(imported):
     assert np.ptp(want, axis=axis).max() > 0.01
 
 
-SMALL = model.ModelConfig(
+SMALL = models.ModelConfig(
   bert.V, N, 3, bert.M, bert.H, bert.F, projected_length=N, sharing="none"
 )
 
 
 def encoder(config):
-  return arrays.filled(model.Encoder(config), TOKENS)
+  return arrays.filled(models.Encoder(config), TOKENS)
 
 
 @pytest.mark.parametrize("attention", ["softmax", "linformer"])
@@ -116,8 +119,8 @@ def test_a_loop_of_layers_is_opened(attention):
   plain, opened = spectrum.layer_by_layer(config, variables)
   assert not plain.scan_layers
   lengths = (3 * bert.M,) + 3 * bert.LENGTHS[1:9]
-  want = model.Encoder(config).apply(variables, TOKENS)
-  arrays.close(model.Encoder(plain).apply(opened, TOKENS), want, *lengths)
+  want = models.Encoder(config).apply(variables, TOKENS)
+  arrays.close(models.Encoder(plain).apply(opened, TOKENS), want, *lengths)
   got = spectrum.attention(config, variables, TOKENS)
   sizes = (6, 6, 4) if attention == "linformer" else (N, N, N)
   assert [p.shape for p in got] == [(B, bert.H, N, k) for k in sizes]

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from experiments import pages
 from experiments.spectrum import blocks, measure, render
-from linformer_jax import checkpoint
+from linformer_jax.run import checkpoint
 from tests import bert, runs
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] the a cat dog sat ran on mat ##s . ,".split()

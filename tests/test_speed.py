@@ -11,7 +11,7 @@ import pytest
 
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells, measure, memory, render
-from linformer_jax import benchmark
+from linformer_jax import hardware
 
 D = cells.WIDTH
 
@@ -63,8 +63,8 @@ def test_calls_are_as_many_as_the_budget_has_room_for():
       clock[0] += seconds
 
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
-      times = benchmark.seconds(call, repeats=repeats, budget=budget)
+      patch.setattr(hardware.time, "perf_counter", lambda: clock[0])
+      times = hardware.seconds(call, repeats=repeats, budget=budget)
     assert times == pytest.approx([seconds] * len(times))
     return len(times)
 

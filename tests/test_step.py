@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from linformer_jax import model as model_lib
-from linformer_jax import optimizer, sharding, step
+from linformer_jax import models, optimizer, step
 from linformer_jax.data import pipeline
+from linformer_jax.parallel import sharding
 from tests import tiny
 
 EPS = float(np.finfo(np.float32).eps)
@@ -41,7 +41,7 @@ def by_hand(batch):
   """(state, loss, gradient) of one update, straight from the model."""
   config, steps = build()
   state = steps.init()
-  model = model_lib.MaskedLM(steps.model)
+  model = models.MaskedLM(steps.model)
 
   def mean_loss(params):
     logits = model.apply(

@@ -4,7 +4,9 @@ import pytest
 
 from experiments import pages
 from experiments.topologies import long, measure, render
-from linformer_jax import aot, plan, sharding, step
+from linformer_jax import step
+from linformer_jax.parallel import sharding
+from linformer_jax.tools import aot, plan
 from tests import tiny
 
 

@@ -8,14 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import (
-  checkpoint,
-  evaluate,
-  preemption,
-  report,
-  sharding,
-  train,
-)
+from linformer_jax import evaluate, train
+from linformer_jax.parallel import sharding
+from linformer_jax.run import checkpoint, preemption, report
 from tests import runs
 
 VARIANTS = {

@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 
-from linformer_jax import model, pretrained
+from linformer_jax import models
+from linformer_jax.models import pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -58,7 +59,7 @@ def check(path, theirs):
       input_ids=torch.tensor(tokens), attention_mask=torch.tensor(1 * MASK)
     ).last_hidden_state.numpy()
   config, variables = pretrained.load(path)
-  got = model.Encoder(config).apply(variables, tokens, MASK)
+  got = models.Encoder(config).apply(variables, tokens, MASK)
   np.testing.assert_allclose(got[MASK], want[MASK], rtol=0, atol=2e-5)
 
 

@@ -13,15 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import (
-  checkpoint,
-  main,
-  memory,
-  metrics,
-  model_config,
-  startup,
-  train,
-)
+from linformer_jax import main, memory, train
+from linformer_jax.models import config as model_config
+from linformer_jax.run import checkpoint, metrics, startup
 from tests import user_errors
 
 CONFIG, RUN = "--config=configs/smoke.py", "--workdir=run"
@@ -278,8 +272,8 @@ def test_a_package_that_is_missing(monkeypatch, capsys, refused):
     return importing(name, *rest, **options)
 
   monkeypatch.setattr(builtins, "__import__", without)
-  monkeypatch.delitem(sys.modules, "linformer_jax.checkpoint")
-  monkeypatch.delattr("linformer_jax.checkpoint")
+  monkeypatch.delitem(sys.modules, "linformer_jax.run.checkpoint")
+  monkeypatch.delattr("linformer_jax.run.checkpoint")
   assert "pip install -r requirements.txt" in refused(CONFIG, RUN)
 
 

@@ -144,7 +144,7 @@ VALUES = (
 
 def _fields(rng):
   from configs import smoke
-  from linformer_jax import config_fields
+  from linformer_jax.run import config_fields
 
   names = sorted(config_fields.flatten(smoke.get_config()))
   picked = rng.choices(names, k=rng.choice((1, 1, 1, 2, 3)))

@@ -26,7 +26,7 @@ import jax
 from experiments import missing
 from experiments.faults import around, damage, disk, rights, stops
 from experiments.faults import lab as lab_lib
-from linformer_jax import benchmark
+from linformer_jax import hardware
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "faults.jsonl"
 # What a page says of a fault, by its name in the file.
@@ -168,7 +168,7 @@ def work(given, words, lab) -> bool:
     if given.again or not done(known.get((job.fault, job.trial)))
   ]
   print(f"{len(wanted) - len(undone)} are there, {len(undone)} to go")
-  environment = benchmark.environment()
+  environment = hardware.environment()
   left, started, began = sum(job.starts for job in undone), 0, time.time()
   good = True
   for job in undone:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from linformer_jax import checkpoint, metrics, report, train, workdir
+from linformer_jax import train
+from linformer_jax.run import checkpoint, metrics, report, workdir
 
 # What depends on the clock and the machine, and not on the run.
 CLOCK = {"time", "eval/seconds", "train/step_seconds", "train/memory_bytes"}

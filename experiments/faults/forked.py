@@ -18,7 +18,7 @@ _CONTEXT.set_forkserver_preload(
   [
     "linformer_jax.main",
     "linformer_jax.train",
-    "linformer_jax.workdir",
+    "linformer_jax.run.workdir",
     "matplotlib.pyplot",
     "experiments.faults.forked",
   ]

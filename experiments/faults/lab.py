@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from experiments.faults import compare, forked
-from linformer_jax import metrics, report
+from linformer_jax.run import metrics, report
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 UPDATES, EVERY, KEPT = 100, 5, 8

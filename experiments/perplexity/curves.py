@@ -3,8 +3,9 @@
 import json
 import pathlib
 
-from linformer_jax import files, flops, metrics, report, step
-from linformer_jax.data import masking
+from linformer_jax import flops, step
+from linformer_jax.data.text import masking
+from linformer_jax.run import files, metrics, report
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of a record's evaluations: updates completed, tokens and FLOPs of

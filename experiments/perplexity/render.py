@@ -19,7 +19,8 @@ from experiments.perplexity import (
   paper,
   sweep,
 )
-from linformer_jax import flops, report
+from linformer_jax import flops
+from linformer_jax.run import report
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"

@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.perplexity import curves, panels
-from linformer_jax import report
+from linformer_jax.run import report
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OVER = 124  # the status of timeout(1)

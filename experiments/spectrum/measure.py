@@ -34,8 +34,10 @@ import numpy as np
 
 from experiments import missing
 from experiments.spectrum import subjects
-from linformer_jax import benchmark, metrics, preemption, report, spectrum
-from linformer_jax import checkpoint as checkpoint_lib
+from linformer_jax import hardware
+from linformer_jax.run import checkpoint as checkpoint_lib
+from linformer_jax.run import metrics, preemption, report
+from linformer_jax.tools import spectrum
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "spectrum.jsonl"
 UNFINISHED = 75  # exit status when --budget is spent
@@ -191,7 +193,7 @@ def _measure(given, stop):
     print(f"{what} of {identity['length']} tokens", flush=True)
     name = f"{given.results.stem}-{subject.key()}.sums.npz"
     sums = given.results.with_name(name)
-    record = identity | read(subject, sums, stop) | benchmark.environment()
+    record = identity | read(subject, sums, stop) | hardware.environment()
     missing.append(given.results, record)
     folder = given.tensorboard or given.workdir
     if folder:

@@ -10,7 +10,8 @@ import pathlib
 
 from experiments import pages
 from experiments.spectrum import measure
-from linformer_jax import report, spectrum
+from linformer_jax.run import report
+from linformer_jax.tools import spectrum
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"

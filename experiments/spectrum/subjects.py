@@ -11,8 +11,10 @@ import numpy as np
 from ml_collections import config_dict
 
 from experiments.spectrum import blocks
-from linformer_jax import checkpoint, files, model, pretrained, train, workdir
-from linformer_jax.data import source
+from linformer_jax import models, train
+from linformer_jax.data.text import source
+from linformer_jax.models import pretrained
+from linformer_jax.run import checkpoint, files, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Subject:
   name: str
   text: str
   step: int | None
-  config: model.ModelConfig
+  config: models.ModelConfig
   variables: Any
   weights: str
   tokens: np.ndarray

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from configs import base
 from experiments.speed import cells
-from linformer_jax import attention, benchmark, flops, model, sharding, step
+from linformer_jax import attention, flops, hardware, models, step
+from linformer_jax.parallel import sharding
 
 # Positions at a time, of one sequence and of all of them together: their rows
 # and scores then stay in the cache.
@@ -59,7 +60,7 @@ def model_config(cell, dtype="float32", **changes):
   """The ModelConfig of a stack."""
   query_block, implementation = _blocks(cell)
   kind = "softmax" if cell.implementation in cells.SOFTMAX else "linformer"
-  return model.ModelConfig(
+  return models.ModelConfig(
     **dict(
       vocab_size=1024,
       max_length=cell.n,
@@ -82,7 +83,7 @@ def model_config(cell, dtype="float32", **changes):
 
 
 def _stack(cell):
-  module = model.Encoder(model_config(cell))
+  module = models.Encoder(model_config(cell))
   shape = (cell.batch, cell.n)
   return module, jax.random.randint(jax.random.key(1), shape, 0, 1024)
 
@@ -144,7 +145,7 @@ def needed(cell: cells.Cell) -> int:
 
 def measure(cell: cells.Cell, budget: float) -> dict:
   """The record of a cell: raw seconds, FLOPs, bytes, product rate."""
-  rate = benchmark.matrix_product_rate()
+  rate = hardware.matrix_product_rate()
   if cell.scope == "compile":
     times, report = _compile_seconds(cell)
   else:
@@ -155,11 +156,11 @@ def measure(cell: cells.Cell, budget: float) -> dict:
       report = {"threads": threads}
     else:
       call, report = _jax_call(cell)
-    times = benchmark.seconds(call, repeats=7, budget=budget)
+    times = hardware.seconds(call, repeats=7, budget=budget)
     report["flops_needed"] = needed(cell)
   return {
     "seconds": times,
-    "product_rate": max(rate, benchmark.matrix_product_rate()),
+    "product_rate": max(rate, hardware.matrix_product_rate()),
     "peak_resident_bytes": 1024
     * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     **report,

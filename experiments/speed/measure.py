@@ -66,7 +66,7 @@ def main():
     type=float,
     default=6.0,
     help="seconds a cell; calls that take long are made fewer times, see "
-    "linformer_jax/benchmark.py (default 6)",
+    "linformer_jax/hardware.py (default 6)",
   )
   parser.add_argument(
     "--memory_gb",

@@ -21,7 +21,8 @@ from jax.sharding import SingleDeviceSharding
 from experiments import missing
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells
-from linformer_jax import aot, benchmark, model
+from linformer_jax import hardware, models
+from linformer_jax.tools import aot
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "memory.jsonl"
 LAYERS = 12
@@ -35,7 +36,7 @@ def records(path: pathlib.Path = RESULTS) -> list[dict]:
   return missing.lines(path)
 
 
-def configuration(name: str, n: int, k: int) -> model.ModelConfig:
+def configuration(name: str, n: int, k: int) -> models.ModelConfig:
   """The encoder of a row; plain attention takes all queries at once."""
   plain = name == "softmax"
   return cell_lib.model_config(
@@ -49,7 +50,7 @@ def configuration(name: str, n: int, k: int) -> model.ModelConfig:
 
 def report(name, n, k, batch, device) -> aot.Report:
   """What the device's compiler says of a forward pass."""
-  encoder = model.Encoder(configuration(name, n, k))
+  encoder = models.Encoder(configuration(name, n, k))
   on = SingleDeviceSharding(device)
   tokens = jax.ShapeDtypeStruct((batch, n), jnp.int32, sharding=on)
   variables = jax.eval_shape(
@@ -137,7 +138,7 @@ def measure(topology: str, path: pathlib.Path):
     for r in records(path)
     if r["topology"] == topology
   }
-  versions = benchmark.environment()
+  versions = hardware.environment()
   versions["device"] = device.device_kind
   every = list(rows())
   for i, (name, n, k) in enumerate(every):

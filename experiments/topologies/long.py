@@ -73,7 +73,8 @@ def updates(config, limit: int) -> dict:
   import jax
   import numpy as np
 
-  from linformer_jax import sharding, step
+  from linformer_jax import step
+  from linformer_jax.parallel import sharding
 
   steps = step.build_steps(config, sharding.make_mesh(config.mesh))
   compiled = steps.train.lower(steps.abstract_state, steps.abstract_batch)
@@ -142,7 +143,7 @@ def main():
     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
   )
   from experiments.speed import measure
-  from linformer_jax import benchmark
+  from linformer_jax import hardware
 
   if done.returncode == 0:
     record = json.loads(done.stdout.splitlines()[-1])
@@ -152,7 +153,7 @@ def main():
     raise SystemExit(f"long: {done.stderr[-2000:]}")
   sizes = {"n": given.n, "width": given.width, "k": given.k, "layers": 2}
   sizes |= {"sequence": DEVICES}
-  line = sizes | record | benchmark.environment()
+  line = sizes | record | hardware.environment()
   line["wall_seconds"] = round(time.time() - start, 1)
   missing.append(given.results, line)
   print(json.dumps(line))

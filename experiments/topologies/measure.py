@@ -18,7 +18,9 @@ import numpy as np
 from configs import linformer, transformer
 from experiments import missing
 from experiments.speed import cells
-from linformer_jax import aot, flops, plan, sharding, step
+from linformer_jax import flops, step
+from linformer_jax.parallel import sharding
+from linformer_jax.tools import aot, plan
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compiled.jsonl"
 TOKENS = 4096  # of an update, on each chip

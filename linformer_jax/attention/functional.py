@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import flash, layout, local, masks
+from linformer_jax.attention import local, masks
+from linformer_jax.attention.ops import flash
+from linformer_jax.parallel import layout
 
 
 def _plain(q, k, v, mask=None, dropout=None):

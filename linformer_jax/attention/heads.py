@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import functional, layout
+from linformer_jax.attention import functional
+from linformer_jax.parallel import layout
 
 
 class HeadDense(nn.Module):

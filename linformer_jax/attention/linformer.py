@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from linformer_jax import flops
-from linformer_jax.attention import heads, layout, masks, projection
+from linformer_jax.attention import heads, masks, projection
+from linformer_jax.parallel import layout
 
 SHARING = ("none", "headwise", "key_value", "layerwise")
 ORDERS = ("auto", "before", "after")

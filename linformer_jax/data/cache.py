@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from linformer_jax import paths
+from linformer_jax.run import paths
 
 _log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator
 import grain
 import numpy as np
 
-from linformer_jax.data import corpus as corpus_lib
-from linformer_jax.data import masking, provenance
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import corpus as corpus_lib
+from linformer_jax.data.text import masking, provenance
+from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 # What a user of batches needs is here; where it comes from, in `corpus`.
 DataConfig = corpus_lib.DataConfig

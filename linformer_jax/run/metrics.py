@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
 from tensorflow.python.ops import summary_ops_v2
 
-from linformer_jax import benchmark, files, flops
+from linformer_jax import flops, hardware
+from linformer_jax.run import files
 
 JSON_LINES = "metrics.jsonl"
 
@@ -53,7 +54,7 @@ def device_peak() -> tuple[float, str]:
   if device.device_kind in flops.PEAK_FLOPS:
     peak = flops.PEAK_FLOPS[device.device_kind] * jax.device_count()
     return peak, f"published peak of {jax.device_count()} {device.device_kind}"
-  rate = benchmark.matrix_product_rate() * jax.process_count()
+  rate = hardware.matrix_product_rate() * jax.process_count()
   return rate, f"measured matrix-product rate of this {device.platform} host"
 
 

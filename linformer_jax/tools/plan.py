@@ -10,9 +10,11 @@ import time
 import jax
 from ml_collections import config_dict
 
-from linformer_jax import aot, flops, memory, report, sharding, tasks
-from linformer_jax import model as model_lib
+from linformer_jax import flops, memory, models, tasks
 from linformer_jax import step as step_lib
+from linformer_jax.parallel import sharding
+from linformer_jax.run import report
+from linformer_jax.tools import aot
 
 bytes_per_device = memory.bytes_per_device
 _LARGEST = 4096  # sequences of one share of a batch, the most that is tried
@@ -24,7 +26,7 @@ def bytes_kept(steps: step_lib.Steps) -> int:
   Shapes of what jax.vjp keeps, before any fusion or recomputation by the
   compiler, which keeps less.
   """
-  model = model_lib.MaskedLM(steps.model)
+  model = models.MaskedLM(steps.model)
   rates = steps.model.dropout_rate, steps.model.attention_dropout_rate
   state = steps.abstract_state
 

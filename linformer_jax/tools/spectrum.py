@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linformer_jax import model
+from linformer_jax import models
 
 _LEVELS = ("heads", "layers", "all")
 
@@ -35,7 +35,7 @@ def cumulative(matrices: jax.Array) -> jax.Array:
   return sums / sums[..., -1:]
 
 
-def layer_by_layer(config: model.ModelConfig, variables):
+def layer_by_layer(config: models.ModelConfig, variables):
   """The same encoder without loops, in which each layer can be looked at.
 
   Args:
@@ -73,7 +73,7 @@ def layer_by_layer(config: model.ModelConfig, variables):
 
 
 def attention(
-  config: model.ModelConfig, variables, tokens: jax.Array
+  config: models.ModelConfig, variables, tokens: jax.Array
 ) -> list[jax.Array]:
   """The attention matrices P of an encoder, softmax(Q K^T / sqrt(D)).
 
@@ -96,7 +96,7 @@ def attention(
       "attends to, and no matrix whose spectrum could be read"
     )
   config, variables = layer_by_layer(config, variables)
-  _, seen = model.Encoder(config).apply(
+  _, seen = models.Encoder(config).apply(
     variables,
     tokens,
     capture_intermediates=_is_query_or_key,
@@ -120,7 +120,7 @@ def _is_query_or_key(module: nn.Module, method: str) -> bool:
   return method == "__call__" and module.name in ("query", "key")
 
 
-def curves(config: model.ModelConfig, variables, tokens) -> jax.Array:
+def curves(config: models.ModelConfig, variables, tokens) -> jax.Array:
   """`cumulative` of every attention matrix; arguments as of `attention`.
 
   Returns:

@@ -6,7 +6,8 @@ import time
 import jax
 import numpy as np
 
-from linformer_jax import benchmark, console, files, metrics, model
+from linformer_jax import hardware, models
+from linformer_jax.run import console, files, metrics
 
 RESULT = "result.json"
 
@@ -258,7 +259,7 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     "unigram_perplexity": experiment.unigram,
     "accuracy": final["eval/accuracy"],
     "targets": final["eval/targets"],
-    "parameters": model.num_parameters(params),
+    "parameters": models.num_parameters(params),
     "tokens": total * config.train.batch_size * config.data.sequence_length,
     "train_blocks": len(experiment.corpus.train),
     "validation_blocks": len(experiment.corpus.validation),
@@ -267,7 +268,7 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     **throughput.average(total),
     "peak_flops": throughput.peak,
     "peak_source": throughput.peak_source,
-    **benchmark.environment(),
+    **hardware.environment(),
   }
   if jax.process_index() == 0:
     draw_curve(workdir, experiment.unigram)

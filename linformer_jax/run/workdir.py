@@ -5,8 +5,9 @@ import fcntl
 import json
 import os
 
-from linformer_jax import files, metrics
-from linformer_jax.data import ingest, pipeline
+from linformer_jax.data import pipeline
+from linformer_jax.data.text import ingest
+from linformer_jax.run import files, metrics
 
 CONFIG = "config.json"
 CORPUS = "corpus.json"

@@ -12,8 +12,8 @@ import hashlib
 import logging
 from collections.abc import Iterator
 
-from linformer_jax.data import progress
-from linformer_jax.data import source as source_lib
+from linformer_jax.data.text import progress
+from linformer_jax.data.text import source as source_lib
 
 _log = logging.getLogger(__name__)
 

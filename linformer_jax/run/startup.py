@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 
-from linformer_jax import console
+from linformer_jax.run import console
 
 # What requirements.txt installs, by the names that are imported.
 _PACKAGES = ("absl", "clu", "etils", "flax", "grain", "jax", "jaxlib")

@@ -13,8 +13,8 @@ import os
 import re
 import uuid
 
-from linformer_jax import paths
-from linformer_jax.data import progress
+from linformer_jax.data.text import progress
+from linformer_jax.run import paths
 
 # The path, its bytes, and their sha256 in hex.
 Digest = tuple[str, int, str]

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from linformer_jax import files
+from linformer_jax.run import files
 
 _CHECKSUMS = "checksums.json"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.experimental import topologies
 
-from linformer_jax import hlo
+from linformer_jax.tools import hlo
 
 # GiB of one device that a program may fill, by `jax.Device.device_kind`. Of
 # TPUs what libtpu 0.0.52 calls available when a program needs more; a chip has

@@ -5,16 +5,10 @@ import json
 
 import jax
 
-from linformer_jax import (
-  command_line,
-  load,
-  memory,
-  metrics,
-  report,
-  workdir,
-)
-from linformer_jax import plan as plan_lib
+from linformer_jax import load, memory
 from linformer_jax import train as train_lib
+from linformer_jax.run import command_line, metrics, report, workdir
+from linformer_jax.tools import plan as plan_lib
 
 _SUMMARY = """
 Done: {step:,} updates, {tokens:,} tokens, {parameters:,} parameters, in {time}

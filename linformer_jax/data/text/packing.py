@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 
 def stream(

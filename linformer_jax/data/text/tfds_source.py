@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from linformer_jax import paths
-from linformer_jax.data import source
+from linformer_jax.data.text import source
+from linformer_jax.run import paths
 
 _READ_AT_ONCE = 256
 # A namespace, as in huggingface:x, is none of these: TFDS would look it up on

@@ -14,7 +14,9 @@ from typing import Any
 import safetensors
 import safetensors.numpy
 
-from linformer_jax import bert, model_config, paths
+from linformer_jax.models import bert
+from linformer_jax.models import config as model_config
+from linformer_jax.run import paths
 
 convert = bert.convert
 

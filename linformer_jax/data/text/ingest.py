@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import tokenizers
 
-from linformer_jax.data import cache, holdout, packing, progress
-from linformer_jax.data import source as source_lib
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data import cache
+from linformer_jax.data.text import holdout, packing, progress
+from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 _log = logging.getLogger(__name__)
 

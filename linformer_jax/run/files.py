@@ -9,7 +9,7 @@ import shutil
 import tensorflow as tf
 from etils import epath
 
-from linformer_jax import paths
+from linformer_jax.run import paths
 
 in_bucket = paths.in_bucket
 

@@ -11,10 +11,10 @@ import types
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from linformer_jax import paths
+from linformer_jax.run import paths
 
 MODES = ("train", "evaluate", "plan")
-_CHECKOUT = pathlib.Path(__file__).parent.parent
+_CHECKOUT = pathlib.Path(__file__).parents[2]
 # Globs: of two flags the second would silently take the place of the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 
@@ -128,7 +128,7 @@ def load_config(given: str) -> config_dict.ConfigDict:
   Raises:
     UsageError: for whatever is wrong with the file, naming its line.
   """
-  from linformer_jax import config_fields
+  from linformer_jax.run import config_fields
 
   path, argument = _config_file(given)
   module = types.ModuleType("config_file")
@@ -177,7 +177,7 @@ def _take_config(words):
 
 def _check_fields(words, config):
   """Raises a UsageError unless each --config.x.y names a field, once."""
-  from linformer_jax import config_fields
+  from linformer_jax.run import config_fields
 
   names, seen = config_fields.flatten(config), set()
   for word in itertools.takewhile(lambda word: word != "--", words):
@@ -262,7 +262,7 @@ def check(given, mode=MODES[0], *extra) -> str:
   Raises:
     UsageError: naming what does not.
   """
-  from linformer_jax import config_fields
+  from linformer_jax.run import config_fields
 
   problem = None
   if mode not in MODES or extra:
@@ -301,7 +301,7 @@ def folder(given, mode):
   Raises:
     UsageError: for one that cannot be made, to train.
   """
-  from linformer_jax import files
+  from linformer_jax.run import files
 
   try:
     directory = files.folder(given.workdir)

@@ -12,7 +12,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from linformer_jax import model_config
+from linformer_jax.models import config as model_config
 
 # Tensors by name, and a letter for each axis: V vocab, P positions, T token
 # types, M embed, F mlp. Dense maps lie [out, in], as in torch.

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from linformer_jax import attention as attention_lib
-from linformer_jax import model_config
-from linformer_jax.attention import functional, heads, layout, masks
+from linformer_jax.attention import functional, heads, masks
 from linformer_jax.attention import linformer as linformer_lib
+from linformer_jax.models import config as model_config
+from linformer_jax.parallel import layout
 
 ModelConfig = model_config.ModelConfig
 

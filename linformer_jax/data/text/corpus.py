@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from linformer_jax import paths
-from linformer_jax.data import (
-  cache,
+from linformer_jax.data import cache
+from linformer_jax.data.text import (
   ingest,
   masking,
   packing,
   provenance,
   tfds_source,
 )
-from linformer_jax.data import source as source_lib
-from linformer_jax.data import tokenizer as tokenizer_lib
+from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.run import paths
 
 _log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
-from linformer_jax import initializers
 from linformer_jax.attention import functional
 from linformer_jax.attention import linformer as linformer_lib
 from linformer_jax.attention import projection as projection_lib
+from linformer_jax.models import initializers
 
 ATTENTION = ("linformer", "softmax")
 NORM_POSITIONS = ("post", "pre")

@@ -15,8 +15,9 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from linformer_jax import model_config
-from linformer_jax.attention import layout, projection
+from linformer_jax.attention import projection
+from linformer_jax.models import config as model_config
+from linformer_jax.parallel import layout
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from linformer_jax.data import formats, json_lines
+from linformer_jax.data.text import formats, json_lines
 
 # Bytes of plain text in one document at most, about.
 PART = 2**20

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from linformer_jax.data import manifest, reading
+from linformer_jax.data.text import manifest, reading
 
 _log = logging.getLogger(__name__)
 

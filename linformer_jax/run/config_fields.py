@@ -11,8 +11,9 @@ import math
 from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import model_config, sharding
 from linformer_jax.data import pipeline
+from linformer_jax.models import config as model_config
+from linformer_jax.parallel import sharding
 
 LISTED = "configs/base.py lists all fields"
 

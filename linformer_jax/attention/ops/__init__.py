@@ -1,0 +1,1 @@
+"""Attention by other means than the compiler's."""

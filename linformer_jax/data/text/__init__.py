@@ -1,0 +1,1 @@
+"""Text: sources, tokenizer, cached streams of tokens, blocks and masks."""

@@ -1,0 +1,1 @@
+"""Looks at compiled programs and trained models."""

@@ -58,8 +58,10 @@ def unrolled(tree):
       "num_layers": 3,
       "sharing": "none",
     },
-    {"sharing": "layerwise"},
-    {"projection": "random", "norm_position": "pre"},
+    pytest.param({"sharing": "layerwise"}, marks=pytest.mark.slow),
+    pytest.param(
+      {"projection": "random", "norm_position": "pre"}, marks=pytest.mark.slow
+    ),
     {"attention": "softmax"},
   ],
 )

@@ -55,7 +55,7 @@ def by_hand(batch):
   return jax.device_get((state, loss, grads))
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("parts", [4])
 def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts, batch, by_hand):
   """Each token weighs the same, however many its part has."""
   state, loss, grads = by_hand

@@ -297,13 +297,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-  "options",
-  [
-    name if "parts" in name else pytest.param(name, marks=pytest.mark.slow)
-    for name in OPTIONS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
 def test_options_train_and_resume(options, at, tmp_path):
   experiment = runs.experiment(**OPTIONS[options])
   at(3, send(signal.SIGTERM))

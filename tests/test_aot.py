@@ -267,7 +267,7 @@ def test_configs_that_do_not_fit_the_slice(group, field, value, message):
 
 
 CUDA = """
-from linformer_jax import aot, plan
+from linformer_jax.tools import aot, plan
 from tests import tiny
 devices = aot.devices("h100")
 report = plan.compile_update(tiny.get_config(), devices)

@@ -241,7 +241,8 @@ def test_without_locks_the_first_rename_wins(tmp_path, monkeypatch):
 
 RACER = """
 import json, pathlib, sys, time
-from linformer_jax.data import ingest, pipeline
+from linformer_jax.data import pipeline
+from linformer_jax.data.text import ingest
 root, me, fields = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 build = ingest.build
 def slow(*args):

@@ -130,7 +130,7 @@ def test_random_access_does_without_tensorflow_and_network(tmp_path):
   builder.download_and_prepare()
   script = """
     import socket, sys
-    from linformer_jax.data import corpus, tfds_source
+    from linformer_jax.data.text import corpus, tfds_source
     assert "tensorflow_datasets" not in sys.modules
     def refuse(*_):
       sys.exit("the network is looked at")

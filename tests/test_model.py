@@ -204,7 +204,7 @@ def test_bfloat16(attention):
   error = np.max(abs(logits - want))
   assert 2**-16 * scale < error < 30**0.5 * 4 * 2**-8 * scale
   # The product itself is float32, and not only its sum with the bias.
-  embed = models.Embed(config)
+  embed = models.encoder.Embed(config)
   params = {"params": variables["params"]["encoder"]["embed"]}
   rows = jnp.ones((1, 1, 8), jnp.bfloat16)
   scores = embed.apply(params, rows, method="attend")
@@ -238,7 +238,7 @@ def test_random_projections_are_constants_of_their_own():
 
 def test_sinusoidal_positions_have_the_spread_of_the_tokens():
   config = replace(position_init="sinusoidal", embed_dim=64, position_offset=2)
-  params = jax.jit(models.Embed(config).init)(KEY, draw_tokens(1, N))["params"]
+  params = jax.jit(models.encoder.Embed(config).init)(KEY, draw_tokens(1, N))["params"]
   table = np.asarray(params["positions"])
   assert table.shape == (N + 2, 64)
   # sin^2 + cos^2 = 1 in every pair: the mean square is exactly std^2.

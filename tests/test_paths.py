@@ -82,7 +82,7 @@ def test_a_config_that_is_not_here_is_taken_from_the_checkout(
 
 PRINTS = """
 import sys
-from linformer_jax import console
+from linformer_jax.run import console
 console.open_streams()
 for number in range(100_000):
   console.say("a line with \\udc80 and é")

@@ -40,7 +40,7 @@ USE = """
 
   import numpy as np
   import tensorflow_datasets as tfds
-  from linformer_jax.data import tfds_source
+  from linformer_jax.data.text import tfds_source
   features = {"lm1b": "text", "pg19": "book_text", "wiki40b/en": "text",
               "glue/sst2": "sentence", "imdb_reviews": "text"}
   for name, feature in features.items():

@@ -61,7 +61,7 @@ def set_size(config, size: str):
 def get_config() -> config_dict.ConfigDict:
   """All fields, at RoBERTa-base's size and recipe."""
   config = config_dict.ConfigDict()
-  config.seed = 0  # of parameters, dropout, data order and masks
+  config.seed = 0  # of parameters, dropout, data order and the task's draws
 
   model = config.model = config_dict.ConfigDict()
   model.vocab_size = 50_265  # subwords
@@ -109,8 +109,11 @@ def get_config() -> config_dict.ConfigDict:
   data.tokenizer_train_megabytes = 100.0  # of training text, at most
   data.cache_dir = ""  # '' for $LINFORMER_CACHE or ~/.cache/linformer_jax
   data.sequence_length = model.get_oneway_ref("max_length")
-  data.mask_rate = 0.15  # of tokens, to be predicted
   data.seed = config.get_oneway_ref("seed")
+
+  task = config.task = config_dict.ConfigDict()
+  task.name = "masked_lm"  # its fields follow; causal_lm has none
+  task.mask_rate = 0.15  # of tokens, to be predicted
 
   optimizer = config.optimizer = config_dict.ConfigDict()
   optimizer.learning_rate = 6e-4  # peak

@@ -1,11 +1,8 @@
-"""One pass over a whole split: sums in, exact means and perplexity out."""
+"""One pass over a whole split: sums in, exact metrics out."""
 
 import collections
 
 import jax
-
-from linformer_jax.parallel import sharding
-from linformer_jax.run import metrics
 
 
 def evaluate(
@@ -21,9 +18,8 @@ def evaluate(
     stop: asked before every batch whether to break off.
 
   Returns:
-    eval/loss, eval/perplexity = exp(sum of nll / sum of weights) over the whole
-    split, eval/accuracy, and eval/targets, how many tokens were predicted; or
-    None when broken off.
+    The metrics of the task over the whole split, 'eval/' before their names,
+    with eval/targets, the sum of weights; or None when broken off.
 
   Raises:
     ValueError: for no batch at all.
@@ -38,11 +34,12 @@ def evaluate(
   for batch in batches:
     if stop():
       return None
-    sums = steps.evaluate(state, sharding.to_global(batch, steps.mesh))
+    sums = steps.evaluate(state, steps.place(batch))
     if pending is not None:
       add(pending)
     pending = sums
   if pending is None:
     raise ValueError("the validation split has no batch")
   add(pending)
-  return metrics.means(total, "eval") | {"eval/targets": total["weight"]}
+  values = steps.task.metrics(total) | {"targets": total["weight"]}
+  return {f"eval/{name}": value for name, value in values.items()}

@@ -101,16 +101,12 @@ def attention(
   return query_and_output + keys_and_values(order, sharing, n, k, m, h) + scores
 
 
-def forward(model, n: int, predictions: int) -> int:
-  """Forward FLOPs of a masked language model on one sequence.
+def encoder(model, n: int) -> int:
+  """Forward FLOPs of the layers of an encoder on one sequence.
 
   Args:
     model: a `linformer_jax.ModelConfig`.
-    n: tokens in the sequence.
-    predictions: positions at which the vocabulary is scored.
-
-  Returns:
-    FLOPs of the encoder and the tied head. Embedding lookups are free.
+    n: rows in the sequence. Embedding lookups are free.
   """
   m = model.embed_dim
   linformer = model.attention == "linformer"
@@ -120,7 +116,7 @@ def forward(model, n: int, predictions: int) -> int:
     return -(-n // (model.max_length // k)) if windowed else k
 
   kind, sharing = (model.projection, model.sharing) if linformer else ("", "")
-  layers = sum(
+  return sum(
     attention(
       model.attention,
       kind,
@@ -134,9 +130,15 @@ def forward(model, n: int, predictions: int) -> int:
     + 4 * n * m * model.mlp_dim
     for k in (model.projected_lengths if linformer else [0] * model.num_layers)
   )
-  return layers + predictions * (2 * m * m + 2 * m * model.vocab_size)
 
 
-def train_step(model, n: int, predictions: int, sequences: int) -> int:
-  """FLOPs of one update: forward plus twice that for the backward pass."""
-  return 3 * sequences * forward(model, n, predictions)
+def token_head(model, positions: int, dense: bool = False) -> int:
+  """Forward FLOPs of scoring the vocabulary at some positions of a sequence.
+
+  Args:
+    model: a `linformer_jax.ModelConfig`.
+    positions: how many are scored.
+    dense: whether a dense layer M x M comes before the embeddings.
+  """
+  m = model.embed_dim
+  return positions * (2 * m * m * dense + 2 * m * model.vocab_size)

@@ -24,19 +24,20 @@ from linformer_jax.run import checkpoint, config_fields, files, paths, workdir
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-  """A trained masked language model.
+  """A trained model.
 
   Attributes:
     config: the run's config, as in its config.json.
     step: updates completed.
-    model: the module; `model.apply(variables, tokens, mask)` gives logits.
+    model: the module of its task; `model.apply(variables, tokens, mask)` gives
+      logits.
     variables: its parameters and constants.
     tokenizer: as in the run's tokenizer.json.
   """
 
   config: config_dict.ConfigDict
   step: int
-  model: models.MaskedLM
+  model: Any
   variables: dict[str, Any]
   tokenizer: tokenizers.Tokenizer
 
@@ -79,8 +80,12 @@ class Run:
     """Returns the likeliest tokens and probabilities at each `<mask>`.
 
     Raises:
-      ValueError: for a text without `<mask>`, or that is too long.
+      ValueError: for a text without `<mask>`, or that is too long, or a model
+        that was not trained to fill masks.
     """
+    if not isinstance(self.model, models.MaskedLM):
+      name = type(self.model).__name__
+      raise ValueError(f"this run is a {name}, which does not fill masks")
     tokens, mask = self.encode([text])
     mask_id = tokenizer_lib.mask_id(self.tokenizer)
     (places,) = np.nonzero(tokens[0] == mask_id)
@@ -134,7 +139,7 @@ def run(folder: str, step: int | None = None) -> Run:
   return Run(
     config=config,
     step=int(state.step),
-    model=models.MaskedLM(step_lib.model_config(config.model)),
+    model=step_lib.task_of(config).module(),
     variables={"params": state.params, "constants": state.constants},
     tokenizer=tokenizer,
   )

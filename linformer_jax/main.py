@@ -9,7 +9,7 @@ train     pretrains what the config says. A folder that holds the same run is
           refused. Ctrl-C and SIGTERM save and stop; the same command goes on.
           --extend trains a complete run further; --init_from=RUN starts a new
           one from another's weights.
-evaluate  exact perplexity of the newest checkpoint of a run, over the whole
+evaluate  exact metrics of the newest checkpoint of a run, over the whole
           validation split.
 plan      what an update of that config would take on a TPU slice or on one H100
           (--topology=h100): memory, FLOPs, communication, the largest batch.

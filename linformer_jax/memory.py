@@ -53,21 +53,20 @@ def least(steps, config) -> int:
   """Bytes that an update takes on a device at the very least.
 
   The state, gradients, a batch, the input of each layer, which the backward
-  pass needs, and the logits with their gradient. What XLA takes is more.
+  pass needs, and the outputs of the head. What XLA takes is more.
   """
   state, model = steps.abstract_state, steps.model
   shape = steps.mesh.shape
   ways = shape["data"] * shape["fsdp"] * config.train.accumulation_steps
   sequences = config.train.batch_size // ways
-  _, length = steps.abstract_batch["tokens"].shape
-  _, picked = steps.abstract_batch["positions"].shape
+  length = steps.task.length
   width = {"float32": 4, "bfloat16": 2}[model.dtype]
   inputs = model.num_layers * (length // shape["sequence"]) * model.embed_dim
-  logits = 2 * picked * (model.vocab_size // shape["tensor"])
+  outputs = 2 * steps.task.outputs // shape["tensor"]  # and their gradient
   return (
     bytes_per_device((state, state.params, steps.abstract_batch))
     + sequences * inputs * width
-    + sequences * logits * 4
+    + sequences * outputs * 4
   )
 
 

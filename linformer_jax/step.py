@@ -11,7 +11,6 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from linformer_jax import models, optimizer, tasks
-from linformer_jax.data.text import masking
 from linformer_jax.parallel import sharding
 
 
@@ -39,11 +38,13 @@ class Steps:
   Attributes:
     init: () -> TrainState.
     train: (state, batch) -> (state, metrics); the state is donated.
-    evaluate: (state, batch) -> sums of `tasks.masked_lm_sums`.
+    evaluate: (state, batch) -> the sums of the task.
     abstract_state: TrainState of shapes with shardings.
     abstract_batch: a training batch, likewise.
-    mesh: the devices; `sharding.to_global` puts batches there.
+    mesh: the devices; `place` puts batches there.
+    task: what is trained.
     model: the ModelConfig.
+    flops: of an update, forward and backward pass, over all devices.
   """
 
   init: Callable
@@ -52,7 +53,20 @@ class Steps:
   abstract_state: TrainState
   abstract_batch: dict[str, jax.ShapeDtypeStruct]
   mesh: jax.sharding.Mesh
+  task: tasks.Task
   model: models.ModelConfig
+  flops: int
+
+  @property
+  def batch_size(self) -> int:
+    """Rows of an update."""
+    return jax.tree.leaves(self.abstract_batch)[0].shape[0]
+
+  def place(self, batch) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh."""
+    fields = self.task.spec(masked=True)
+    axes = {name: fields[name].axes for name in batch}
+    return sharding.to_global(batch, axes, self.mesh)
 
 
 def model_config(group) -> models.ModelConfig:
@@ -64,21 +78,20 @@ def model_config(group) -> models.ModelConfig:
   return models.ModelConfig(**fields)
 
 
-def _abstract_batch(config, mesh):
+def task_of(config) -> tasks.Task:
+  """Returns the task of a config."""
+  return tasks.create(config, model_config(config.model))
+
+
+def _abstract_batch(config, task, mesh):
   """Shapes of a global training batch, as `data.pipeline` makes them."""
-  size, length = config.train.batch_size, config.data.sequence_length
-  picked = masking.num_predictions(length, config.data.mask_rate)
-  fields = {
-    "tokens": (length, jnp.int32),
-    "positions": (picked, jnp.int32),
-    "targets": (picked, jnp.int32),
-    "weights": (picked, jnp.float32),
-  }
   return {
     name: jax.ShapeDtypeStruct(
-      (size, width), dtype, sharding=sharding.of_batch(name, mesh)
+      (config.train.batch_size, *field.shape),
+      field.dtype,
+      sharding=sharding.of_batch(field.axes, mesh),
     )
-    for name, (width, dtype) in fields.items()
+    for name, field in task.spec(masked=task.short).items()
   }
 
 
@@ -113,14 +126,12 @@ def _accumulated(sums_of, params, batch, key, parts):
 
 def _initializer(config):
   """() -> TrainState, as a run of the config starts."""
-  model_cfg = model_config(config.model)
-  model = models.MaskedLM(model_cfg)
-  tx = _optimizer(config)
+  task, tx = task_of(config), _optimizer(config)
 
   def init():
-    key = jax.random.key(config.seed)
-    tokens = jnp.zeros((1, model_cfg.max_length), jnp.int32)
-    variables = model.init(key, tokens)
+    variables = task.module().init(
+      jax.random.key(config.seed), *task.init_arguments()
+    )
     params = variables["params"]
     return TrainState(
       jnp.int32(0), params, variables.get("constants", {}), tx.init(params)
@@ -161,7 +172,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   """
   model_cfg = model_config(config.model)
   model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
-  model = models.MaskedLM(model_cfg)
+  task = tasks.create(config, model_cfg)
   tx = _optimizer(config)
   rate = optimizer.learning_rate(
     config.optimizer, config.train.num_steps, config.train.restarts
@@ -175,9 +186,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   def train(state, batch):
     def sums_of(params, rows, key):
       variables = {"params": params, "constants": state.constants}
-      return tasks.masked_lm_sums(
-        model, variables, rows, key if dropout else None
-      )
+      return task.sums(variables, rows, key if dropout else None)
 
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     with sharding.on_mesh(mesh):
@@ -199,7 +208,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   def evaluate(state, batch):
     variables = {"params": state.params, "constants": state.constants}
     with sharding.on_mesh(mesh):
-      return tasks.masked_lm_sums(model, variables, batch)
+      return task.sums(variables, batch)
 
   abstract = abstract_state(config, mesh)
   placed = jax.tree.map(lambda x: x.sharding, abstract)
@@ -216,7 +225,9 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
       evaluate, in_shardings=(placed, None), out_shardings=whole
     ),
     abstract_state=abstract,
-    abstract_batch=_abstract_batch(config, mesh),
+    abstract_batch=_abstract_batch(config, task, mesh),
     mesh=mesh,
+    task=task,
     model=model_cfg,
+    flops=3 * config.train.batch_size * task.flops(),
   )

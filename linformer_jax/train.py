@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from clu import periodic_actions
 
-from linformer_jax import evaluate, flops, load, memory, models
+from linformer_jax import evaluate, load, memory, models
 from linformer_jax import step as step_lib
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
@@ -24,7 +24,7 @@ class Experiment:
   steps: step_lib.Steps
   data: pipeline.DataConfig
   corpus: pipeline.Corpus
-  unigram: float  # perplexity of token frequencies on the validation targets
+  floor: float  # of the task, on the validation split
 
 
 def build(config, known: pipeline.Record | None = None) -> Experiment:
@@ -50,9 +50,10 @@ def build(config, known: pipeline.Record | None = None) -> Experiment:
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data, known)
   # The whole split, on every process.
-  targets = pipeline.validation_batches(corpus, data, run.eval_batch_size)
-  unigram = pipeline.unigram_perplexity(corpus.unigram_counts, targets)
-  return Experiment(config, mesh, steps, data, corpus, unigram)
+  task = steps.task
+  batches = pipeline.validation_batches(corpus, task, run.eval_batch_size)
+  floor = task.floor(corpus, batches)
+  return Experiment(config, mesh, steps, data, corpus, floor)
 
 
 def _start(experiment, saved):
@@ -64,7 +65,8 @@ def _start(experiment, saved):
   config, steps = experiment.config, experiment.steps
   iterator = pipeline.train_iterator(
     experiment.corpus,
-    experiment.data,
+    steps.task,
+    experiment.data.seed,
     config.train.batch_size,
     *sharding.share(experiment.mesh),
   )
@@ -100,11 +102,8 @@ def _note(config, iterator, evaluation, window, throughput):
 
 
 def _throughput(experiment, state):
-  steps = experiment.steps
-  batch, length = steps.abstract_batch["tokens"].shape
-  _, predictions = steps.abstract_batch["positions"].shape
-  needed = flops.train_step(steps.model, length, predictions, batch)
-  return report.Throughput(batch * length, needed, state)
+  steps, batch = experiment.steps, experiment.config.train.batch_size
+  return report.Throughput(batch * steps.task.length, steps.flops, state)
 
 
 def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
@@ -146,9 +145,14 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
       writer.resume(first)
       if first == 0 or first in config.train.restarts:
         writer.config(config, first)
-      progress = report.Progress(config, experiment.unigram)
+      progress = report.Progress(config, steps.task, experiment.floor)
       window = report.Window(
-        writer, progress, throughput, run.log_every_steps, note.get("window")
+        writer,
+        progress,
+        throughput,
+        steps.task,
+        run.log_every_steps,
+        note.get("window"),
       )
       profile = _profile(run, workdir, first)
       for step in range(first, total + 1):
@@ -174,7 +178,7 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
         if last:
           break
         throughput.start()
-        batch = sharding.to_global(next(iterator), steps.mesh)
+        batch = steps.place(next(iterator))
         state, values = update(state, batch)
         window.add(step + 1, values)
         profile(step + 1)
@@ -208,7 +212,7 @@ def _evaluate(experiment, state, stop=lambda: False):
   start = time.perf_counter()
   batches = pipeline.validation_batches(
     experiment.corpus,
-    experiment.data,
+    experiment.steps.task,
     experiment.config.run.eval_batch_size,
     *sharding.share(experiment.mesh),
   )
@@ -244,8 +248,8 @@ def describe(experiment: Experiment, workdir) -> str:
     kind += f" (k = {', '.join(map(str, lengths))}, {model.sharing} sharing, "
     kind += f"{model.projection} projection)"
   return (
-    f"{size:,} parameters: {model.num_layers} layers of width "
-    f"{model.embed_dim}, {model.num_heads} heads, {kind}, n = "
+    f"{config.task.name}, {size:,} parameters: {model.num_layers} layers of "
+    f"width {model.embed_dim}, {model.num_heads} heads, {kind}, n = "
     f"{model.max_length}, {model.dtype}\n"
     f"{len(corpus.train):,} training and {len(corpus.validation):,} validation "
     f"blocks of {config.data.sequence_length} tokens, from {corpus.directory}\n"

@@ -55,7 +55,7 @@ def updates(config, devices):
   arrays, state = {}, steps.init()
   train, last = batches(config)
   for i, batch in enumerate(train):
-    batch = sharding.to_global(batch, steps.mesh)
+    batch = steps.place(batch)
     facts["rows"] = [x.data.shape for x in batch["tokens"].addressable_shards]
     state, values = compiled(state, batch)
     arrays |= {f"{name} {i}": values[name] for name in values}
@@ -63,7 +63,7 @@ def updates(config, devices):
       gradient = optax.tree.get(state.opt_state, "mu")
       for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         arrays[f"gradient {jax.tree_util.keystr(path)}"] = np.array(leaf)
-  sums = steps.evaluate(state, sharding.to_global(last, steps.mesh))
+  sums = steps.evaluate(state, steps.place(last))
   arrays |= {f"evaluation {name}": sums[name] for name in sums}
   return arrays, state, steps, facts
 

@@ -7,8 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, linformer, pretrain_small, smoke, transformer
-from linformer_jax import models, step, tasks
+from configs import (
+  base,
+  causal_lm,
+  linformer,
+  pretrain_small,
+  smoke,
+  transformer,
+)
+from linformer_jax import models, step
 from linformer_jax.attention import linformer as linformer_attention
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.data import pipeline
@@ -24,7 +31,7 @@ def shapes(config):
   return step.build_steps(config, mesh).abstract_state
 
 
-MODULES = [base, linformer, transformer, smoke, pretrain_small]
+MODULES = [base, linformer, transformer, smoke, pretrain_small, causal_lm]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -39,6 +46,7 @@ def test_every_config_file_is_tested():
   files = {p.stem for p in importlib.resources.files("configs").iterdir()}
   assert files - {"__init__", "__pycache__"} == {
     "base",
+    "causal_lm",
     "linformer",
     "pretrain_small",
     "smoke",
@@ -130,7 +138,7 @@ def test_a_field_that_is_set_follows_no_more_in_any_order(module, follower):
     [path, ours, theirs],
     [path, theirs, ours],
     [theirs, ours, path],
-    [path, theirs, "--config.data.mask_rate=0.2", ours, theirs],
+    [path, theirs, "--config.task.mask_rate=0.2", ours, theirs],
   ):
     given = command_line.make_flags()
     command_line.parse(given, ["main", *words])
@@ -186,14 +194,11 @@ def test_an_update_on_shorter_sequences_is_that_on_padded_ones(projection):
     "tokens": np.pad(short["tokens"], [(0, 0), (0, 19)]),
     "mask": np.arange(32)[None].repeat(2, 0) < 13,
   }
-  model = models.MaskedLM(steps.model)
 
   @jax.jit
   @jax.value_and_grad
   def loss(params, batch):
-    return tasks.masked_lm_sums(model, variables | {"params": params}, batch)[
-      "loss"
-    ]
+    return steps.task.sums(variables | {"params": params}, batch)["loss"]
 
   of = [loss(state.params, batch) for batch in (short, padded)]
   for one, other in zip(*map(jax.tree.leaves, of), strict=True):
@@ -237,4 +242,4 @@ def test_the_library_reads_only_fields_that_base_lists():
   assert fields == {
     field.name for field in models.ModelConfig.__dataclass_fields__.values()
   }
-  assert np.isclose(base.get_config().data.mask_rate, 0.15)
+  assert np.isclose(base.get_config().task.mask_rate, 0.15)

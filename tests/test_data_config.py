@@ -22,7 +22,6 @@ def config(cache_dir, **changes):
     "tokenizer_train_megabytes": 1.0,
     "cache_dir": str(cache_dir),
     "sequence_length": 32,
-    "mask_rate": 0.15,
     "seed": 0,
   }
   return pipeline.DataConfig(**{**fields, **changes})
@@ -48,8 +47,6 @@ def test_every_field_is_given():
     ({"holdout_fraction": 1.0}, "holdout_fraction is 1.0"),
     ({"vocab_size": 260}, "vocab_size is 260.*261"),
     ({"sequence_length": 1}, "sequence_length is 1.*2"),
-    ({"mask_rate": 0.0}, "mask_rate is 0.0"),
-    ({"mask_rate": 1.0}, "mask_rate is 1.0"),
     ({"tokenizer_train_megabytes": 0.0}, "megabytes is 0.0"),
     ({"seed": -1}, "seed is -1"),
     ({"seed": 2**32}, "seed is 4294967296"),

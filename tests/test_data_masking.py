@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from linformer_jax.data import pipeline
 from linformer_jax.data.text import masking
 
 SIZE = 50
@@ -23,7 +24,7 @@ def masked(records, length=64, real=64, count=10):
   tokens, mask = block(length, real)
   return tokens, [
     masking.mask_tokens(
-      tokens, mask, masking.record_rng(7, 0, record), VOCABULARY, count
+      tokens, mask, pipeline.record_rng(7, 0, record), VOCABULARY, count
     )
     for record in range(records)
   ]
@@ -105,7 +106,7 @@ def test_fewer_candidates_than_predictions():
   row = masking.mask_tokens(
     tokens,
     np.ones(6, bool),
-    masking.record_rng(0, 0, 0),
+    pipeline.record_rng(0, 0, 0),
     VOCABULARY,
     4,
   )
@@ -114,7 +115,7 @@ def test_fewer_candidates_than_predictions():
   none = masking.mask_tokens(
     np.array([0, 2], np.int32),
     np.ones(2, bool),
-    masking.record_rng(0, 0, 0),
+    pipeline.record_rng(0, 0, 0),
     VOCABULARY,
     1,
   )
@@ -123,11 +124,11 @@ def test_fewer_candidates_than_predictions():
 
 def test_seed_epoch_and_record_each_have_a_stream():
   draws = {
-    masking.record_rng(*key).integers(2**63)
+    pipeline.record_rng(*key).integers(2**63)
     for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**32 - 1, 0, 0)]
   }
   assert len(draws) == 5
-  again = [masking.record_rng(3, 2, 1).random() for _ in range(2)]
+  again = [pipeline.record_rng(3, 2, 1).random() for _ in range(2)]
   assert again[0] == again[1]
 
 

@@ -195,7 +195,7 @@ def test_a_small_vocabulary_keeps_the_configured_size(tmp_path, caplog):
   with caplog.at_level(logging.WARNING, logger="linformer_jax"):
     corpus = pipeline.prepare(files_config(tmp_path, vocab_size=1000))
   assert "less than the 1000" in caplog.text
-  assert corpus.vocab_size == len(corpus.unigram_counts) == 1000
+  assert corpus.vocab_size == len(corpus.token_counts) == 1000
   size = corpus.tokenizer.get_vocab_size()
   assert size < 1000 and corpus.vocabulary.ordinary.max() == size - 1
 

@@ -17,16 +17,16 @@ BLOCKS = 21  # divides into batches of 7, not of 8
 
 @pytest.fixture(scope="module")
 def split():
-  """(data config, corpus), its validation cut to a few blocks."""
+  """A corpus whose validation split is cut to a few blocks."""
   data = pipeline.DataConfig(**tiny.get_config().data.to_dict())
   corpus = pipeline.prepare(data)
   corpus.validation._length = BLOCKS
-  return data, corpus
+  return corpus
 
 
 def batches(split, size):
-  data, corpus = split
-  return list(pipeline.validation_batches(corpus, data, size))
+  task = step.task_of(tiny.get_config())
+  return list(pipeline.validation_batches(split, task, size))
 
 
 def build(size):

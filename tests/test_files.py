@@ -10,6 +10,7 @@ import tensorflow as tf
 from etils import epath
 
 from linformer_jax.run import files, metrics, report, workdir
+from linformer_jax.tasks import masked_lm
 from tests import tiny
 
 
@@ -85,7 +86,7 @@ def test_metrics_grow_and_are_forgotten(bucket, monkeypatch):
         writer.scalars(step, {"eval/perplexity": 10.0 - step})
   steps = [row["step"] for row in metrics.read_json_lines(run)]
   assert steps == [1, 2, 3, 4, 5]
-  path = report.draw_curve(run, 20.0)
+  path = report.draw_curve(run, masked_lm.MaskedLM, 20.0)
   assert os.fspath(path) == "gs://bucket/x/curve.png"
   assert (bucket / "x" / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -13,10 +13,16 @@ KEY = jax.random.key(0)
 HEADS = 4
 
 
+def forward(config, n, predictions):
+  """Of a masked language model on one sequence."""
+  head = flops.token_head(config, predictions, dense=True)
+  return flops.encoder(config, n) + head
+
+
 def encoder_layer(n, d, **kwargs):
   """A layer with an MLP of 4 d, as in the paper's formulas."""
   config = models.ModelConfig(7, n, 1, d, d // 64, 4 * d, **kwargs)
-  return flops.forward(config, n, 0)
+  return flops.encoder(config, n)
 
 
 def test_formulas_of_the_paper():
@@ -56,19 +62,18 @@ def test_ratios_of_the_paper_by_flops_alone():
 
 def test_head_and_update():
   config = models.ModelConfig(50, 16, 2, 8, 2, 32, projected_length=4)
-  base = flops.forward(config, 16, 0)
-  assert flops.forward(config, 16, 3) - base == 3 * (2 * 8 * 50 + 2 * 8**2)
-  assert flops.train_step(config, 16, 3, 5) == 15 * flops.forward(config, 16, 3)
+  assert flops.token_head(config, 3) == 3 * 2 * 8 * 50
+  assert flops.token_head(config, 3, dense=True) == 3 * (2 * 8 * 50 + 2 * 8**2)
 
 
 def test_layers_of_their_own_projected_length():
   fields = (50, 16, 3, 8, 2, 32)
   mixed = models.ModelConfig(*fields, projected_length=(8, 4, 2))
   each = [
-    flops.forward(models.ModelConfig(*fields, projected_length=k), 16, 0) / 3
+    flops.encoder(models.ModelConfig(*fields, projected_length=k), 16) / 3
     for k in (8, 4, 2)
   ]
-  assert flops.forward(mixed, 16, 0) == sum(each)
+  assert flops.encoder(mixed, 16) == sum(each)
 
 
 def jaxpr_flops(jaxpr):
@@ -123,7 +128,7 @@ def test_equal_the_products_of_the_program(kind, sharing, scan_layers):
   for n in (24, 8):
     apply, args = traced(config, n, 5)
     jaxpr = jax.make_jaxpr(apply)(*args).jaxpr
-    assert flops.forward(config, n, 5) == jaxpr_flops(jaxpr)
+    assert forward(config, n, 5) == jaxpr_flops(jaxpr)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "linformer"])
@@ -148,7 +153,7 @@ def test_agree_with_the_compilers_count(kind):
   apply, args = traced(config, 128, 16)
   compiled = jax.jit(apply).lower(*args).compile()
   counted = compiled.cost_analysis()["flops"]
-  ours = flops.forward(config, 128, 16)
+  ours = forward(config, 128, 16)
   assert ours <= counted <= ours * (1 + 12 / 128)
 
 

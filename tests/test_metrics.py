@@ -14,22 +14,11 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from linformer_jax import flops
+from linformer_jax import flops, step
 from linformer_jax.run import files, metrics, report
+from linformer_jax.tasks import masked_lm
 
-
-def test_means_are_of_sums_and_perplexity_is_not_clipped():
-  sums = {"loss": 30.0, "correct": 3.0, "weight": 4.0}
-  got = metrics.means(sums, "eval")
-  assert got == {
-    "eval/loss": 7.5,
-    "eval/perplexity": math.exp(7.5),
-    "eval/accuracy": 0.75,
-  }
-  large = metrics.means({"loss": 400.0, "correct": 0, "weight": 2}, "train")
-  assert large["train/perplexity"] == math.exp(200)
-  huge = metrics.means({"loss": 4000.0, "correct": 0, "weight": 2}, "train")
-  assert huge["train/perplexity"] == math.inf
+TASK = step.task_of(base.get_config())
 
 
 def test_a_resumed_run_forgets_what_it_repeats(tmp_path):
@@ -100,8 +89,8 @@ def run(tmp_path_factory):
   with metrics.Writer(folder) as writer:
     writer.config(config)
     throughput = report.Throughput(64, 10**6)
-    progress = report.Progress(config, 100.0)
-    window = report.Window(writer, progress, throughput, every=2)
+    progress = report.Progress(config, TASK, 100.0)
+    window = report.Window(writer, progress, throughput, TASK, every=2)
     for step in range(1, 5):
       throughput.start()
       values = {"loss": 8.0 / step, "correct": 1.0, "weight": 2.0}
@@ -159,7 +148,7 @@ def test_json_lines_hold_every_metric(run):
 
 
 def test_curve_is_drawn(run):
-  path = report.draw_curve(run, unigram=100.0)
+  path = report.draw_curve(run, masked_lm.MaskedLM, 100.0)
   assert path.name == "curve.png"
   assert path.read_bytes().startswith(b"\x89PNG")
 

@@ -238,7 +238,8 @@ def test_random_projections_are_constants_of_their_own():
 
 def test_sinusoidal_positions_have_the_spread_of_the_tokens():
   config = replace(position_init="sinusoidal", embed_dim=64, position_offset=2)
-  params = jax.jit(models.encoder.Embed(config).init)(KEY, draw_tokens(1, N))["params"]
+  init = jax.jit(models.encoder.Embed(config).init)
+  params = init(KEY, draw_tokens(1, N))["params"]
   table = np.asarray(params["positions"])
   assert table.shape == (N + 2, 64)
   # sin^2 + cos^2 = 1 in every pair: the mean square is exactly std^2.

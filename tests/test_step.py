@@ -27,7 +27,8 @@ def batch():
   """A training batch whose rows have different numbers of targets, some 0."""
   config = tiny.get_config()
   data = pipeline.DataConfig(**config.data.to_dict())
-  iterator = pipeline.train_iterator(pipeline.prepare(data), data, 8)
+  corpus = pipeline.prepare(data)
+  iterator = pipeline.train_iterator(corpus, step.task_of(config), 0, 8)
   batch = next(iterator)
   weights = batch["weights"].copy()
   weights[0] = weights[4] = 0  # all of the first of four parts

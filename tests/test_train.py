@@ -238,7 +238,7 @@ def test_nan_stops_the_run_and_is_not_saved(
 def test_any_number_that_is_not_finite_names_its_update(name):
   """Parameters may overflow in an update whose loss and gradient are finite."""
   throughput = report.Throughput(1, 1)
-  window = report.Window(None, None, throughput, every=10)
+  window = report.Window(None, None, throughput, None, every=10)
   values = dict.fromkeys(("loss", "correct", "weight"), np.float32(1))
   values |= dict.fromkeys(("gradient_norm", "parameter_norm"), np.float32(1))
   window.add(6, values)
@@ -336,5 +336,5 @@ def test_unigram_perplexity_is_of_the_whole_split(whole, monkeypatch):
   experiment, _ = whole("dropout")
   monkeypatch.setattr(sharding, "share", lambda mesh: (1, 2))
   other = train.build(experiment.config)
-  assert other.unigram == experiment.unigram
-  assert 10 < experiment.unigram < 300
+  assert other.floor == experiment.floor
+  assert 10 < experiment.floor < 300

@@ -63,7 +63,7 @@ FIELDS = {
   "data.holdout_fraction": ("0", "1", "nan", "inf", "-1"),
   "data.vocab_size": ("0", "1025", "1000000000000"),
   "data.sequence_length": ("0", "1", "65", "1000000000000"),
-  "data.mask_rate": ("0", "1", "nan", "inf"),
+  "task.mask_rate": ("0", "1", "nan", "inf"),
   "data.seed": ("-1", "1099511627776"),
   "data.cache_dir": ("s3://x/y", "~no-such-user/x"),
   "data.tokenizer_train_megabytes": ("0", "-1", "nan", "inf"),

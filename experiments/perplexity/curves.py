@@ -3,8 +3,7 @@
 import json
 import pathlib
 
-from linformer_jax import flops, step
-from linformer_jax.data.text import masking
+from linformer_jax import step
 from linformer_jax.run import files, metrics, report
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -12,6 +11,8 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # them, seconds spent in them without compilation, evaluation and saving, and
 # the validation perplexity.
 COLUMNS = ("step", "tokens", "seconds", "flops", "perplexity")
+# Fields whose names have changed since runs were recorded.
+_RENAMED = {"data.mask_rate": "task.mask_rate"}
 # Where text and runs lie, and how often one looks: no part of what was run.
 _PLACES = (
   "run.",
@@ -47,15 +48,13 @@ def settings(config) -> dict:
 
 def is_of(record: dict, config) -> bool:
   """Whether a record is of a config. A field younger than it is passed over."""
-  return record["config"].items() <= settings(config).items()
+  theirs = {_RENAMED.get(k, k): x for k, x in record["config"].items()}
+  return theirs.items() <= settings(config).items()
 
 
 def update_flops(config) -> int:
   """FLOPs that one update needs, forward and backward."""
-  model = step.model_config(config.model)
-  length = config.data.sequence_length
-  predictions = masking.num_predictions(length, config.data.mask_rate)
-  return flops.train_step(model, length, predictions, config.train.batch_size)
+  return 3 * config.train.batch_size * step.task_of(config).flops()
 
 
 def evaluations(rows, config) -> list[list]:

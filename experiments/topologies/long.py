@@ -96,7 +96,7 @@ def updates(config, limit: int) -> dict:
     "targets": np.take_along_axis(tokens, positions, 1),
     "weights": np.ones((1, count), np.float32),
   }
-  batch = sharding.to_global(batch, steps.mesh)
+  batch = steps.place(batch)
   state, losses, seconds = steps.init(), [], []
   for _ in range(2):
     start = time.perf_counter()

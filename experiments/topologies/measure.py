@@ -18,7 +18,7 @@ import numpy as np
 from configs import linformer, transformer
 from experiments import missing
 from experiments.speed import cells
-from linformer_jax import flops, step
+from linformer_jax import step
 from linformer_jax.parallel import sharding
 from linformer_jax.tools import aot, plan
 
@@ -115,9 +115,7 @@ def measure(row: Row) -> dict:
     counted = plan.counts(config, devices)
   mesh = sharding.make_mesh(config.mesh, devices)
   steps = step.build_steps(config, mesh)
-  size, length = steps.abstract_batch["tokens"].shape
-  _, predictions = steps.abstract_batch["positions"].shape
-  needed = flops.train_step(steps.model, length, predictions, size)
+  size, needed = steps.batch_size, steps.flops
   fields = dataclasses.asdict(report)
   fields["peak"] = None if np.isinf(report.peak) else report.peak
   return {

@@ -10,16 +10,20 @@ from linformer_jax.attention.ops import flash
 from linformer_jax.parallel import layout
 
 
-def _plain(q, k, v, mask=None, dropout=None):
+def _plain(q, k, v, mask=None, dropout=None, causal=False):
   """softmax(q k^T) v with all scores at once; see `projected_attention`."""
   scores = jnp.einsum(
     "bnhd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32
   )
-  if mask is not None:
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
+  allowed = None if mask is None else mask[:, None, None]
+  if causal:
+    past = jnp.tri(q.shape[1], k.shape[2], dtype=bool)
+    allowed = past if allowed is None else past & allowed
+  if allowed is not None:
+    scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1)
-  if mask is not None:  # a row with no slot at all attends to nothing
-    weights = jnp.where(mask[:, None, None], weights, 0)
+  if allowed is not None:  # a row with no slot at all attends to nothing
+    weights = jnp.where(allowed, weights, 0)
   if dropout is not None:
     weights = dropout(weights)
   return jnp.einsum("bhnk,bhkd->bnhd", weights.astype(v.dtype), v)
@@ -128,6 +132,7 @@ def attend(
   *,
   near=None,
   window=0,
+  causal=False,
   recompute=False,
   implementation="xla",
   dropout=None,
@@ -139,6 +144,7 @@ def attend(
     k, v: [B, H, K, D].
     mask, implementation, dropout: as there.
     near, window: None, or rows beside the slots; see `local.attend`.
+    causal: whether query i attends to keys 0 to i only.
     recompute: make the scores again in the backward pass.
   """
   if implementation not in _ATTEND:
@@ -155,6 +161,13 @@ def attend(
         f"implementation {implementation!r}, but with 'xla' and query_block=0"
       )
     return local.attend(q, k, v, mask, near, window, dropout)
+  if causal:
+    if recompute or implementation != "xla":
+      raise ValueError(
+        "causal attention is not supported with query blocks or implementation "
+        f"{implementation!r}: set query_block=0 and implementation 'xla'"
+      )
+    return _plain(q, k, v, mask, dropout, causal=True)
   if dropout is not None:
     if recompute or implementation != "xla":
       raise ValueError(

@@ -78,7 +78,7 @@ def dense_maps(module):
   return query, key, value, out, nn.Dropout(module.dropout_rate)
 
 
-def attend(module, x, memory, deterministic, window=0):
+def attend(module, x, memory, deterministic, window=0, causal=False):
   """Rows [B, N, M] to queries, onto keys and values, and out: [B, N, M].
 
   Args:
@@ -88,6 +88,7 @@ def attend(module, x, memory, deterministic, window=0):
       attend to, or None; and None, or what `local.attend` takes as `near`.
     deterministic: False applies dropout (rng 'dropout').
     window: of `local.attend`.
+    causal: see `functional.attend`.
   """
   k, v, slots, near = memory
   dropout = None
@@ -102,6 +103,7 @@ def attend(module, x, memory, deterministic, window=0):
     slots,
     near=near,
     window=window,
+    causal=causal,
     recompute=bool(module.query_block),
     implementation=module.implementation,
     dropout=dropout,

@@ -14,6 +14,8 @@ class SoftmaxSelfAttention(nn.Module):
   Attributes:
     num_heads: H; must divide the width M of the input.
     dropout_rate: on the attention weights.
+    causal: whether a query attends to itself and the rows before it only; for
+      attention to itself, with 'xla' and query_block=0.
     query_block: queries handled at a time, 0 for all.
     implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
@@ -23,6 +25,7 @@ class SoftmaxSelfAttention(nn.Module):
 
   num_heads: int
   dropout_rate: float = 0.0
+  causal: bool = False
   query_block: int = 0
   implementation: str = "xla"
   dtype: Any = jnp.float32
@@ -51,7 +54,7 @@ class SoftmaxSelfAttention(nn.Module):
 
   def attend(self, x, memory, deterministic=True):
     """From x [B, N, M] onto `keys_and_values`."""
-    return heads.attend(self, x, memory, deterministic)
+    return heads.attend(self, x, memory, deterministic, causal=self.causal)
 
   def __call__(self, x, memory=None, mask=None, deterministic=True):
     """Attends from x to itself, or to `memory`.
@@ -73,6 +76,8 @@ class SoftmaxSelfAttention(nn.Module):
     mask = masks.check(mask, (x if memory is None else memory).shape[:2])
     if memory is None:
       x = memory = heads.select_real(x, mask)
+    elif self.causal:
+      raise ValueError("causal attention is for attention to itself")
     else:
       memory = heads.select_real(memory, mask)
     return heads.in_query_blocks(

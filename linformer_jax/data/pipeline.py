@@ -1,29 +1,19 @@
-"""Text to batches for masked language modelling.
+"""From records to batches of a task, the same on any number of processes.
 
-`prepare` opens a corpus, tokenised once and cached; `train_iterator` and
-`validation_batches` cut, mask and batch it as it is read. Every process makes
-the same decisions from the same numbers, so nothing is exchanged between
+`prepare` opens a corpus, tokenized once and cached; `train_iterator` and
+`validation_batches` make the task's examples as they are read. Every process
+makes the same decisions from the same numbers, so nothing is exchanged between
 hosts, and the rows of global batch b are the same, in the same order, for any
 number of processes.
-
-A batch is a dict of numpy arrays; B is the rows of this process, P the static
-number of predictions in a row, `masking.num_predictions(N, mask_rate)`:
-  tokens     int32 [B, N]    after masking
-  mask       bool [B, N]     True at real tokens; validation alone, as training
-                             blocks are whole and a model is quicker without
-  positions  int32 [B, P]    ascending; 0 where the weight is 0
-  targets    int32 [B, P]    the tokens that were there
-  weights    float32 [B, P]  1 for a prediction, 0 for none
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
 from linformer_jax.data.text import corpus as corpus_lib
-from linformer_jax.data.text import masking, provenance
-from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import provenance
 
 # What a user of batches needs is here; where it comes from, in `corpus`.
 DataConfig = corpus_lib.DataConfig
@@ -32,8 +22,8 @@ Record = provenance.Record
 read_record = provenance.from_json
 prepare = corpus_lib.prepare
 
-# Validation masks belong to no seed and no epoch of training: the numbers of
-# every run on a corpus are about the same predictions.
+# Draws of validation belong to no seed and no epoch of training: every run on a
+# corpus is scored on the same predictions.
 _VALIDATION_SEED = 0
 _VALIDATION_EPOCH = 2**32 - 1
 # Blocks of "endless" training: batches of them are counted in floating point by
@@ -43,7 +33,8 @@ _ENDLESS = 2**53
 
 def train_iterator(
   corpus: Corpus,
-  config: DataConfig,
+  task,
+  seed: int,
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
@@ -52,14 +43,15 @@ def train_iterator(
 ) -> grain.DatasetIterator:
   """Endless training batches.
 
-  Every epoch has an order and masks of its own and every block once; a batch
+  Every epoch has an order and draws of its own and every record once; a batch
   may span two epochs, so nothing is dropped. The state, `{'next_index': b}`,
   counts global batches: it is the same on every process and holds for another
   number of processes.
 
   Args:
     corpus: from `prepare(config)`.
-    config: the `data` group.
+    task: a `tasks.Task`, which makes rows of records.
+    seed: of the order and of the task's draws.
     batch_size: rows of the global batch.
     process_index: of this process.
     process_count: a divisor of `batch_size`. This process gets the rows from
@@ -74,22 +66,22 @@ def train_iterator(
   Raises:
     ValueError: if sizes disagree.
   """
-  rows = _rows(corpus, config, batch_size, process_index, process_count)
+  rows = _rows(corpus, task, batch_size, process_index, process_count)
+  fields = task.spec(masked=task.short)
 
   def example(index: int, record: int) -> dict[str, np.ndarray]:
     epoch = index // len(corpus.train)
-    rng = masking.record_rng(config.seed, epoch, record)
-    row = _masked(corpus, config, corpus.train[record], rng)
-    del row["mask"]  # a training block has no pads
-    return row
+    rng = record_rng(seed, epoch, record)
+    row = task.example(corpus.train[record], rng, corpus)
+    return {name: row[name] for name in fields}
 
   # The example is made before the shuffle, where the index still says the
   # epoch: epoch * length + record. Records and not blocks are the source, as
-  # grain measures each element of a source at the cost of masking it.
+  # grain measures each element of a source at the cost of making it.
   dataset = (
     grain.MapDataset.range(len(corpus.train))
     .map_with_index(example)
-    .seed(config.seed)
+    .seed(seed)
     .shuffle()
     .repeat(_ENDLESS // len(corpus.train))
     .batch(rows)
@@ -105,19 +97,18 @@ def train_iterator(
 
 def validation_batches(
   corpus: Corpus,
-  config: DataConfig,
+  task,
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The whole held-out split, once, in order, under masks that never change.
+  """The whole held-out split, once, in order, under draws that never change.
 
-  Rows that fill up the last batch hold `<s>` alone and have weight 0: one real
-  token, so that no softmax in a model is over nothing.
+  The task's filler, of weight 0, fills up the last batch.
 
   Args:
     corpus: from `prepare(config)`.
-    config: the `data` group.
+    task: a `tasks.Task`, which makes rows of records.
     batch_size: rows of the global batch.
     process_index: of this process.
     process_count: a divisor of `batch_size`.
@@ -128,13 +119,13 @@ def validation_batches(
   Raises:
     ValueError: if sizes disagree; at the call, not at the first batch.
   """
-  rows = _rows(corpus, config, batch_size, process_index, process_count)
+  rows = _rows(corpus, task, batch_size, process_index, process_count)
 
   def row(record: int) -> dict[str, np.ndarray]:
     if record >= len(corpus.validation):
-      return _filler(config)
-    rng = masking.record_rng(_VALIDATION_SEED, _VALIDATION_EPOCH, record)
-    return _masked(corpus, config, corpus.validation[record], rng)
+      return task.filler()
+    rng = record_rng(_VALIDATION_SEED, _VALIDATION_EPOCH, record)
+    return task.example(corpus.validation[record], rng, corpus)
 
   def batches() -> Iterator[dict[str, np.ndarray]]:
     for start in range(0, len(corpus.validation), batch_size):
@@ -148,47 +139,18 @@ def validation_batches(
   return batches()
 
 
-def unigram_perplexity(
-  counts: np.ndarray, batches: Iterable[dict[str, np.ndarray]]
-) -> float:
-  """Perplexity of the targets under add-one smoothed training frequencies.
-
-  A model that ignores the context can do no better than about this, so it is
-  the line a masked language model has to pass.
-
-  Args:
-    counts: int64 [V], `Corpus.unigram_counts`.
-    batches: with `targets` and `weights`; all of `validation_batches`.
-
-  Returns:
-    exp(sum of weighted nll / sum of weights).
-
-  Raises:
-    ValueError: if the weights sum to 0.
-  """
-  nll = np.log(counts.sum() + len(counts)) - np.log(counts + 1.0)
-  total, weight = 0.0, 0.0
-  for batch in batches:
-    weights = batch["weights"].astype(np.float64)
-    total += float((nll[batch["targets"]] * weights).sum())
-    weight += float(weights.sum())
-  if not weight:
-    raise ValueError("there is nothing to score: the weights sum to 0")
-  return float(np.exp(total / weight))
-
-
 def _rows(
   corpus: Corpus,
-  config: DataConfig,
+  task,
   batch_size: int,
   process_index: int,
   process_count: int,
 ) -> int:
   """Rows of one process's share of a batch, after checking the sizes."""
-  if corpus.train.sequence_length != config.sequence_length:
+  if corpus.train.sequence_length != task.length:
     raise ValueError(
-      f"the corpus has blocks of {corpus.train.sequence_length}, the config"
-      f" sequence_length {config.sequence_length}"
+      f"the corpus has blocks of {corpus.train.sequence_length}, the task"
+      f" rows of {task.length}"
     )
   if not 0 <= process_index < process_count:
     raise ValueError(
@@ -202,30 +164,22 @@ def _rows(
   return batch_size // process_count
 
 
-def _masked(
-  corpus: Corpus,
-  config: DataConfig,
-  block: dict[str, np.ndarray],
-  rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-  return masking.mask_tokens(
-    block["tokens"],
-    block["mask"],
-    rng,
-    corpus.vocabulary,
-    masking.num_predictions(config.sequence_length, config.mask_rate),
+def record_rng(seed: int, epoch: int, record: int) -> np.random.Generator:
+  """A generator of its own for each (seed, epoch, record).
+
+  Philox is counter-based: streams under different keys are independent, so
+  the key can be the three numbers themselves, unhashed, and what is drawn for a
+  record depends on nothing else: not on the batch, the order of reading or the
+  number of processes.
+
+  Args:
+    seed: below 2**32.
+    epoch: below 2**32.
+    record: below 2**64.
+
+  Returns:
+    A fresh generator.
+  """
+  return np.random.Generator(
+    np.random.Philox(key=(seed << 96) | (epoch << 64) | record)
   )
-
-
-def _filler(config: DataConfig) -> dict[str, np.ndarray]:
-  length = config.sequence_length
-  count = masking.num_predictions(length, config.mask_rate)
-  tokens = np.full(length, tokenizer_lib.PAD_ID, dtype=np.int32)
-  tokens[0] = tokenizer_lib.BOS_ID
-  return {
-    "tokens": tokens,
-    "mask": np.arange(length) == 0,
-    "positions": np.zeros(count, np.int32),
-    "targets": np.zeros(count, np.int32),
-    "weights": np.zeros(count, np.float32),
-  }

@@ -3,9 +3,17 @@
 from linformer_jax.models.config import ModelConfig
 from linformer_jax.models.encoder import (
   Block,
+  CausalLM,
   Encoder,
   MaskedLM,
   num_parameters,
 )
 
-__all__ = ["Block", "Encoder", "MaskedLM", "ModelConfig", "num_parameters"]
+__all__ = [
+  "Block",
+  "CausalLM",
+  "Encoder",
+  "MaskedLM",
+  "ModelConfig",
+  "num_parameters",
+]

@@ -74,7 +74,7 @@ class Embed(nn.Module):
     )
 
 
-def _attention(config, projected_length):
+def _attention(config, projected_length, causal):
   """The attention module of one layer."""
   query_init, key_init = config.query_and_key_init(projected_length)
   common = dict(
@@ -88,7 +88,12 @@ def _attention(config, projected_length):
     key_init=key_init,
   )
   if config.attention == "softmax":
-    return attention_lib.SoftmaxSelfAttention(**common)
+    return attention_lib.SoftmaxSelfAttention(causal=causal, **common)
+  if causal:
+    raise ValueError(
+      f"attention {config.attention!r} is not causal: each of its slots sees "
+      "the whole sequence; set model.attention=softmax"
+    )
   return attention_lib.LinformerSelfAttention(
     max_length=config.max_length,
     projected_length=projected_length,
@@ -105,10 +110,11 @@ class Block(nn.Module):
 
   config: ModelConfig
   projected_length: int
+  causal: bool = False
 
   def setup(self):
     config = self.config
-    self.attention = _attention(config, self.projected_length)
+    self.attention = _attention(config, self.projected_length, self.causal)
     self.attention_norm = _layer_norm(config, None)
     self.mlp_norm = _layer_norm(config, None)
     dense = functools.partial(
@@ -158,6 +164,7 @@ class _ScannedBlock(nn.Module):
 
   config: ModelConfig
   projected_length: int
+  causal: bool
 
   @nn.compact
   def __call__(self, x, mask, shared, deterministic):
@@ -170,7 +177,7 @@ class _ScannedBlock(nn.Module):
       block = nn.remat(
         Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
       )
-    block = block(self.config, self.projected_length, name="block")
+    block = block(self.config, self.projected_length, self.causal, name="block")
     return block(x, mask, shared, deterministic), None
 
 
@@ -178,9 +185,14 @@ class Encoder(nn.Module):
   """Embeddings and layers.
 
   Layers of one projected length that follow each other run as one nn.scan.
+
+  Attributes:
+    config: sizes and choices.
+    causal: whether a row sees only itself and the rows before it.
   """
 
   config: ModelConfig
+  causal: bool = False
 
   def setup(self):
     config = self.config
@@ -211,10 +223,11 @@ class Encoder(nn.Module):
           length=depth,
         )
         name = f"layers_{len(groups)}"
-        groups.append(scanned(config, k, name=name))
+        groups.append(scanned(config, k, self.causal, name=name))
       else:
         for _ in range(depth):
-          groups.append(_ScannedBlock(config, k, name=f"layer_{len(groups)}"))
+          name = f"layer_{len(groups)}"
+          groups.append(_ScannedBlock(config, k, self.causal, name=name))
     self.groups = groups
 
   def __call__(self, tokens, mask=None, deterministic=True):
@@ -285,6 +298,31 @@ class MaskedLM(nn.Module):
     x = _layer_norm(config, "head_norm")(nn.gelu(x, approximate=False))
     bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
     logits = encoder.attend(x) + bias
+    return layout.constrain(logits, "batch", "sequence", "vocab")
+
+
+class CausalLM(nn.Module):
+  """Encoder with causal attention, scored against its token embeddings."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, deterministic=True):
+    """Logits of the next token at every position.
+
+    Args:
+      tokens: int [B, N].
+      mask: as that of `Encoder`.
+      deterministic: False applies dropout (rng 'dropout').
+
+    Returns:
+      float32 [B, N, V]; those at position i depend on no later token.
+
+    Raises:
+      ValueError: as that of `Encoder`, and for an attention that is not causal.
+    """
+    encoder = Encoder(self.config, causal=True, name="encoder")
+    logits = encoder.attend(encoder(tokens, mask, deterministic))
     return layout.constrain(logits, "batch", "sequence", "vocab")
 
 

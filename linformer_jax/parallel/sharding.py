@@ -106,10 +106,14 @@ def of_state(state, mesh: Mesh):
   return jax.tree_util.tree_map_with_path(one, state)
 
 
-def of_batch(name: str, mesh: Mesh) -> NamedSharding:
-  """Of an array of a batch: of the tokens and their mask [B, N], or [B, P]."""
-  names = ("batch", "sequence") if name in ("tokens", "mask") else ("batch",)
-  return NamedSharding(mesh, layout.spec(RULES, *names))
+def of_batch(axes: tuple[str | None, ...], mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of an array [B, ...] of a batch.
+
+  Args:
+    axes: logical axes of a row, as of `tasks.Field`.
+    mesh: the devices.
+  """
+  return NamedSharding(mesh, layout.spec(RULES, "batch", *axes))
 
 
 def _check(name, size, mesh, *axes, parts=1):
@@ -203,11 +207,12 @@ def share(mesh: Mesh) -> tuple[int, int]:
   return different.index(shares[jax.process_index()]), len(different)
 
 
-def to_global(batch, mesh: Mesh):
+def to_global(batch, axes, mesh: Mesh):
   """This process's rows as part of arrays that all processes share.
 
   Args:
     batch: arrays [rows of this share, ...] by their names.
+    axes: logical axes of a row of each, by its name.
     mesh: the devices.
   """
   parts = _shares(mesh)[jax.process_index()]
@@ -220,6 +225,6 @@ def to_global(batch, mesh: Mesh):
       return rows[(slice(first, first + own), *at[1:])]
 
     shape = (own * batch_ways(mesh), *rows.shape[1:])
-    return jax.make_array_from_callback(shape, of_batch(name, mesh), part)
+    return jax.make_array_from_callback(shape, of_batch(axes[name], mesh), part)
 
   return {name: one(name, rows) for name, rows in batch.items()}

@@ -6,6 +6,7 @@ import json
 import jax
 
 from linformer_jax import load, memory
+from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
 from linformer_jax.run import command_line, metrics, report, workdir
 from linformer_jax.tools import plan as plan_lib
@@ -13,10 +14,7 @@ from linformer_jax.tools import plan as plan_lib
 _SUMMARY = """
 Done: {step:,} updates, {tokens:,} tokens, {parameters:,} parameters, in {time}
 of training.
-  validation perplexity  {perplexity:.2f}, {share:.1%} of the unigram perplexity
-  unigram perplexity     {unigram_perplexity:.2f}, on the same {targets:,.0f} \
-masked tokens
-  accuracy               {accuracy:.1%} of masked tokens
+{scores}
   speed                  {tokens_per_second:,.0f} tokens/s, MFU {mfu:.0%} of \
 {gigaflops:,.0f} GFLOP/s
                          ({peak_source})
@@ -29,17 +27,33 @@ Next:
   ./launch.sh test            # the test suite"""
 
 
-def _summary(result, workdir):
+def _scores(task, result):
+  """Lines on the metrics of a run beside the floor of its task."""
+  value, floor = result[task.headline], result[task.floor_name]
+  name = task.floor_name.replace("_", " ")
+  yield (
+    f"validation {task.headline}",
+    f"{value:{task.number}}, {value / floor:.1%} of the {name}",
+  )
+  targets = f"{result['targets']:,.0f} {task.unit}"
+  yield name, f"{floor:{task.number}}, on the same {targets}"
+  if task.headline != "accuracy" and "accuracy" in result:
+    yield "accuracy", f"{result['accuracy']:.1%} of {task.unit}"
+
+
+def _summary(task, result, workdir):
   return _SUMMARY.format(
     **result,
+    scores="\n".join(
+      f"  {name:22} {text}" for name, text in _scores(task, result)
+    ),
     workdir=workdir,
     time=report.clock(result["busy_seconds"]),
-    share=result["perplexity"] / result["unigram_perplexity"],
     gigaflops=result["peak_flops"] / 1e9,
   )
 
 
-def _finished(directory, num_steps):
+def _finished(directory, task, num_steps):
   """The summary of a complete run, or None where there is none to read."""
   path = directory / report.RESULT
   if not path.exists():
@@ -48,7 +62,7 @@ def _finished(directory, num_steps):
     result = json.loads(path.read_text())
     if result["step"] != num_steps:
       return None
-    return _summary(result, directory)
+    return _summary(task, result, directory)
   except (ValueError, KeyError, TypeError):
     report.say(f"{path} cannot be read: making it anew from the checkpoint")
     return None
@@ -93,8 +107,9 @@ def train(config, directory, new: bool, extend: bool):
     if new:
       directory = workdir.numbered(directory)
     stored, known, free = workdir.stored_config(directory), None, ()
+    task = step_lib.task_of(config)
     if extend:
-      done = stored and _finished(directory, stored["train"]["num_steps"])
+      done = stored and _finished(directory, task, stored["train"]["num_steps"])
       free = workdir.extend(directory, stored, config, bool(done))
     elif stored is not None:
       config.train.restarts = tuple(stored["train"].get("restarts", ()))
@@ -104,7 +119,7 @@ def train(config, directory, new: bool, extend: bool):
       config.train.init_from = origin
       workdir.check_same(directory, stored, config, free)
       known = workdir.stored_corpus(directory)
-      summary = _finished(directory, config.train.num_steps)
+      summary = _finished(directory, task, config.train.num_steps)
       if summary:
         report.say(summary)
         report.say("\nThis run was complete; --new starts another one.")
@@ -124,7 +139,7 @@ def train(config, directory, new: bool, extend: bool):
       report.say(workdir.extension(config))
     report.say(train_lib.describe(experiment, directory))
     result = train_lib.train_and_evaluate(experiment, directory)
-    report.say(_summary(result, directory))
+    report.say(_summary(experiment.steps.task, result, directory))
 
 
 def _build(config, known, fresh):
@@ -139,14 +154,15 @@ def _build(config, known, fresh):
 
 
 def evaluate(directory):
-  """Prints the exact perplexity of the newest checkpoint of a run."""
+  """Prints the exact metrics of the newest checkpoint of a run."""
   try:
     config = load.stored_config(directory)
     experiment = train_lib.build(config, workdir.stored_corpus(directory))
   except (ValueError, OSError) as error:
     raise command_line.UsageError(f"--workdir={directory}: {error}") from error
   step, values = train_lib.evaluate_newest(experiment, directory)
-  report.Progress(config, experiment.unigram).evaluation(step, values)
+  progress = report.Progress(config, experiment.steps.task, experiment.floor)
+  progress.evaluation(step, values)
 
 
 def plan(config, topology):

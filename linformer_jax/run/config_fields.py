@@ -11,6 +11,7 @@ import math
 from flax import traverse_util
 from ml_collections import config_dict
 
+from linformer_jax import tasks
 from linformer_jax.data import pipeline
 from linformer_jax.models import config as model_config
 from linformer_jax.parallel import sharding
@@ -27,7 +28,6 @@ _ABOVE_ZERO = (float, _TINY, 3e38)
 _RANGES = {
   "seed": (int, 0, 2**32 - 1),
   "data.holdout_fraction": (float, _TINY, _ALMOST_ONE),
-  "data.mask_rate": (float, _TINY, _ALMOST_ONE),
   "data.tokenizer_train_megabytes": (float, _TINY, 1e9),
   "optimizer.learning_rate": _ABOVE_ZERO,
   "optimizer.warmup_steps": _COUNT_OR_NONE,
@@ -59,6 +59,10 @@ def _types():
   ):
     for field in dataclasses.fields(made):
       types[f"{group}.{field.name}"] = field.type
+  types["task.name"] = str
+  for made in tasks.TASKS.values():  # which of them fit is said by the task
+    for field in dataclasses.fields(made):
+      types[f"task.{field.name}"] = field.type
   types["train.restarts"] = tuple
   types["train.init_from"] = str
   types["model.projected_length"] = int
@@ -82,7 +86,12 @@ def closest(name: str, names) -> str:
 def check_names_and_types(config: config_dict.ConfigDict):
   """Raises a ValueError unless a config has the fields of configs/base.py."""
   types, values = _types(), flatten(config)
-  unknown, missing = values.keys() - types.keys(), types.keys() - values.keys()
+  unknown = values.keys() - types.keys()
+  missing = {
+    name
+    for name in types.keys() - values.keys()
+    if not name.startswith("task.") or name == "task.name"
+  }
   if unknown:
     name = min(unknown)
     like = closest(name, missing or types)

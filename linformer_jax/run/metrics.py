@@ -6,7 +6,6 @@ metrics.jsonl beside them holds the same scalars, one JSON object a line.
 
 import contextlib
 import json
-import math
 import os
 import resource
 import sys
@@ -23,25 +22,6 @@ from linformer_jax import flops, hardware
 from linformer_jax.run import files
 
 JSON_LINES = "metrics.jsonl"
-
-
-def means(sums, prefix: str) -> dict[str, float]:
-  """Sums over tokens to means.
-
-  Args:
-    sums: 'loss' in nats, 'correct' and 'weight', of any number of batches.
-    prefix: 'train' or 'eval'.
-
-  Returns:
-    <prefix>/loss, /perplexity = exp(loss) (never clipped) and /accuracy.
-  """
-  weight = float(sums["weight"])
-  loss = float(sums["loss"]) / weight
-  return {
-    f"{prefix}/loss": loss,
-    f"{prefix}/perplexity": math.exp(loss) if loss < 700 else math.inf,
-    f"{prefix}/accuracy": float(sums["correct"]) / weight,
-  }
 
 
 def device_peak() -> tuple[float, str]:

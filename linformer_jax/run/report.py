@@ -10,6 +10,8 @@ from linformer_jax import hardware, models
 from linformer_jax.run import console, files, metrics
 
 RESULT = "result.json"
+# What an update returns beside the sums of its task.
+_NO_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
 
 
 class NonFiniteError(Exception):
@@ -109,21 +111,23 @@ class Throughput:
 class Progress:
   """Lines on the terminal, with the time that is left."""
 
-  def __init__(self, config, unigram: float):
+  def __init__(self, config, task, floor: float):
     self._total = config.train.num_steps
     self._eval_every = config.run.eval_every_steps or self._total
     self._eval_seconds = 0.0  # of the last evaluation
-    self._unigram = unigram
+    self._task, self._floor = task, floor
 
   def train(self, step: int, values: dict[str, float]):
     """One line on the updates since the last one."""
     evals = -(-self._total // self._eval_every) - step // self._eval_every
     left = (self._total - step) * values["train/step_seconds"]
     left += evals * self._eval_seconds
+    headline = self._task.headline
+    value = format(values[f"train/{headline}"], self._task.number)
     say(
       f"update {step:>7,}/{self._total:,} {step / self._total:4.0%}"
       f"  loss {values['train/loss']:.3f}"
-      f"  perplexity {values['train/perplexity']:8.2f}"
+      f"  {headline} {value:>8}"
       f"  {values['train/tokens_per_second']:9,.0f} tokens/s"
       f"  MFU {values['train/mfu']:4.0%}"
       f"  {clock(left)} left"
@@ -132,27 +136,29 @@ class Progress:
   def evaluation(self, step: int, values: dict[str, float]):
     """One line on an evaluation."""
     self._eval_seconds = values["eval/seconds"]
+    task, value = self._task, values[f"eval/{self._task.headline}"]
     say(
-      f"update {step:>7,} validation perplexity "
-      f"{values['eval/perplexity']:.2f}, "
-      f"{values['eval/perplexity'] / self._unigram:.1%} of the unigram "
-      f"perplexity {self._unigram:.2f}"
+      f"update {step:>7,} validation {task.headline} {value:{task.number}}, "
+      f"{value / self._floor:.1%} of the {task.floor_name.replace('_', ' ')} "
+      f"{self._floor:{task.number}}"
     )
 
 
 class Window:
   """Metrics of the updates since the last line, read one update late."""
 
-  def __init__(self, writer, progress, throughput, every: int, state=None):
+  def __init__(
+    self, writer, progress, throughput, task, every: int, state=None
+  ):
     """Starts empty, or with the `state` of a run that this one resumes."""
     self._writer = writer
     self._progress = progress
     self._throughput = throughput
+    self._task = task
     self._every = every
     self._pending = None  # (step, device values) of the last update
     self._silent = True  # until the first update is done
-    state = state or {"loss": 0.0, "correct": 0.0, "weight": 0.0, "steps": 0}
-    self._sums = dict(state)
+    self._sums = dict(state or {})
 
   def state(self) -> dict[str, float]:
     """Sums of the updates that no line is about yet; JSON. Close it first."""
@@ -182,8 +188,8 @@ class Window:
         f"update {step}: the loss is {loss}, the norm of its gradient "
         f"{norms[0]}, of the parameters after it {norms[1]}"
       )
-    for name in self._sums:
-      self._sums[name] += values[name]
+    for name in values.keys() - _NO_SUMS:
+      self._sums[name] = self._sums.get(name, 0) + values[name]
     if self._silent:
       say(f"update {step:,}: loss {loss:.3f}; a line every {self._every:,}")
       self._silent = False
@@ -191,7 +197,8 @@ class Window:
       self._write(step, values)
 
   def _write(self, step, values):
-    row = metrics.means(self._sums, "train") | {
+    found = self._task.metrics(self._sums)
+    row = {f"train/{name}": value for name, value in found.items()} | {
       "train/learning_rate": values["learning_rate"],
       "train/gradient_norm": values["gradient_norm"],
       "train/parameter_norm": values["parameter_norm"],
@@ -203,12 +210,13 @@ class Window:
     self._sums = dict.fromkeys(self._sums, 0)
 
 
-def draw_curve(workdir, unigram: float):
-  """Draws a run's validation perplexity against updates as curve.png.
+def draw_curve(workdir, task, floor: float):
+  """Draws a run's headline metric against updates as curve.png.
 
   Args:
     workdir: folder of the run, read from its metrics.jsonl.
-    unigram: perplexity of token frequencies alone on the same targets.
+    task: a `tasks.Task`, or its class.
+    floor: the same metric without a model.
 
   Returns:
     The path of the picture.
@@ -221,13 +229,18 @@ def draw_curve(workdir, unigram: float):
   rows = metrics.read_json_lines(workdir)
   figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
   for prefix, style in (("train", {"alpha": 0.4}), ("eval", {"marker": "o"})):
-    name = f"{prefix}/perplexity"
+    name = f"{prefix}/{task.headline}"
     points = [(row["step"], row[name]) for row in rows if name in row]
     if points:
       label = {"train": "training", "eval": "validation"}[prefix]
       axes.plot(*zip(*points, strict=True), label=label, **style)
-  axes.axhline(unigram, color="gray", linestyle="--", label="unigram")
-  axes.set(xlabel="updates", ylabel="perplexity of masked tokens", yscale="log")
+  label = task.floor_name.replace("_", " ")
+  axes.axhline(floor, color="gray", linestyle="--", label=label)
+  axes.set(
+    xlabel="updates",
+    ylabel=f"{task.headline} of {task.unit}",
+    yscale=task.scale,
+  )
   axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
   axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
   workdir = files.folder(workdir)
@@ -250,15 +263,17 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     final: metrics of the last evaluation.
     throughput: of the whole run.
   """
-  config = experiment.config
+  config, task = experiment.config, experiment.steps.task
   total = config.train.num_steps
   params = experiment.steps.abstract_state.params
   result = {
     "step": total,
-    "perplexity": final["eval/perplexity"],
-    "unigram_perplexity": experiment.unigram,
-    "accuracy": final["eval/accuracy"],
-    "targets": final["eval/targets"],
+    **{
+      name.removeprefix("eval/"): value
+      for name, value in final.items()
+      if name != "eval/seconds"
+    },
+    task.floor_name: experiment.floor,
     "parameters": models.num_parameters(params),
     "tokens": total * config.train.batch_size * config.data.sequence_length,
     "train_blocks": len(experiment.corpus.train),
@@ -271,7 +286,7 @@ def summarise(experiment, workdir, final, throughput) -> dict:
     **hardware.environment(),
   }
   if jax.process_index() == 0:
-    draw_curve(workdir, experiment.unigram)
+    draw_curve(workdir, task, experiment.floor)
     text = json.dumps(result, indent=1) + "\n"
     files.write_atomically(files.folder(workdir) / RESULT, text)
   return result

@@ -10,7 +10,7 @@ import time
 import jax
 from ml_collections import config_dict
 
-from linformer_jax import flops, memory, models, tasks
+from linformer_jax import flops, memory
 from linformer_jax import step as step_lib
 from linformer_jax.parallel import sharding
 from linformer_jax.run import report
@@ -26,7 +26,6 @@ def bytes_kept(steps: step_lib.Steps) -> int:
   Shapes of what jax.vjp keeps, before any fusion or recomputation by the
   compiler, which keeps less.
   """
-  model = models.MaskedLM(steps.model)
   rates = steps.model.dropout_rate, steps.model.attention_dropout_rate
   state = steps.abstract_state
 
@@ -39,7 +38,7 @@ def bytes_kept(steps: step_lib.Steps) -> int:
     def backward(params, batch, key):
       def loss(params):
         variables = {"params": params, "constants": state.constants}
-        return tasks.masked_lm_sums(model, variables, batch, key)["loss"]
+        return steps.task.sums(variables, batch, key)["loss"]
 
       return jax.vjp(loss, params)[1]
 
@@ -191,7 +190,7 @@ def _most(sequences, on):
 def _memory(steps, name, measured, devices, parts):
   """Lines on the memory of each device."""
   state, batch = steps.abstract_state, steps.abstract_batch
-  size, length = batch["tokens"].shape
+  size, length = steps.batch_size, steps.task.length
   own = size // sharding.batch_ways(steps.mesh)
   kept = bytes_kept(steps) * own // parts // steps.mesh.shape["sequence"]
   whole = ", heads together" if steps.mesh.shape["tensor"] > 1 else ""
@@ -229,10 +228,7 @@ def _memory(steps, name, measured, devices, parts):
 
 def _work(steps, measured, counted, devices):
   """Lines on the work of an update on each device."""
-  size, length = steps.abstract_batch["tokens"].shape
-  _, predictions = steps.abstract_batch["positions"].shape
-  needed = flops.train_step(steps.model, length, predictions, size)
-  needed /= len(devices)
+  needed = steps.flops / len(devices)
   peak = flops.PEAK_FLOPS[devices[0].device_kind]
   yield "an update on a device"
   yield f"  FLOPs needed       {needed / 1e9:>12,.1f} G  analytic"

@@ -69,9 +69,8 @@ class DataConfig:
     tokenizer_train_megabytes: of text to train it on, at most.
     cache_dir: '' is $LINFORMER_CACHE or ~/.cache/linformer_jax.
     sequence_length: N, tokens in a block.
-    mask_rate: the share of a block's tokens to predict.
-    seed: of the order and masks of training, below 2**32. The corpus, its
-      split and the masks of validation are the same for every seed.
+    seed: of the order and draws of training, below 2**32. The corpus, its
+      split and the draws of validation are the same for every seed.
     validation_files: globs for 'files', likewise; '' holds out some of `files`.
   """
 
@@ -88,7 +87,6 @@ class DataConfig:
   tokenizer_train_megabytes: float
   cache_dir: str
   sequence_length: int
-  mask_rate: float
   seed: int
   validation_files: str = ""
 
@@ -115,8 +113,6 @@ class DataConfig:
       raise ValueError(
         f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"
       )
-    if not 0 < self.mask_rate < 1:
-      raise ValueError(f"mask_rate is {self.mask_rate}, not between 0 and 1")
     if not tokenizer_lib.SMALLEST_VOCABULARY <= self.vocab_size < 2**31:
       raise ValueError(
         f"vocab_size is {self.vocab_size}; it must be at least"
@@ -146,7 +142,7 @@ class Corpus:
     train: the training blocks; `train[i]` is {'tokens': int32 [N], 'mask':
       bool [N]}, all real.
     validation: the held-out blocks, the last one padded.
-    unigram_counts: int64 [V], how often each id occurs in training.
+    token_counts: int64 [V], how often each id occurs in training.
     directory: the cache entry.
     vocabulary: special ids and replacements, for masking.
     record: what identifies all this, for the folder of a run.
@@ -156,7 +152,7 @@ class Corpus:
   vocab_size: int
   train: packing.BlockSource
   validation: packing.BlockSource
-  unigram_counts: np.ndarray
+  token_counts: np.ndarray
   directory: str
   vocabulary: masking.Vocabulary
   record: provenance.Record
@@ -322,8 +318,8 @@ def _open(
     validation=packing.BlockSource(
       tokens(ingest.VALIDATION), length, pad_last=True
     ),
-    unigram_counts=np.fromfile(
-      os.path.join(directory, ingest.UNIGRAM), dtype="<i8"
+    token_counts=np.fromfile(
+      os.path.join(directory, ingest.COUNTS), dtype="<i8"
     ),
     directory=directory,
     vocabulary=masking.vocabulary(

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 TRAIN = "train.bin"
 VALIDATION = "validation.bin"
-UNIGRAM = "unigram.bin"
+COUNTS = "counts.bin"
 TOKENIZER = "tokenizer.json"
 
 # Of text, for the tokenizer's threads: it takes up to 200 bytes for each.
@@ -90,7 +90,7 @@ def build(
       report.add(len(batch), sum(size for _, size, _ in batch))
   report.report()
   holdout.warn_if_unequal(*sizes)
-  with writer.file(UNIGRAM) as write:
+  with writer.file(COUNTS) as write:
     write(counts.tobytes())
 
 

@@ -65,27 +65,6 @@ def num_predictions(length: int, rate: float) -> int:
   return max(1, round(rate * length))
 
 
-def record_rng(seed: int, epoch: int, record: int) -> np.random.Generator:
-  """A generator of its own for each (seed, epoch, record).
-
-  Philox is counter-based: streams under different keys are independent, so
-  the key can be the three numbers themselves, unhashed, and the mask of a
-  record depends on nothing else: not on the batch, the order of reading or the
-  number of processes.
-
-  Args:
-    seed: below 2**32.
-    epoch: below 2**32.
-    record: below 2**64.
-
-  Returns:
-    A fresh generator.
-  """
-  return np.random.Generator(
-    np.random.Philox(key=(seed << 96) | (epoch << 64) | record)
-  )
-
-
 def mask_tokens(
   tokens: np.ndarray,
   mask: np.ndarray,

@@ -95,7 +95,7 @@ def synthetic() -> Source:
   """Text of a made-up language: a Markov chain over made-up words.
 
   Each word has four possible successors, the likeliest chosen half of the
-  time, so a model has something to learn and a unigram baseline to beat. The
+  time, so a model has something to learn beyond their frequencies. The
   chain has a seed of its own: runs that differ in their seed read one corpus.
 
   Returns:

@@ -1,0 +1,113 @@
+"""Causal language modelling: each token is predicted from those before it.
+
+A batch:
+  tokens   int32 [B, N]    `<s>` and the tokens of a block
+  mask     bool [B, N]     True at real tokens; validation only, as training
+                           blocks are full
+  targets  int32 [B, N]    the next token; 0 where the weight is 0
+  weights  float32 [B, N]  1 where a real token follows
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from linformer_jax import flops, models
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.tasks import language
+from linformer_jax.tasks.field import Field
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """`config.task` has no field but its name."""
+
+  def build(self, model: models.ModelConfig, length: int) -> "CausalLM":
+    """Makes the task for rows of N tokens."""
+    return CausalLM(model, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM:
+  """See `tasks.Task`."""
+
+  model: models.ModelConfig
+  length: int
+
+  headline: ClassVar[str] = "perplexity"
+  number: ClassVar[str] = ".2f"
+  scale: ClassVar[str] = "log"
+  unit: ClassVar[str] = "tokens"
+  floor_name: ClassVar[str] = "unigram_perplexity"
+  short: ClassVar[bool] = False  # training blocks are full
+
+  @property
+  def outputs(self) -> int:
+    """Logits of a row."""
+    return self.length * self.model.vocab_size
+
+  def module(self) -> models.CausalLM:
+    """The encoder with causal attention, scored by its own embeddings."""
+    return models.CausalLM(self.model)
+
+  def spec(self, masked: bool) -> dict[str, Field]:
+    """Tokens, their mask, and what to predict."""
+    shape, axes = (self.length,), ("sequence",)
+    rows = {"tokens": Field(shape, np.int32, axes)}
+    if masked:
+      rows["mask"] = Field(shape, np.bool_, axes)
+    return rows | {
+      "targets": Field(shape, np.int32, axes),
+      "weights": Field(shape, np.float32, axes),
+    }
+
+  def example(self, record, rng, data) -> dict[str, np.ndarray]:
+    """Shifts a block by one token."""
+    del rng, data
+    tokens, mask = record["tokens"], record["mask"]
+    follows = np.append(mask[1:], False)
+    return {
+      "tokens": tokens,
+      "mask": mask,
+      "targets": np.where(follows, np.roll(tokens, -1), 0).astype(np.int32),
+      "weights": follows.astype(np.float32),
+    }
+
+  def filler(self) -> dict[str, np.ndarray]:
+    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
+    tokens[0] = tokenizer_lib.BOS_ID
+    return self.example(
+      {"tokens": tokens, "mask": np.arange(self.length) == 0}, None, None
+    )
+
+  def init_arguments(self):
+    """Tokens of the longest row that the model takes."""
+    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+
+  def sums(self, variables, batch, key=None):
+    """See `language.token_sums`."""
+    logits = self.module().apply(
+      variables,
+      batch["tokens"],
+      batch.get("mask"),
+      deterministic=key is None,
+      rngs={} if key is None else {"dropout": key},
+    )
+    return language.token_sums(logits, batch["targets"], batch["weights"])
+
+  def metrics(self, sums):
+    """See `language.metrics`."""
+    return language.metrics(sums)
+
+  def floor(self, data, batches):
+    """See `language.unigram_perplexity`."""
+    return language.unigram_perplexity(data.token_counts, batches)
+
+  def flops(self) -> int:
+    """Encoder, and the embeddings as the head of every position."""
+    return flops.encoder(self.model, self.length) + flops.token_head(
+      self.model, self.length
+    )

@@ -1,0 +1,138 @@
+"""Masked language modelling (Devlin et al. 2019; RoBERTa's dynamic masks).
+
+A batch; P is the static number of predictions in a row:
+  tokens     int32 [B, N]    after masking
+  mask       bool [B, N]     True at real tokens; validation only, as training
+                             blocks are full
+  positions  int32 [B, P]    ascending; 0 where the weight is 0
+  targets    int32 [B, P]    the tokens that were there
+  weights    float32 [B, P]  1 for a prediction, 0 for none
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from linformer_jax import flops, models
+from linformer_jax.data.text import masking
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.parallel import layout
+from linformer_jax.tasks import language
+from linformer_jax.tasks.field import Field
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The fields of `config.task`.
+
+  Attributes:
+    mask_rate: share of a row's tokens to predict.
+  """
+
+  mask_rate: float = 0.15
+
+  def __post_init__(self):
+    if not 0 < self.mask_rate < 1:
+      raise ValueError(f"task.mask_rate {self.mask_rate} is not in (0, 1)")
+
+  def build(self, model: models.ModelConfig, length: int) -> "MaskedLM":
+    """Makes the task for rows of N tokens."""
+    return MaskedLM(self, model, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLM:
+  """See `tasks.Task`."""
+
+  config: Config
+  model: models.ModelConfig
+  length: int
+
+  headline: ClassVar[str] = "perplexity"
+  number: ClassVar[str] = ".2f"
+  scale: ClassVar[str] = "log"
+  unit: ClassVar[str] = "masked tokens"
+  floor_name: ClassVar[str] = "unigram_perplexity"
+  short: ClassVar[bool] = False  # training blocks are full
+
+  @property
+  def predictions(self) -> int:
+    """P."""
+    return masking.num_predictions(self.length, self.config.mask_rate)
+
+  @property
+  def outputs(self) -> int:
+    """Logits of a row."""
+    return self.predictions * self.model.vocab_size
+
+  def module(self) -> models.MaskedLM:
+    """The encoder with RoBERTa's head."""
+    return models.MaskedLM(self.model)
+
+  def spec(self, masked: bool) -> dict[str, Field]:
+    """Tokens, their mask, and what to predict."""
+    predictions = (self.predictions,)
+    rows = {"tokens": Field((self.length,), np.int32, ("sequence",))}
+    if masked:
+      rows["mask"] = Field((self.length,), np.bool_, ("sequence",))
+    return rows | {
+      "positions": Field(predictions, np.int32, (None,)),
+      "targets": Field(predictions, np.int32, (None,)),
+      "weights": Field(predictions, np.float32, (None,)),
+    }
+
+  def example(self, record, rng, data) -> dict[str, np.ndarray]:
+    """Hides P tokens of a block."""
+    return masking.mask_tokens(
+      record["tokens"], record["mask"], rng, data.vocabulary, self.predictions
+    )
+
+  def filler(self) -> dict[str, np.ndarray]:
+    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
+    tokens[0] = tokenizer_lib.BOS_ID
+    return {
+      "tokens": tokens,
+      "mask": np.arange(self.length) == 0,
+      "positions": np.zeros(self.predictions, np.int32),
+      "targets": np.zeros(self.predictions, np.int32),
+      "weights": np.zeros(self.predictions, np.float32),
+    }
+
+  def init_arguments(self):
+    """Tokens of the longest row that the model takes."""
+    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+
+  def sums(self, variables, batch, key=None):
+    """See `language.token_sums`."""
+    names = ("positions", "targets", "weights")
+    # Of weight 0, so that devices that divide a sequence divide these as well.
+    short = -batch["positions"].shape[1] % layout.shards("sequence")
+    positions, targets, weights = (
+      jnp.pad(batch[name], [(0, 0), (0, short)]) for name in names
+    )
+    logits = self.module().apply(
+      variables,
+      batch["tokens"],
+      batch.get("mask"),
+      positions,
+      deterministic=key is None,
+      rngs={} if key is None else {"dropout": key},
+    )
+    return language.token_sums(logits, targets, weights)
+
+  def metrics(self, sums):
+    """See `language.metrics`."""
+    return language.metrics(sums)
+
+  def floor(self, data, batches):
+    """See `language.unigram_perplexity`."""
+    return language.unigram_perplexity(data.token_counts, batches)
+
+  def flops(self) -> int:
+    """Encoder, and the head at P positions."""
+    return flops.encoder(self.model, self.length) + flops.token_head(
+      self.model, self.predictions, dense=True
+    )

@@ -10,6 +10,7 @@ import pytest
 from configs import (
   base,
   causal_lm,
+  classification,
   linformer,
   pretrain_small,
   smoke,
@@ -31,12 +32,22 @@ def shapes(config):
   return step.build_steps(config, mesh).abstract_state
 
 
-MODULES = [base, linformer, transformer, smoke, pretrain_small, causal_lm]
+MODULES = [
+  base,
+  linformer,
+  transformer,
+  smoke,
+  pretrain_small,
+  causal_lm,
+  classification,
+]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_config_is_built_and_explained(module):
   config = module.get_config()
+  if config.data.source == "labelled":  # which has no default
+    config.data.files = "texts.jsonl"
   assert shapes(config).params
   assert config.is_locked
   assert "Command" in module.__doc__
@@ -47,6 +58,7 @@ def test_every_config_file_is_tested():
   assert files - {"__init__", "__pycache__"} == {
     "base",
     "causal_lm",
+    "classification",
     "linformer",
     "pretrain_small",
     "smoke",

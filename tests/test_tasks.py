@@ -11,13 +11,14 @@ import pytest
 from linformer_jax import models, step, tasks
 from linformer_jax.data import pipeline
 from linformer_jax.tasks import language
-from tests import arrays, tiny
+from tests import arrays, labelled, tiny
 
 V, N, B = 300, 12, 3
 # Every task: its config group, and an attention that it allows.
 GROUPS = {
   "masked_lm": ({"mask_rate": 0.15}, "linformer"),
   "causal_lm": ({}, "softmax"),
+  "classification": ({"num_classes": 3}, "linformer"),
 }
 
 
@@ -30,16 +31,30 @@ def config_of(name):
   return config
 
 
+def data_of(config):
+  return pipeline.prepare(pipeline.DataConfig(**config.data.to_dict()))
+
+
 @pytest.fixture(scope="module")
-def corpus():
-  return pipeline.prepare(
-    pipeline.DataConfig(**tiny.get_config().data.to_dict())
-  )
+def corpora(tmp_path_factory):
+  """Data for each task by its name."""
+  text = data_of(config_of("masked_lm"))
+  folder = tmp_path_factory.mktemp("labelled")
+  config = config_of("classification")
+  config.data.source = "labelled"
+  config.data.files = str(labelled.write(folder / "a.jsonl"))
+  found = dict.fromkeys(("masked_lm", "causal_lm"), text)
+  return found | {"classification": data_of(config)}
+
+
+@pytest.fixture
+def corpus(corpora):
+  return corpora["masked_lm"]
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_rows_are_as_the_spec_says(name, corpus):
-  task = step.task_of(config_of(name))
+def test_rows_are_as_the_spec_says(name, corpora):
+  task, corpus = step.task_of(config_of(name)), corpora[name]
   spec = task.spec(masked=True)
   assert spec.keys() - task.spec(masked=False).keys() == {"mask"}
   (*_, last) = pipeline.validation_batches(corpus, task, 64)
@@ -54,14 +69,15 @@ def test_rows_are_as_the_spec_says(name, corpus):
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_the_floor_is_finite_and_fillers_weigh_nothing(name, corpus):
-  task = step.task_of(config_of(name))
+def test_the_floor_is_finite_and_fillers_weigh_nothing(name, corpora):
+  task, corpus = step.task_of(config_of(name)), corpora[name]
   state = jax.jit(task.module().init)(jax.random.key(0), *task.init_arguments())
   row = {name: x[None] for name, x in task.filler().items()}
   sums = jax.device_get(jax.jit(task.sums)(state, row))
   assert all(value == 0 for value in sums.values())
   whole = pipeline.validation_batches(corpus, task, 64)
-  assert 1 < task.floor(corpus, whole) < V
+  low, high = (1, V) if task.scale == "log" else (0.2, 0.9)
+  assert low < task.floor(corpus, whole) < high
 
 
 def test_a_causal_batch_predicts_the_next_token(corpus):

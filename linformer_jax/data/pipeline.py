@@ -8,10 +8,12 @@ number of processes.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
 
+from linformer_jax.data import pairs
 from linformer_jax.data.text import corpus as corpus_lib
 from linformer_jax.data.text import provenance
 
@@ -20,7 +22,9 @@ DataConfig = corpus_lib.DataConfig
 Corpus = corpus_lib.Corpus
 Record = provenance.Record
 read_record = provenance.from_json
-prepare = corpus_lib.prepare
+# How the records of `data.source` are opened.
+DATASETS = dict.fromkeys(corpus_lib.SOURCES, corpus_lib.prepare)
+DATASETS["labelled"] = pairs.prepare
 
 # Draws of validation belong to no seed and no epoch of training: every run on a
 # corpus is scored on the same predictions.
@@ -29,6 +33,16 @@ _VALIDATION_EPOCH = 2**32 - 1
 # Blocks of "endless" training: batches of them are counted in floating point by
 # grain, which is exact up to here.
 _ENDLESS = 2**53
+
+
+def prepare(config: DataConfig, known: Record | None = None) -> Any:
+  """Opens the records of a config; see `text.corpus.prepare`.
+
+  Returns:
+    `train` and `validation`, sequences of dicts of numpy arrays; and what the
+    task, the run's folder and its tokenizer need, as `text.corpus.Corpus`.
+  """
+  return DATASETS[config.source](config, known)
 
 
 def train_iterator(

@@ -4,6 +4,7 @@ from linformer_jax.models.config import ModelConfig
 from linformer_jax.models.encoder import (
   Block,
   CausalLM,
+  Classifier,
   Encoder,
   MaskedLM,
   num_parameters,
@@ -12,6 +13,7 @@ from linformer_jax.models.encoder import (
 __all__ = [
   "Block",
   "CausalLM",
+  "Classifier",
   "Encoder",
   "MaskedLM",
   "ModelConfig",

@@ -326,6 +326,29 @@ class CausalLM(nn.Module):
     return layout.constrain(logits, "batch", "sequence", "vocab")
 
 
+class Classifier(nn.Module):
+  """Encoder with RoBERTa's classification head on the first position.
+
+  Attributes:
+    config: sizes and choices.
+    num_classes: C.
+  """
+
+  config: ModelConfig
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, deterministic=True):
+    """tokens int [B, N] -> logits float32 [B, C]; arguments as `Encoder`."""
+    config = self.config
+    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    x = Encoder(config, name="encoder")(tokens, mask, deterministic)[:, 0]
+    dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
+    x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
+    x = drop(jnp.tanh(x)).astype(jnp.float32)
+    return dense(self.num_classes, name="head_out")(x)
+
+
 def num_parameters(params: Any) -> int:
   """How many numbers a tree of arrays (or of their shapes) holds."""
   return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -15,12 +15,16 @@ import jax
 import numpy as np
 
 from linformer_jax.models import ModelConfig
-from linformer_jax.tasks import causal_lm, masked_lm
+from linformer_jax.tasks import causal_lm, classification, masked_lm
 from linformer_jax.tasks.field import Field
 
 __all__ = ["TASKS", "Field", "Task", "create"]
 
-TASKS = {"masked_lm": masked_lm.Config, "causal_lm": causal_lm.Config}
+TASKS = {
+  "masked_lm": masked_lm.Config,
+  "causal_lm": causal_lm.Config,
+  "classification": classification.Config,
+}
 
 
 class Task(Protocol):

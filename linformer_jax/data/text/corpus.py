@@ -1,6 +1,6 @@
 """A corpus: its configuration, and the way from there to blocks of tokens.
 
-`prepare` tokenises the text once, into a cache. Every host does so for itself
+`prepare` tokenizes the text once, into a cache. Every host does so for itself
 and arrives at the same ids: splitting and training the tokenizer depend on the
 text alone.
 """
@@ -49,14 +49,18 @@ _SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
   ),
 }
 
+SOURCES = (*_SOURCES, "labelled")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
   """The `data` group of the configuration, validated when made.
 
   Attributes:
-    source: 'sotu', 'synthetic', 'files' or 'tfds'.
-    files: globs, separated by commas, for 'files'; see `source.files`.
+    source: 'sotu', 'synthetic', 'files' or 'tfds', of text; 'labelled', of
+      texts with labels, see `pairs`.
+    files: globs, separated by commas, for 'files' and 'labelled'; see
+      `source.files`.
     tfds_name: for 'tfds', `name[/config][:version]`.
     tfds_train_split: for 'tfds', for example 'train'.
     tfds_validation_split: likewise; '' holds out documents of the former.
@@ -91,23 +95,24 @@ class DataConfig:
   validation_files: str = ""
 
   def __post_init__(self):
-    if self.source not in _SOURCES:
+    if self.source not in SOURCES:
       raise ValueError(
-        f"source is {self.source!r}; it must be one of {sorted(_SOURCES)}"
+        f"source is {self.source!r}; it must be one of {sorted(SOURCES)}"
       )
     needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
+    needed["labelled"] = needed["files"]
     for field in needed.get(self.source, []):
       if not getattr(self, field):
         raise ValueError(f"source {self.source!r} needs {field}")
-    for field, source in (
-      ("files", "files"),
-      ("validation_files", "files"),
-      ("tfds_name", "tfds"),
+    for field, sources in (
+      ("files", ("files", "labelled")),
+      ("validation_files", ("files", "labelled")),
+      ("tfds_name", ("tfds",)),
     ):
-      if getattr(self, field) and self.source != source:
+      if getattr(self, field) and self.source not in sources:
         raise ValueError(
           f"data.{field} is set, and data.source is {self.source!r}, which does"
-          f" not read it: set data.source={source}"
+          f" not read it: set data.source={sources[0]}"
         )
     if not 0 < self.holdout_fraction < 1:
       raise ValueError(
@@ -134,7 +139,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-  """A tokenised corpus, opened from the cache.
+  """A tokenized corpus, opened from the cache.
 
   Attributes:
     tokenizer: the tokenizer.
@@ -184,14 +189,36 @@ def prepare(
       dataset, field or tokenizer, no text, or less than a block of it; or for
       text that is not the known one, naming what has changed.
   """
+  return open_cached(config, known, _SOURCES[config.source], _ingest, _open)
+
+
+def open_cached(
+  config: DataConfig,
+  known: provenance.Record | None,
+  source_of: Callable[[DataConfig], source_lib.Source],
+  build: Callable[..., None],
+  open_entry: Callable[..., Any],
+) -> Any:
+  """`prepare` of records of any kind.
+
+  Args:
+    config: the `data` group.
+    known: what the run was trained on so far, or None for a new run.
+    source_of: makes the source of a config.
+    build: (writer, source, config, tokenizer or None) writes a cache entry.
+    open_entry: (directory, config, description, record) opens one.
+
+  Raises:
+    ValueError: as `prepare`.
+  """
   root = cache.root_directory(config.cache_dir)
   try:
-    source = _SOURCES[config.source](config)
+    source = source_of(config)
     tokenizer = _given_tokenizer(config)
   except source_lib.MissingText as error:
     if known is None:
       raise
-    return _without_text(root, config, known, error)
+    return _without_text(root, config, known, error, open_entry)
   text = _identity(config, source, tokenizer)
   inputs = [list(file) for file in source.inputs + source.validation_inputs]
   directory = None
@@ -205,7 +232,12 @@ def prepare(
   version = importlib.metadata.version("tokenizers")
   if directory is None:
     settings = text | {"format": cache.FORMAT, "tokenizers": version}
-    directory = _build(root, config, settings, source, tokenizer)
+    directory = cache.open_or_build(
+      root,
+      source.name,
+      settings,
+      lambda writer: build(writer, source, config, tokenizer),
+    )
   tokens = cache.files_of(directory)
   if known is not None and tokens != known.tokens:
     different = [name for name in tokens if tokens[name] != known.tokens[name]]
@@ -216,7 +248,7 @@ def prepare(
       "--workdir"
     )
   record = provenance.Record(text, inputs, tokens, directory, version)
-  return _open(directory, config, source.description, record)
+  return open_entry(directory, config, source.description, record)
 
 
 def _identity(
@@ -239,8 +271,12 @@ def _identity(
 
 
 def _without_text(
-  root: str, config: DataConfig, known: provenance.Record, error: ValueError
-) -> Corpus:
+  root: str,
+  config: DataConfig,
+  known: provenance.Record,
+  error: ValueError,
+  open_entry: Callable[..., Any],
+) -> Any:
   """The corpus of a run whose text is gone, from its tokens."""
   directory = cache.find(_places(root, known), known.tokens)
   if directory is None:
@@ -249,7 +285,7 @@ def _without_text(
       f"nor elsewhere in {root}"
     ) from error
   _log.info("%s; using the tokens in %s", error, directory)
-  return _open(directory, config, config.source, known)
+  return open_entry(directory, config, config.source, known)
 
 
 def _given_tokenizer(config: DataConfig) -> tokenizers.Tokenizer | None:
@@ -270,26 +306,20 @@ def _places(root: str, known: provenance.Record) -> Iterator[str]:
       yield os.path.join(root, name)
 
 
-def _build(
-  root: str,
-  config: DataConfig,
-  settings: dict[str, Any],
+def _ingest(
+  writer: cache.Writer,
   source: source_lib.Source,
+  config: DataConfig,
   tokenizer: tokenizers.Tokenizer | None,
-) -> str:
-  """Returns the cache entry of these settings, made if it is not there."""
-
-  def build(writer: cache.Writer) -> None:
-    ingest.build(
-      writer,
-      source,
-      config.holdout_fraction,
-      config.vocab_size,
-      tokenizer,
-      config.tokenizer_train_megabytes,
-    )
-
-  return cache.open_or_build(root, source.name, settings, build)
+) -> None:
+  ingest.build(
+    writer,
+    source,
+    config.holdout_fraction,
+    config.vocab_size,
+    tokenizer,
+    config.tokenizer_train_megabytes,
+  )
 
 
 def _open(

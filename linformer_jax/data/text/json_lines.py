@@ -30,6 +30,16 @@ def documents(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
   Raises:
     ValueError: naming the line, if it is no object with text in that field.
   """
+  for value, place in values(file, path):
+    yield text_of(value, text_feature, place)
+
+
+def values(file: BinaryIO, path: str) -> Iterator[tuple[Any, str]]:
+  """Yields the value of each line, and where it is, for messages.
+
+  Raises:
+    ValueError: naming the line, if it is not JSON.
+  """
   number, first = 0, True
   while line := file.readline(LONGEST_LINE + 1):
     number += 1
@@ -57,7 +67,7 @@ def documents(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
     if first and isinstance(value, list):
       raise _array(path)
     first = False
-    yield clean(_text(value, text_feature, place))
+    yield value, place
 
 
 def _parse(text: str, place: str) -> Any:
@@ -94,7 +104,12 @@ def _diagnosis(
   return ValueError(f"{place}: not JSON: {error.msg} at column {error.colno}")
 
 
-def _text(value: Any, text_feature: str, place: str) -> str:
+def text_of(value: Any, text_feature: str, place: str) -> str:
+  """Returns the text in a field of a line's value.
+
+  Raises:
+    ValueError: naming the place, if it is no object with text in that field.
+  """
   if not isinstance(value, dict):
     raise ValueError(
       f"{place}: {_KINDS[type(value)]}, not an object with text in field"
@@ -111,7 +126,7 @@ def _text(value: Any, text_feature: str, place: str) -> str:
       f"{place}: no text in field {text_feature!r}, which is"
       f" {_KINDS[type(text)]}"
     )
-  return text
+  return clean(text)
 
 
 def clean(text: str) -> str:

@@ -6,12 +6,13 @@ copies that an editor saved in another way are the same documents.
 """
 
 import codecs
+import contextlib
 import importlib
 import io
 import itertools
 import json
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from linformer_jax.data.text import formats, json_lines
 
@@ -37,7 +38,7 @@ def documents(
   Raises:
     ValueError: in one line that names the file and the place in it.
   """
-  try:
+  with _errors_of(path):
     with open(path, "rb") as raw:
       start = raw.peek(1)
       if not start:
@@ -51,6 +52,26 @@ def documents(
         yield from json_lines.documents(file, path, text_feature)
       else:
         yield from _plain(file, path, text_feature, longest)
+
+
+def json_values(path: str) -> Iterator[tuple[Any, str]]:
+  """Yields the value of each of a file of JSON lines, and where it is.
+
+  Raises:
+    ValueError: in one line that names the file and the place in it.
+  """
+  with _errors_of(path):
+    with open(path, "rb") as raw:
+      if raw.peek(1):
+        file = formats.decompressed(raw, path)
+        formats.check_text(file.peek(512), path)
+        yield from json_lines.values(file, path)
+
+
+@contextlib.contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+  try:
+    yield
   except formats.ERRORS as error:
     reason = str(error).partition("\n")[0]
     raise ValueError(f"cannot read {path}: {reason}") from error

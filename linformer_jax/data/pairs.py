@@ -1,0 +1,267 @@
+"""Texts, or pairs of texts, with labels: JSON lines to rows of tokens.
+
+An object a line: `text` (or the field that the config names), `text_pair` if
+it is about two texts, and `label`, an integer or a string. Labels are numbered
+in the order in which they sort.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from linformer_jax.data import cache
+from linformer_jax.data.text import (
+  corpus,
+  holdout,
+  ingest,
+  json_lines,
+  manifest,
+  progress,
+  provenance,
+  reading,
+)
+from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+
+_log = logging.getLogger(__name__)
+
+_LABELS = "labels.json"
+# Tokens of both texts of all rows, and [rows, 3]: of each, the tokens of its
+# first text, those of its second, and its label.
+_TOKENS, _ROWS = "{}.bin", "{}_rows.bin"
+_ROWS_AT_ONCE = 4096
+
+# A row as it is read: its texts, and its label.
+Labelled = tuple[str, str, int | str]
+
+
+class Rows:
+  """Random access to labelled rows: `len(rows)`, `rows[i]`.
+
+  A row is {'text': int32 [n], 'pair': int32 [m], 'label': int}, of any length
+  and without special tokens; m is 0 where there is one text.
+
+  Attributes:
+    labels: int64 [rows].
+    sequence_length: N, for which the rows are meant.
+  """
+
+  def __init__(self, directory: str, split: str, config: corpus.DataConfig):
+    dtype = ingest.token_dtype(config.vocab_size)
+    rows = np.fromfile(os.path.join(directory, _ROWS.format(split)), "<i8")
+    rows = rows.reshape(-1, 3)
+    path = os.path.join(directory, _TOKENS.format(split))
+    self._tokens = np.fromfile(path, dtype)
+    self._ends = np.cumsum(rows[:, :2]).reshape(-1, 2)
+    self._starts = self._ends - rows[:, :2]
+    self.labels = rows[:, 2]
+    self.sequence_length = config.sequence_length
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    text, pair = (
+      self._tokens[start:end].astype(np.int32)
+      for start, end in zip(self._starts[index], self._ends[index], strict=True)
+    )
+    return {"text": text, "pair": pair, "label": int(self.labels[index])}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledTexts:
+  """Labelled texts, opened from the cache.
+
+  Attributes:
+    tokenizer: the tokenizer.
+    train, validation: the rows.
+    labels: names of the labels, by their numbers.
+    directory: the cache entry.
+    record: what identifies all this, for the folder of a run.
+  """
+
+  tokenizer: tokenizers.Tokenizer
+  train: Rows
+  validation: Rows
+  labels: tuple[int | str, ...]
+  directory: str
+  record: provenance.Record
+
+  @property
+  def tokenizer_json(self) -> str:
+    """The tokenizer.json whose hash is in the record."""
+    path = os.path.join(self.directory, ingest.TOKENIZER)
+    with open(path, encoding="utf-8") as file:
+      return file.read()
+
+
+def prepare(
+  config: corpus.DataConfig, known: provenance.Record | None = None
+) -> LabelledTexts:
+  """Opens labelled texts, tokenizing them first if the cache has them not.
+
+  Without `validation_files`, rows are held out by a hash of their texts, so
+  that copies of a row are on one side.
+
+  Raises:
+    ValueError: as `corpus.prepare`; for a line without a label, or a label of
+      the validation split that training has not.
+  """
+  return corpus.open_cached(config, known, _source, _build, _open)
+
+
+def _source(config: corpus.DataConfig) -> source_lib.Source:
+  root = cache.root_directory(config.cache_dir)
+  found = manifest.find(config.files, "data.files")
+  train = manifest.digests(found, root)
+  held = []
+  if config.validation_files:
+    found = manifest.find(config.validation_files, "data.validation_files")
+    held = manifest.digests(found, root)
+
+  def rows(files: list[manifest.Digest]) -> Iterator[Labelled]:
+    for path, _, _ in files:
+      yield from _read(path, config.text_feature)
+
+  return source_lib.Source(
+    name="labelled",
+    description=f"the texts in {config.files}",
+    identity={
+      "source": "labelled",
+      "text_feature": config.text_feature,
+      "files": [digest for _, _, digest in train],
+      "validation_files": [digest for _, _, digest in held],
+    },
+    train=functools.partial(rows, train),
+    validation=functools.partial(rows, held) if held else None,
+    inputs=tuple(train),
+    validation_inputs=tuple(held),
+  )
+
+
+def _read(path: str, text_feature: str) -> Iterator[Labelled]:
+  for value, place in reading.json_values(path):
+    text = json_lines.text_of(value, text_feature, place)
+    pair = ""
+    if value.get("text_pair") is not None:
+      pair = json_lines.text_of(value, "text_pair", place)
+    label = value.get("label")
+    if not isinstance(label, (int, str)) or isinstance(label, bool):
+      raise ValueError(
+        f"{place}: label {label!r} is neither an integer nor a string"
+      )
+    yield text, pair, label
+
+
+def _split(
+  source: source_lib.Source, holdout_fraction: float
+) -> Iterator[tuple[bool, Labelled]]:
+  """Yields (held out, row) for the rows of both splits."""
+  for row in source.train():
+    held = False
+    if source.validation is None:
+      hashed = holdout.digest("\0".join(row[:2]).encode())
+      held = hashed < holdout_fraction * 2**64
+    yield held, row
+  if source.validation is not None:
+    for row in source.validation():
+      yield True, row
+
+
+def _build(
+  writer: cache.Writer,
+  source: source_lib.Source,
+  config: corpus.DataConfig,
+  tokenizer: tokenizers.Tokenizer | None,
+) -> None:
+  _log.info("Reading %s", source.description)
+  seen: tuple[set, set] = (set(), set())
+  count = size = 0
+  for held, (text, pair, label) in _split(source, config.holdout_fraction):
+    seen[held].add(label)
+    count, size = count + 1, size + len(text) + len(pair)
+  for labels, split in zip(seen, ("training", "validation"), strict=True):
+    if not labels:
+      raise ValueError(f"{source.description}: no row for {split}")
+  if len({type(label) for label in seen[0]}) > 1:
+    raise ValueError(f"{source.description}: some labels are strings, not all")
+  if unknown := seen[True] - seen[False]:
+    raise ValueError(
+      f"{source.description}: label {min(unknown, key=str)!r} is in the "
+      "validation split alone"
+    )
+  labels = sorted(seen[False])
+  number = {label: i for i, label in enumerate(labels)}
+  if tokenizer is None:
+    tokenizer = _trained(source, config)
+  with writer.file(ingest.TOKENIZER) as write:
+    write(tokenizer.to_str().encode())
+  with writer.file(_LABELS) as write:
+    write(json.dumps(labels).encode())
+  dtype = ingest.token_dtype(config.vocab_size)
+  report = progress.Progress("Tokenizing labelled texts", count, size)
+  split = _split(source, config.holdout_fraction)
+  with (
+    writer.file(_TOKENS.format("train")) as train,
+    writer.file(_TOKENS.format("validation")) as validation,
+    writer.file(_ROWS.format("train")) as train_rows,
+    writer.file(_ROWS.format("validation")) as validation_rows,
+  ):
+    while batch := list(itertools.islice(split, _ROWS_AT_ONCE)):
+      texts = [text for _, row in batch for text in row[:2]]
+      ids = iter(tokenizer_lib.encode(tokenizer, texts))
+      for held, (_, _, label) in batch:
+        text, pair = next(ids), next(ids)
+        tokens, rows = (
+          (validation, validation_rows) if held else (train, train_rows)
+        )
+        tokens(np.concatenate([text, pair]).astype(dtype).tobytes())
+        row = np.array([len(text), len(pair), number[label]], "<i8")
+        rows(row.tobytes())
+      report.add(len(batch), sum(map(len, texts)))
+  report.report()
+
+
+def _trained(source, config) -> tokenizers.Tokenizer:
+  """A tokenizer of the training texts, as many as the config allows."""
+  left = config.tokenizer_train_megabytes * 1e6
+
+  def texts() -> Iterator[str]:
+    nonlocal left
+    for held, row in _split(source, config.holdout_fraction):
+      for text in row[:2]:
+        if not held and left > 0:
+          left -= len(text.encode())
+          yield text
+
+  _log.info("Training a tokenizer of %d ids", config.vocab_size)
+  with progress.heartbeat("Training a tokenizer"):
+    return tokenizer_lib.train(texts(), config.vocab_size)
+
+
+def _open(
+  directory: str,
+  config: corpus.DataConfig,
+  description: str,
+  record: provenance.Record,
+) -> LabelledTexts:
+  del description
+  path = os.path.join(directory, ingest.TOKENIZER)
+  with open(os.path.join(directory, _LABELS), encoding="utf-8") as file:
+    labels = tuple(json.load(file))
+  return LabelledTexts(
+    tokenizer=tokenizer_lib.load(path, config.vocab_size),
+    train=Rows(directory, "train", config),
+    validation=Rows(directory, "validation", config),
+    labels=labels,
+    directory=directory,
+    record=dataclasses.replace(record, directory=directory),
+  )

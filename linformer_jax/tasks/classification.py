@@ -1,0 +1,159 @@
+"""Classification of texts, or pairs of texts, mostly shorter than N.
+
+A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as RoBERTa has it,
+the longer text cut until both fit, and padded. A batch:
+  tokens  int32 [B, N]
+  mask    bool [B, N]   True at real tokens
+  label   int32 [B]
+  weight  float32 [B]   0 for a row that only fills up a batch
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from linformer_jax import flops, models
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.tasks.field import Field
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The fields of `config.task`.
+
+  Attributes:
+    num_classes: C, at least the labels of the training texts.
+  """
+
+  num_classes: int = 2
+
+  def __post_init__(self):
+    if not 2 <= self.num_classes < 2**20:
+      raise ValueError(
+        f"task.num_classes {self.num_classes} is not from 2 to 2^20 - 1"
+      )
+
+  def build(self, model: models.ModelConfig, length: int) -> "Classification":
+    """Makes the task for rows of N tokens."""
+    if length < 8:
+      raise ValueError(
+        f"data.sequence_length {length} leaves no room for texts: at least 8"
+      )
+    return Classification(self, model, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """See `tasks.Task`."""
+
+  config: Config
+  model: models.ModelConfig
+  length: int
+
+  headline: ClassVar[str] = "accuracy"
+  number: ClassVar[str] = ".1%"
+  scale: ClassVar[str] = "linear"
+  unit: ClassVar[str] = "texts"
+  floor_name: ClassVar[str] = "majority_accuracy"
+  short: ClassVar[bool] = True
+
+  @property
+  def outputs(self) -> int:
+    """Logits of a row."""
+    return self.config.num_classes
+
+  def module(self) -> models.Classifier:
+    """The encoder with RoBERTa's classification head."""
+    return models.Classifier(self.model, self.config.num_classes)
+
+  def spec(self, masked: bool) -> dict[str, Field]:
+    """Tokens and their mask, the label and its weight."""
+    rows = {"tokens": Field((self.length,), np.int32, ("sequence",))}
+    if masked:
+      rows["mask"] = Field((self.length,), np.bool_, ("sequence",))
+    return rows | {
+      "label": Field((), np.int32, ()),
+      "weight": Field((), np.float32, ()),
+    }
+
+  def example(self, record, rng, data) -> dict[str, np.ndarray]:
+    """Joins, cuts and pads the texts of a record."""
+    del rng, data
+    text, pair = record["text"], record["pair"]
+    bos, eos = [tokenizer_lib.BOS_ID], [tokenizer_lib.EOS_ID]
+    if len(pair):
+      room = self.length - 4
+      first = max(room - len(pair), min(len(text), room // 2))
+      text, pair = text[:first], pair[: room - min(len(text), first)]
+      tokens = np.concatenate([bos, text, eos, eos, pair, eos])
+    else:
+      tokens = np.concatenate([bos, text[: self.length - 2], eos])
+    return self._row(tokens, record["label"], 1)
+
+  def _row(self, tokens, label, weight):
+    row = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
+    row[: len(tokens)] = tokens
+    return {
+      "tokens": row,
+      "mask": np.arange(self.length) < len(tokens),
+      "label": np.int32(label),
+      "weight": np.float32(weight),
+    }
+
+  def filler(self) -> dict[str, np.ndarray]:
+    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    return self._row([tokenizer_lib.BOS_ID], 0, 0)
+
+  def init_arguments(self):
+    """Tokens of the longest row that the model takes."""
+    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+
+  def sums(self, variables, batch, key=None):
+    """float32 'loss', the summed nll in nats, 'correct', and 'weight'."""
+    logits = self.module().apply(
+      variables,
+      batch["tokens"],
+      batch["mask"],
+      deterministic=key is None,
+      rngs={} if key is None else {"dropout": key},
+    )
+    label, weight = batch["label"], batch["weight"]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+    return {
+      "loss": jnp.sum(losses * weight),
+      "correct": jnp.sum(correct * weight),
+      "weight": jnp.sum(weight),
+    }
+
+  def metrics(self, sums):
+    """Loss in nats and accuracy."""
+    weight = float(sums["weight"])
+    return {
+      "loss": float(sums["loss"]) / weight,
+      "accuracy": float(sums["correct"]) / weight,
+    }
+
+  def floor(self, data, batches) -> float:
+    """Accuracy of the label that is most frequent in training.
+
+    Raises:
+      ValueError: if the data has more labels than the head has classes.
+    """
+    del batches
+    if len(data.labels) > self.config.num_classes:
+      raise ValueError(
+        f"the data has {len(data.labels)} labels, and task.num_classes is "
+        f"{self.config.num_classes}"
+      )
+    majority = np.bincount(data.train.labels).argmax()
+    return float(np.mean(data.validation.labels == majority))
+
+  def flops(self) -> int:
+    """Encoder, and a dense layer and the classes at one position."""
+    m = self.model.embed_dim
+    head = 2 * m * m + 2 * m * self.config.num_classes
+    return flops.encoder(self.model, self.length) + head

@@ -1,0 +1,27 @@
+"""Small files of labelled texts, whose labels can be told from a word."""
+
+import json
+import random
+
+LABELS = ("animal", "plant", "stone")
+_WORDS = {"animal": "dog cat bird", "plant": "oak fern moss", "stone": "flint"}
+_OTHERS = ("one", "two", "three", "four")
+
+
+def write(path, rows=240, seed=0, pair=False):
+  """Writes JSON lines of `text`, `label` and perhaps `text_pair`; the path."""
+  draw = random.Random(seed)
+  with path.open("w") as file:
+    for _ in range(rows):
+      label = draw.choice(LABELS)
+      words = draw.choices(
+        ["one", "two", "three", "four"], k=draw.randint(1, 9)
+      )
+      words.insert(
+        draw.randint(0, len(words)), draw.choice(_WORDS[label].split())
+      )
+      row = {"text": " ".join(words), "label": label}
+      if pair:
+        row["text_pair"] = " ".join(draw.choices(["five", "six"], k=4))
+      file.write(json.dumps(row) + "\n")
+  return path

@@ -3,7 +3,6 @@
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = ROOT / "README.md"
 END = "<!-- end -->"
 
 

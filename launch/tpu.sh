@@ -49,8 +49,9 @@ Flags of every verb:
   --project=PROJECT          or gcloud's
   --dry-run                  print every command, one a line, and run none
 
-After a preemption: delete, create, setup and the same train command, which goes
-on from the newest checkpoint in the workdir.
+After a preemption: delete, create, setup and the same train command, which
+resumes from the newest checkpoint in the workdir. launch/README.md has more on
+buckets, quota, ssh and Python versions.
 TEXT
 }
 

@@ -3,17 +3,39 @@
 import json
 import pathlib
 
+from experiments import pages, summary
 from experiments.smoke import render
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "smoke" / "results"
 
 
-def test_readme_is_rendered_from_the_committed_result():
-  page = render.README.read_text()
+def test_the_page_is_rendered_from_the_committed_result():
+  page = render.PAGE.read_text()
   result = json.loads(render.RESULT.read_text())
   assert render.render(page, result) == page
   assert f"**{result['perplexity']:.2f}**" in page
+
+
+def test_the_readme_is_rendered_from_the_committed_results():
+  page, parts = summary.README.read_text(), summary.parts()
+  assert pages.renew(page, parts) == page
+  assert all(text in page for text in parts.values())
+  assert page.count(pages.END) == len(parts)
+
+
+def test_the_readme_tells_what_ran_from_what_was_compiled(tmp_path):
+  for name, device in (
+    ("speed/results/time.jsonl", "ran"),
+    ("speed/results/memory.jsonl", "compiled"),
+    ("smoke/results/result.json", "ran too"),
+  ):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"device": device, "host": "h"}))
+  ran, compiled = summary.hardware(tmp_path).splitlines()
+  assert ran.endswith("ran (h); ran too (h).")
+  assert compiled.endswith(": compiled.")
 
 
 def test_the_default_job_reached_its_target():

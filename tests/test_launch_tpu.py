@@ -216,13 +216,13 @@ def examples(text):
   return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_the_examples_of_the_help_and_of_the_readme_run(fleet, monkeypatch):
+def test_the_examples_of_the_help_and_of_the_page_run(fleet, monkeypatch):
   monkeypatch.chdir(ROOT)
   status, out, _ = fleet.tpu("--help")
   assert status == 0 and fleet.tpu() == (0, out, "")
   assert fleet.tpu("create", "--help") == (0, out, "")
   every = {words.split()[0] for words in LINES}
-  for page in (out, (ROOT / "README.md").read_text()):
+  for page in (out, (ROOT / "launch" / "README.md").read_text()):
     found = examples(page)
     assert {words[0] for words in found} == every
     for verb, name, *flags in found:

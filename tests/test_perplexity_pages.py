@@ -112,10 +112,9 @@ def test_the_page_of_made_up_results(tmp_path):
 
 
 def test_the_page_is_rendered_from_the_committed_results():
-  texts = [path.read_text() for path in (render.PAGE, pages.README)]
-  parts = render.sections()
-  assert all(any(mark in page for page in texts) for mark in parts)
-  assert [pages.renew(page, parts) for page in texts] == texts
+  page, parts = render.PAGE.read_text(), render.sections()
+  assert all(mark in page for mark in parts)
+  assert pages.renew(page, parts) == page
   for name in panels.PANELS:
     there = (curves.RESULTS / f"{name}.jsonl").exists()
     assert there == figures.path(name).exists()
@@ -282,8 +281,8 @@ def mean_gap(name, point):
   return sum(ends) / len(ends) - 1
 
 
-def test_the_main_page_tells_the_gaps_of_the_panels():
-  text = " ".join(pages.README.read_text().split())
+def test_the_page_tells_the_gaps_of_the_panels():
+  text = " ".join(render.PAGE.read_text().split())
   linear, tapered = (
     mean_gap("e", f"n{panels.N}-{one}") for one in (f"k{panels.K}", "tapered")
   )

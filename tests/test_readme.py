@@ -1,4 +1,4 @@
-"""README: its Python runs, and the files and flags that it names exist."""
+"""The pages: their Python runs, and what they name and link to exists."""
 
 import pathlib
 import re
@@ -9,48 +9,116 @@ from configs import base
 from linformer_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGE = (ROOT / "README.md").read_text()
+FOLDERS = ("", "configs", "launch", "linformer_jax/run")
+PAGES = [page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")]
+PAGES += [
+  page
+  for depth in ("*.md", "*/*.md")
+  for page in (ROOT / "experiments").glob(depth)
+]
+TEXTS = {
+  page.relative_to(ROOT).as_posix(): page.read_text() for page in sorted(PAGES)
+}
+LINKS = sorted(
+  {
+    (name, link)
+    for name, text in TEXTS.items()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text)
+    if not link.startswith("https://")
+  }
+)
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+def python_blocks(text):
+  return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def ran(name, block):
+  """Returns the names that a block of a page leaves."""
+  names = {}
+  exec(compile(block, name, "exec"), names)
+  return names
 
 
 def test_a_run_is_loaded(finished, capsys):
-  (block,) = [block for block in BLOCKS if "load.run" in block]
-  names = {}
-  block = block.replace("runs/smoke", str(finished))
-  exec(compile(block, "README.md", "exec"), names)
+  (block,) = [b for b in python_blocks(TEXTS["README.md"]) if "load.run" in b]
+  names = ran("README.md", block.replace("runs/smoke", str(finished)))
   assert names["logits"].shape == (2, 32, 300)
   assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_the_python_runs():
-  (block,) = [block for block in BLOCKS if "load.run" not in block]
-  names = {}
-  exec(compile(block, "README.md", "exec"), names)
-  assert names["y"].shape == (2, 1000, 512)
+def test_the_layer_runs_in_eight_lines():
+  block, _ = python_blocks(TEXTS["README.md"])
+  assert len(block.splitlines()) <= 8
+  assert ran("README.md", block)["y"].shape == (2, 300, 256)
+
+
+@pytest.mark.parametrize("name", [n for n in TEXTS if n != "README.md"])
+def test_the_python_of_other_pages_runs(name):
+  for block in python_blocks(TEXTS[name]):
+    assert ran(name, block)
 
 
 def test_every_config_field_exists():
   fields = metrics.flatten(base.get_config().to_dict())
   groups = {name.split(".")[0] for name in fields}
-  named = re.findall(r"--config\.([a-z_]+\.[a-z_]+)", PAGE)
-  named += [
-    name
-    for name in re.findall(r"`([a-z]+\.[a-z_]+)`", PAGE)
-    if name.split(".")[0] in groups and not name.endswith((".py", ".json"))
-  ]
-  assert named and set(named) <= set(fields)
+  for page, text in TEXTS.items():
+    named = re.findall(r"--config\.([a-z_]+\.[a-z_]+)", text)
+    named += [
+      name
+      for name in re.findall(r"`([a-z]+\.[a-z_0-9]+)`", text)
+      if name.split(".")[0] in groups and not name.endswith((".py", ".json"))
+    ]
+    assert set(named) <= set(fields), page
+  assert "model.sharing" in TEXTS["configs/README.md"]
 
 
-@pytest.mark.parametrize(
-  "path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", PAGE)))
-)
-def test_links_lead_somewhere(path):
-  assert (ROOT / path).exists()
+def test_every_config_file_exists():
+  for page, text in TEXTS.items():
+    for name in re.findall(r"configs/\w+\.py", text):
+      assert (ROOT / name).exists(), (page, name)
+  for path in (ROOT / "configs").glob("[a-z]*.py"):
+    assert f"[{path.name}]" in TEXTS["configs/README.md"]
+
+
+def anchors(text):
+  """The anchors of a page's headings, as GitHub makes them."""
+  headings = re.findall(r"(?m)^#+ (.*)$", text)
+  words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+  return {heading.replace(" ", "-") for heading in words}
+
+
+@pytest.mark.parametrize("page, link", LINKS)
+def test_links_lead_somewhere(page, link):
+  path, _, anchor = link.partition("#")
+  target = (ROOT / page).parent / path if path else ROOT / page
+  assert target.exists()
+  if anchor:
+    assert anchor in anchors(target.read_text())
+
+
+def test_the_readme_leads_to_every_page():
+  found, new = set(), {"README.md"}
+  while new:
+    found |= new
+    new = {
+      ((ROOT / page).parent / link.partition("#")[0]).resolve()
+      for page, link in LINKS
+      if page in new
+    }
+    new = {p.relative_to(ROOT).as_posix() for p in new if p.suffix == ".md"}
+    new -= found
+  assert found == set(TEXTS)
+
+
+def test_the_readme_is_short():
+  assert len(TEXTS["README.md"].splitlines()) <= 200
 
 
 def test_the_map_names_every_module():
-  for path in (ROOT / "linformer_jax").glob("*.py"):
-    if path.name != "__init__.py":
-      assert path.name in PAGE
+  text = TEXTS["README.md"]
+  for path in (ROOT / "linformer_jax").iterdir():
+    if path.suffix == ".py" and path.name != "__init__.py":
+      assert path.name in text
+    elif (path / "__init__.py").exists():
+      assert f" {path.name}/ " in text

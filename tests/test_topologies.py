@@ -15,11 +15,9 @@ def found():
   return measure.records()
 
 
-def test_pages_are_rendered_from_the_committed_results(found):
-  parts = render.sections(found, long.records())
-  for path in render.PAGES:
-    page = path.read_text()
-    assert pages.renew(page, parts) == page
+def test_the_page_is_rendered_from_the_committed_results(found):
+  page = render.PAGE.read_text()
+  assert pages.renew(page, render.sections(found, long.records())) == page
 
 
 def test_rows_fit(found):

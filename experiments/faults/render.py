@@ -1,9 +1,9 @@
-"""Renders the table of faults into the pages that show it.
+"""Renders the table of faults into its page.
 
   .venv/bin/python -m experiments.faults.render
 
-Writes experiments/faults/README.md and README.md between their marks. A test
-renders again and compares.
+Writes experiments/faults/README.md between its marks. A test renders again and
+compares.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ MARK = "<!-- experiments/faults/render.py: {} -->"
 
 
 def parts(found: dict) -> dict[str, str]:
-  """The rendered parts of the pages, by their marks."""
+  """Returns the rendered parts of the page, by their marks."""
   return {
     MARK.format("table"): campaign.table(found),
     MARK.format("on"): environment(found),
@@ -42,11 +42,10 @@ def environment(found: dict) -> str:
 
 
 def main():
-  """Renders the pages."""
+  """Renders the page."""
   found = campaign.records()
-  for path in (PAGE, pages.README):
-    path.write_text(pages.renew(path.read_text(), parts(found)))
-  print(f"rendered {PAGE.relative_to(pages.ROOT)} and README.md")
+  PAGE.write_text(pages.renew(PAGE.read_text(), parts(found)))
+  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Renders the curves into the pages that show them, a figure a panel, a table.
+"""Renders the curves: a page, one figure per panel, one table.
 
   .venv/bin/python -m experiments.perplexity.render
 
@@ -159,8 +159,8 @@ def environment(found: Curves) -> str:
   )
 
 
-def section(found: Curves, folder: str = "results") -> str:
-  """All that a page says of a panel whose figure lies in a folder."""
+def section(found: Curves) -> str:
+  """Returns what the page shows of a panel."""
   if not found.records:
     return PENDING
   total = len(found.panel.points) * len(found.panel.seeds)
@@ -168,7 +168,7 @@ def section(found: Curves, folder: str = "results") -> str:
   if len(found.records) < total:
     parts.append(f"{total - len(found.records)} runs are not done yet.")
   image = figures.path(found.name).name
-  parts.append(f"![{found.panel.title}]({folder}/{image})")
+  parts.append(f"![{found.panel.title}](results/{image})")
   return "\n\n".join(parts)
 
 
@@ -221,27 +221,22 @@ def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
 
 
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
-  """The rendered parts of the pages, by their marks."""
+  """Returns the rendered parts of the page, by their marks."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
   parts["full scale"] = launch_lines()
   parts["time at full scale"] = full_scale_time()
-  folder = "experiments/perplexity/results"
-  shown = [Curves(name, results) for name in "af"]
-  shown = [section(found, folder) for found in shown if found.records]
-  parts["of the main page"] = "\n\n".join(shown) or PENDING
   return {MARK.format(name): text for name, text in parts.items()}
 
 
 def main():
-  """Renders the pages, and figures and curves of panels that have results."""
-  for page in (PAGE, pages.README):
-    page.write_text(pages.renew(page.read_text(), sections()))
+  """Renders the page, and figures and curves of panels that have results."""
+  PAGE.write_text(pages.renew(PAGE.read_text(), sections()))
   TABLE.write_text(curves_table())
   for name in panels.PANELS:
     found = Curves(name)
     if found.records:
       figures.draw(found)
-  print(f"rendered {PAGE.relative_to(pages.ROOT)} and README.md")
+  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Renders the result of the default job into README.md.
+"""Renders the result of the default job into its page.
 
   ./launch.sh && cp runs/smoke/{result.json,metrics.jsonl,curve.png} \
     experiments/smoke/results/
@@ -10,8 +10,9 @@ import pathlib
 
 from experiments import pages
 
-RESULT = pathlib.Path(__file__).parent / "results" / "result.json"
-README = pages.README
+HERE = pathlib.Path(__file__).parent
+RESULT = HERE / "results" / "result.json"
+PAGE = HERE / "README.md"
 BEGIN = "<!-- experiments/smoke/render.py -->"
 
 
@@ -44,5 +45,5 @@ def render(page: str, result: dict) -> str:
 
 
 if __name__ == "__main__":
-  page = README.read_text()
-  README.write_text(render(page, json.loads(RESULT.read_text())))
+  page = PAGE.read_text()
+  PAGE.write_text(render(page, json.loads(RESULT.read_text())))

@@ -1,9 +1,9 @@
-"""Renders the measured tables and figures into the pages that show them.
+"""Renders the measured tables and figures into their page.
 
   .venv/bin/python -m experiments.speed.render
 
-Writes experiments/speed/README.md and README.md between their marks, and
-results/*.png. A test renders again and compares.
+Writes experiments/speed/README.md between its marks, and results/*.png. A test
+renders again and compares.
 """
 
 import csv
@@ -20,7 +20,6 @@ from experiments.speed import cells, measure, memory
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
-README = pages.README
 MARK = "<!-- experiments/speed/render.py: {} -->"
 FIGURE = HERE / "results" / "figure2.png"
 # How a number is marked that a footnote speaks of.
@@ -239,7 +238,7 @@ def figure(times, path=FIGURE):
 
 
 def sections(times) -> dict[str, str]:
-  """The rendered parts of the pages, by name."""
+  """Returns the rendered parts of the page, by name."""
   table, slope = lengths(times)
   parts = {
     "lengths": f"{table}\n\nLog-log slope of time against n: **{slope:.3f}**.",
@@ -281,13 +280,11 @@ def render(page: str, parts: dict[str, str]) -> str:
 
 
 def main():
-  """Renders the pages and the figure."""
+  """Renders the page and the figure."""
   times = Times(measure.records())
-  parts = sections(times)
-  for path in (PAGE, README):
-    path.write_text(render(path.read_text(), parts))
+  PAGE.write_text(render(PAGE.read_text(), sections(times)))
   figure(times)
-  print(f"rendered {PAGE.relative_to(README.parent)}, README.md, {FIGURE.name}")
+  print(f"rendered {PAGE.relative_to(pages.ROOT)} and {FIGURE.name}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
   .venv/bin/python -m experiments.topologies.render
 
-Writes experiments/topologies/README.md and README.md between their marks. A
-test renders again and compares.
+Writes experiments/topologies/README.md between its marks. A test renders again
+and compares.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ from experiments.topologies import long, measure
 from linformer_jax import flops
 
 HERE = pathlib.Path(__file__).parent
-PAGES = (HERE / "README.md", pages.README)
+PAGE = HERE / "README.md"
 MARK = "<!-- experiments/topologies/render.py: {} -->"
 
 # Published rates of a chip, bytes per second: of its memory, and of all its
@@ -153,7 +153,7 @@ def _hosts(found):
 
 
 def sections(found: dict, run: list[dict]) -> dict[str, str]:
-  """The rendered parts of the pages, by their marks.
+  """Returns the rendered parts of the page, by their marks.
 
   Args:
     found: the compiled rows.
@@ -168,5 +168,4 @@ def sections(found: dict, run: list[dict]) -> dict[str, str]:
 
 if __name__ == "__main__":
   rendered = sections(measure.records(), long.records())
-  for path in PAGES:
-    path.write_text(pages.renew(path.read_text(), rendered))
+  PAGE.write_text(pages.renew(PAGE.read_text(), rendered))

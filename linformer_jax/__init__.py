@@ -3,9 +3,9 @@
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:
-  # python -m linformer_jax.main: no traceback for Ctrl-C while modules load,
-  # nor for what is wrong with the environment.
+if sys.argv[:1] == ["-m"] and "linformer_jax.main" in sys.orig_argv:
+  # The command line alone: no traceback for Ctrl-C while modules load, nor for
+  # what is wrong with the environment.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   from linformer_jax.run import startup
 

@@ -40,7 +40,6 @@ def test_every_field_is_given():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"source": "web"}, "source is 'web'.*files.*sotu.*synthetic.*tfds"),
     ({"source": "files"}, "needs files"),
     ({"source": "tfds"}, "needs tfds_name"),
     ({"holdout_fraction": 0.0}, "holdout_fraction is 0.0"),
@@ -55,6 +54,11 @@ def test_every_field_is_given():
 def test_bad_values_are_named(changes, message):
   with pytest.raises(ValueError, match=message):
     config("", **changes)
+
+
+def test_a_source_that_is_none_is_named():
+  with pytest.raises(ValueError, match="'web'.*files.*labelled.*sotu.*tfds"):
+    pipeline.prepare(config("", source="web"))
 
 
 def test_smallest_vocabulary_is_accepted():

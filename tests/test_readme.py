@@ -4,9 +4,9 @@ import pathlib
 import re
 
 import pytest
+from flax import traverse_util
 
 from configs import base
-from linformer_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ("", "configs", "launch", "linformer_jax/run")
@@ -60,7 +60,7 @@ def test_the_python_of_other_pages_runs(name):
 
 
 def test_every_config_field_exists():
-  fields = metrics.flatten(base.get_config().to_dict())
+  fields = traverse_util.flatten_dict(base.get_config().to_dict(), sep=".")
   groups = {name.split(".")[0] for name in fields}
   for page, text in TEXTS.items():
     named = re.findall(r"--config\.([a-z_]+\.[a-z_]+)", text)

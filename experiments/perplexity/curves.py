@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from flax import traverse_util
+
 from linformer_jax import step
 from linformer_jax.run import files, metrics, report
 
@@ -42,7 +44,9 @@ def plateau(evaluations, unigram: float) -> int | None:
 
 def settings(config) -> dict:
   """What a run is, as {'group.field': value}: its config without places."""
-  flat = metrics.flatten(json.loads(json.dumps(config.to_dict())))
+  flat = traverse_util.flatten_dict(
+    json.loads(json.dumps(config.to_dict())), sep="."
+  )
   return {k: x for k, x in flat.items() if not k.startswith(_PLACES)}
 
 

@@ -22,7 +22,7 @@ DataConfig = corpus_lib.DataConfig
 Corpus = corpus_lib.Corpus
 Record = provenance.Record
 read_record = provenance.from_json
-# How the records of `data.source` are opened.
+# How the records of a `data.source` are opened. A config file may add to it.
 DATASETS = dict.fromkeys(corpus_lib.SOURCES, corpus_lib.prepare)
 DATASETS["labelled"] = pairs.prepare
 
@@ -39,9 +39,18 @@ def prepare(config: DataConfig, known: Record | None = None) -> Any:
   """Opens the records of a config; see `text.corpus.prepare`.
 
   Returns:
-    `train` and `validation`, sequences of dicts of numpy arrays; and what the
-    task, the run's folder and its tokenizer need, as `text.corpus.Corpus`.
+    An object with `train` and `validation`, sequences of dicts of numpy arrays
+    that have a `sequence_length`; `directory`, where they lie, for a message;
+    `record` and `tokenizer_json`, for the run's folder, or None; and what the
+    task needs of it.
+
+  Raises:
+    ValueError: in one line, for a source that is none, or cannot be used.
   """
+  if config.source not in DATASETS:
+    raise ValueError(
+      f"data.source is {config.source!r}; it must be one of {sorted(DATASETS)}"
+    )
   return DATASETS[config.source](config, known)
 
 

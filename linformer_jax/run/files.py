@@ -5,8 +5,8 @@ import errno
 import os
 import pathlib
 import shutil
+import sys
 
-import tensorflow as tf
 from etils import epath
 
 from linformer_jax.run import paths
@@ -99,12 +99,18 @@ class Lines:
       self._file.close()
 
 
+def _tensorflow_errors():
+  # Not imported here: who lifts a module or loads a run needs no TensorFlow.
+  tensorflow = sys.modules.get("tensorflow")
+  return (tensorflow.errors.OpError,) if tensorflow else ()
+
+
 @contextlib.contextmanager
 def errors_of_tensorflow():
-  """What goes wrong in TensorFlow's file system is an OSError."""
+  """Raises an OSError for what goes wrong in TensorFlow's file system."""
   try:
     yield
-  except tf.errors.OpError as error:
+  except _tensorflow_errors() as error:
     raise OSError(errno.EIO, error.message) from error
 
 

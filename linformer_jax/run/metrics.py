@@ -14,6 +14,7 @@ import time
 import jax
 import tensorflow as tf
 from clu import metric_writers
+from flax import traverse_util
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
 from tensorflow.python.ops import summary_ops_v2
@@ -189,7 +190,7 @@ class Writer:
     """Writes the config as hyper-parameters and, at an update, as text."""
     if not self._active:
       return
-    flat = flatten(config.to_dict())
+    flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
     text = "\n".join(f"    {name} = {flat[name]!r}" for name in flat)
     with self._events():
       self._summaries.write_hparams(
@@ -219,14 +220,3 @@ class Writer:
     with self._events():
       self._summaries.write_images(step, values)
       self._summaries.flush()
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-  """{'a': {'b': 1}} to {'a.b': 1}."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 
+from flax import traverse_util
+
 from linformer_jax.data import pipeline
 from linformer_jax.data.text import ingest
-from linformer_jax.run import files, metrics
+from linformer_jax.run import files
 
 CONFIG = "config.json"
 CORPUS = "corpus.json"
@@ -125,8 +127,10 @@ def check_same(workdir, stored, config, free=()):
     config: what it is to be resumed with.
     free: fields, or starts of their names, that may differ beside `_FREE`.
   """
-  here = metrics.flatten(json.loads(json.dumps(config.to_dict())))
-  there = metrics.flatten(stored)
+  here = traverse_util.flatten_dict(
+    json.loads(json.dumps(config.to_dict())), sep="."
+  )
+  there = traverse_util.flatten_dict(stored, sep=".")
   differences = [
     f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
     for name in sorted(here.keys() | there.keys())
@@ -243,8 +247,10 @@ def claim(workdir, config, corpus=None, free=()):
       if stored is not None:
         check_same(workdir, stored, config, free)
       if corpus is not None:
-        _write(workdir / CORPUS, corpus.record.to_json())
-        _write(workdir / TOKENIZER, corpus.tokenizer_json)
+        if corpus.record is not None:
+          _write(workdir / CORPUS, corpus.record.to_json())
+        if corpus.tokenizer_json is not None:
+          _write(workdir / TOKENIZER, corpus.tokenizer_json)
       text = json.dumps(config.to_dict(), indent=1) + "\n"
       _write(workdir / CONFIG, text)
   except OSError as error:

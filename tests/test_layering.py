@@ -99,3 +99,11 @@ def test_leaves_import_nothing_of_ours(leaf):
 def test_the_library_does_not_import_configs_or_experiments(name):
   for other in imports(MODULES[name]):
     assert other.split(".")[0] not in ("configs", "experiments", "tests")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_tasks_alone_name_tasks_and_their_metrics(name):
+  if name.split(".")[0] != "tasks":
+    text = MODULES[name].read_text().lower()
+    for word in ("masked_lm", "causal_lm", "perplexity", "unigram"):
+      assert word not in text

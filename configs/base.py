@@ -134,7 +134,7 @@ def get_config() -> config_dict.ConfigDict:
 
   mesh = config.mesh = config_dict.ConfigDict()  # devices an axis; -1: rest
   mesh.data = -1  # sequences of a batch
-  mesh.fsdp = 1  # sequences too, and the width of parameters and optimiser
+  mesh.fsdp = 1  # sequences too, and the width of parameters and optimizer
   mesh.sequence = 1  # positions of a sequence, columns of E and F with them
   mesh.tensor = 1  # heads, MLP, vocabulary
 

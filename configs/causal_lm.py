@@ -1,4 +1,4 @@
-"""Causal language modelling with softmax attention, on the packaged speeches.
+"""Causal language modeling with softmax attention, on the packaged speeches.
 
 The size of configs/smoke.py; each token is predicted from those before it.
 

@@ -19,7 +19,7 @@ def get_config(argument: str = ""):
   config = smoke.get_config()
   with config.unlocked():
     config.task = {"name": "classification", "num_classes": 2}
-  config.data.source = "labelled"
+  config.data.source = "labeled"
   config.model.vocab_size = 4096
   config.model.max_length = 128
   config.model.dropout_rate = 0.1

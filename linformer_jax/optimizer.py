@@ -1,4 +1,4 @@
-"""RoBERTa's optimiser: AdamW, linear warm-up and decay, as an optax chain."""
+"""RoBERTa's optimizer: AdamW, linear warm-up and decay, as an optax chain."""
 
 import itertools
 

@@ -184,7 +184,7 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
         profile(step + 1)
         evaluation = None
     saved.wait()
-  return report.summarise(experiment, workdir, evaluation, throughput)
+  return report.summarize(experiment, workdir, evaluation, throughput)
 
 
 def _due(step, every):

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
-  """Tokenised text and compiled programs, shared by tests and subprocesses."""
+  """Tokenized text and compiled programs, shared by tests and subprocesses."""
   folder = tmp_path_factory.mktemp("caches")
   compiled = str(folder / "compiled")
   jax.config.update("jax_compilation_cache_dir", compiled)

@@ -1,4 +1,4 @@
-"""Labelled texts: read, split, joined, cut and padded; trained under a mask."""
+"""Labeled texts: read, split, joined, cut and padded; trained under a mask."""
 
 import json
 
@@ -11,7 +11,7 @@ from linformer_jax.data import pipeline
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
 from linformer_jax.run import metrics
-from tests import labelled, runs, tiny
+from tests import labeled, runs, tiny
 
 FLAGS = (
   "--config=configs/classification.py",
@@ -36,7 +36,7 @@ def config_of(path, length=16, **fields):
   with config.unlocked():
     config.task = {"name": "classification", "num_classes": 3}
   config.model.max_length = length
-  config.data.source, config.data.files = "labelled", str(path)
+  config.data.source, config.data.files = "labeled", str(path)
   config.update_from_flattened_dict(fields)
   return config
 
@@ -51,9 +51,9 @@ def texts_of(data, rows):
 
 
 def test_every_row_is_in_one_split_with_its_label(tmp_path):
-  path = labelled.write(tmp_path / "a.jsonl")
+  path = labeled.write(tmp_path / "a.jsonl")
   data = open_data(config_of(path, **{"data.holdout_fraction": 0.2}))
-  assert data.labels == labelled.LABELS
+  assert data.labels == labeled.LABELS
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   labels = {line["text"]: line["label"] for line in lines}
   train, held = texts_of(data, data.train), texts_of(data, data.validation)
@@ -67,8 +67,8 @@ def test_every_row_is_in_one_split_with_its_label(tmp_path):
 
 
 def test_validation_files_are_the_split(tmp_path):
-  path = labelled.write(tmp_path / "a.jsonl", 50)
-  other = labelled.write(tmp_path / "b.jsonl", 20, seed=1)
+  path = labeled.write(tmp_path / "a.jsonl", 50)
+  other = labeled.write(tmp_path / "b.jsonl", 20, seed=1)
   fields = {"data.validation_files": str(other)}
   data = open_data(config_of(path, **fields))
   assert (len(data.train), len(data.validation)) == (50, 20)
@@ -105,7 +105,7 @@ def test_texts_are_joined_cut_and_padded(tmp_path, sizes, kept):
 
 def test_padding_is_masked_in_training_as_in_evaluation(tmp_path):
   """The same sums whatever lies under the mask, in both programs."""
-  path = labelled.write(tmp_path / "a.jsonl")
+  path = labeled.write(tmp_path / "a.jsonl")
   config = config_of(path, **runs.QUICK)
   steps = step.build_steps(
     config, sharding.make_mesh(config.mesh, jax.devices()[:1])
@@ -125,7 +125,7 @@ def test_padding_is_masked_in_training_as_in_evaluation(tmp_path):
 
 
 def test_a_run_learns_more_than_the_majority(command, tmp_path):
-  labelled.write(tmp_path / "train.jsonl", 600, pair=True)
+  labeled.write(tmp_path / "train.jsonl", 600, pair=True)
   more = ("--config.train.num_steps=200", "--config.run.eval_every_steps=0")
   status, out, err = command(*FLAGS, *more)
   assert status == 0, err
@@ -153,11 +153,9 @@ def test_a_run_learns_more_than_the_majority(command, tmp_path):
     ("", "no row for training"),
   ],
 )
-def test_what_is_no_labelled_text_is_one_line(
-  command, tmp_path, lines, message
-):
+def test_what_is_no_labeled_text_is_one_line(command, tmp_path, lines, message):
   (tmp_path / "train.jsonl").write_text(lines)
-  labelled.write(tmp_path / "validation.jsonl", 30)
+  labeled.write(tmp_path / "validation.jsonl", 30)
   held = "--config.data.validation_files={tmp}/validation.jsonl"
   status, _, err = command(*FLAGS, held)
   line = err.strip().splitlines()[-1]
@@ -166,6 +164,6 @@ def test_what_is_no_labelled_text_is_one_line(
 
 
 def test_labels_that_do_not_fit_are_one_line(command, tmp_path):
-  labelled.write(tmp_path / "train.jsonl")
+  labeled.write(tmp_path / "train.jsonl")
   status, _, err = command(*FLAGS, "--config.task.num_classes=2")
   assert status == 2 and "3 labels, and task.num_classes is 2" in err

@@ -46,7 +46,7 @@ MODULES = [
 @pytest.mark.parametrize("module", MODULES)
 def test_every_config_is_built_and_explained(module):
   config = module.get_config()
-  if config.data.source == "labelled":  # which has no default
+  if config.data.source == "labeled":  # which has no default
     config.data.files = "texts.jsonl"
   assert shapes(config).params
   assert config.is_locked

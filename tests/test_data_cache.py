@@ -57,7 +57,7 @@ def hello(writer):
     write(b"world")
 
 
-def test_the_second_time_nothing_is_tokenised(files, builds):
+def test_the_second_time_nothing_is_tokenized(files, builds):
   first = pipeline.prepare(files)
   again = pipeline.prepare(files)
   assert len(builds) == 1 and first.directory == again.directory

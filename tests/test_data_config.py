@@ -57,7 +57,7 @@ def test_bad_values_are_named(changes, message):
 
 
 def test_a_source_that_is_none_is_named():
-  with pytest.raises(ValueError, match="'web'.*files.*labelled.*sotu.*tfds"):
+  with pytest.raises(ValueError, match="'web'.*files.*labeled.*sotu.*tfds"):
     pipeline.prepare(config("", source="web"))
 
 

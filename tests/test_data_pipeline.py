@@ -31,7 +31,7 @@ def corpus(config):
 
 
 def task_of(config):
-  """Masked language modelling of blocks as a data config has them."""
+  """Masked language modeling of blocks as a data config has them."""
   length, size = config.sequence_length, config.vocab_size
   model = models.ModelConfig(size, length, 1, 8, 2, 8, projected_length=4)
   return masked_lm.Config().build(model, length)

@@ -161,7 +161,7 @@ def test_updates_equal_adamw_by_hand(clip, decay):
 
 
 def first_updates(gradient_of_e=3.0, **changes):
-  """Updates of an E and of another kernel, by one step of the optimiser."""
+  """Updates of an E and of another kernel, by one step of the optimizer."""
   params = {
     "key_projection": {"kernel": jnp.full((2, 3), 0.5)},
     "key": {"kernel": jnp.full((3, 3), 0.5)},

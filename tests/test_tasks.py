@@ -11,7 +11,7 @@ import pytest
 from linformer_jax import models, step, tasks
 from linformer_jax.data import pipeline
 from linformer_jax.tasks import language
-from tests import arrays, labelled, tiny
+from tests import arrays, labeled, tiny
 
 V, N, B = 300, 12, 3
 # Every task: its config group, and an attention that it allows.
@@ -39,10 +39,10 @@ def data_of(config):
 def corpora(tmp_path_factory):
   """Data for each task by its name."""
   text = data_of(config_of("masked_lm"))
-  folder = tmp_path_factory.mktemp("labelled")
+  folder = tmp_path_factory.mktemp("labeled")
   config = config_of("classification")
-  config.data.source = "labelled"
-  config.data.files = str(labelled.write(folder / "a.jsonl"))
+  config.data.source = "labeled"
+  config.data.files = str(labeled.write(folder / "a.jsonl"))
   found = dict.fromkeys(("masked_lm", "causal_lm"), text)
   return found | {"classification": data_of(config)}
 

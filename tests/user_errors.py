@@ -22,7 +22,7 @@ CONTEXT.set_forkserver_preload(
   ["linformer_jax.main", "linformer_jax.train", "tests.user_errors"]
 )
 SECONDS, BYTES = 120, 16 * 2**30  # that a command may take
-# Lines on stderr about text that is tokenised, which are no complaint.
+# Lines on stderr about text that is tokenized, which are no complaint.
 PROGRESS = re.compile(
   r"(Reading|Training a tokenizer|Tokeni[sz]ing|The training text yields) .*"
 )

@@ -29,10 +29,10 @@ def draw(found, to: pathlib.Path | None = None):
   from matplotlib import pyplot, ticker
 
   points = [point for point in found.panel.points if found.of(point)]
-  colours = pyplot.get_cmap("turbo")(
+  colors = pyplot.get_cmap("turbo")(
     np.linspace(0.05, 0.95, len(found.panel.points))
   )
-  colour = dict(zip(found.panel.points, colours, strict=True))
+  color = dict(zip(found.panel.points, colors, strict=True))
   figure, axes = pyplot.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
   columns = {
     "step": "updates",
@@ -41,15 +41,15 @@ def draw(found, to: pathlib.Path | None = None):
   }
   for one, (column, name) in zip(axes.flat, columns.items(), strict=False):
     for point in points:
-      _curve(one, found.of(point), column, point.label, colour[point])
+      _curve(one, found.of(point), column, point.label, color[point])
     one.set(xlabel=name, ylabel="validation perplexity", yscale="log")
     for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
       axis(ticker.ScalarFormatter())
   axes.flat[0].legend(fontsize=7)
   if found.name in panels.OF_PLATEAUS:
-    _plateaus(axes.flat[3], found, points, colour)
+    _plateaus(axes.flat[3], found, points, color)
   else:
-    _gaps(axes.flat[3], found, points, colour)
+    _gaps(axes.flat[3], found, points, color)
   for one in axes.flat:
     one.grid(True, which="both", alpha=0.3)
   figure.suptitle(f"{found.panel.title}: a reduced scale, on CPU cores")
@@ -57,17 +57,17 @@ def draw(found, to: pathlib.Path | None = None):
   pyplot.close(figure)
 
 
-def _curve(axes, of_seed, column, label, colour):
+def _curve(axes, of_seed, column, label, color):
   """Mean of the seeds, and their spread as a band."""
   at = curves.COLUMNS.index(column)
   rows = np.array([record["evaluations"] for record in of_seed.values()])
   x, y = rows[..., at].mean(0), rows[..., -1]
-  axes.plot(x, y.mean(0), color=colour, label=label, linewidth=1.4)
+  axes.plot(x, y.mean(0), color=color, label=label, linewidth=1.4)
   if len(rows) > 1:
-    axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.25)
+    axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.25)
 
 
-def _gaps(axes, found, points, colour):
+def _gaps(axes, found, points, color):
   """Ours as lines with their spread, the paper's dashed."""
   from matplotlib import ticker
 
@@ -76,17 +76,17 @@ def _gaps(axes, found, points, colour):
     own = found.ratios(point)
     if point is not first and own:
       x, y = np.array(own).transpose(2, 0, 1)
-      axes.plot(x[0], y.mean(0) - 1, color=colour[point], label=point.label)
+      axes.plot(x[0], y.mean(0) - 1, color=color[point], label=point.label)
       if len(own) > 1:
         low, high = y.min(0) - 1, y.max(0) - 1
-        axes.fill_between(x[0], low, high, color=colour[point], alpha=0.25)
+        axes.fill_between(x[0], low, high, color=color[point], alpha=0.25)
   for point in found.panel.points[1:]:
     theirs = np.array(paper.ratios(found.name, point))
     if len(theirs):
       axes.plot(
         *(theirs - [0, 1]).T,
         "--o",
-        color=colour[point],
+        color=color[point],
         markersize=3,
         label=paper.label(found.name, point),
       )
@@ -103,7 +103,7 @@ def _gaps(axes, found, points, colour):
   axes.legend(fontsize=7)
 
 
-def _plateaus(axes, found, points, colour):
+def _plateaus(axes, found, points, color):
   """Updates to leave the plateau, the mean of the seeds; hatched: not left."""
   for i, point in enumerate(points):
     records = found.of(point).values()
@@ -114,8 +114,8 @@ def _plateaus(axes, found, points, colour):
     axes.barh(
       i,
       np.mean(lengths),
-      color="none" if stayed else colour[point],
-      edgecolor=colour[point],
+      color="none" if stayed else color[point],
+      edgecolor=color[point],
       hatch="//" if stayed else None,
     )
   axes.set_yticks(range(len(points)), [p.label for p in points], fontsize=7)

@@ -7,7 +7,7 @@
 
 Stop it when you like (Ctrl-C, SIGTERM, the budget): the run under way saves,
 and the same command goes on from there. Points that are in the results are left
-alone. The text is tokenised once for all points. Exit status: 0, all points are
+alone. The text is tokenized once for all points. Exit status: 0, all points are
 done; 124, the budget is over; 1, some points broke down; 2, a wrong flag; 128 +
 a signal.
 """

@@ -198,31 +198,31 @@ def figure(times, path=FIGURE):
   import matplotlib.pyplot as plt
 
   panels, (ours, theirs) = plt.subplots(1, 2, figsize=(11, 4.4))
-  colours = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, 5))
+  colors = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, 5))
   for name, style in (("softmax", "k-o"), ("softmax_flash", "k--s")):
     values = [
       65_536 / n * times.seconds("stack", name, n) for n in cells.LENGTHS
     ]
     ours.plot(cells.LENGTHS, values, style, label=name, markersize=4)
-  for k, colour in zip(cells.PROJECTED, colours, strict=True):
+  for k, color in zip(cells.PROJECTED, colors, strict=True):
     ns = [n for n in cells.LENGTHS if k < n]
     values = [
       65_536 / n * times.seconds("stack", "linformer_layerwise", n, k)
       for n in ns
     ]
     label = f"Linformer, k = {k}"
-    ours.plot(ns, values, "-o", color=colour, label=label, markersize=4)
+    ours.plot(ns, values, "-o", color=color, label=label, markersize=4)
   ours.set_title("Measured here: 2 CPU cores, float32")
   ours.set_ylabel("seconds a layer, 65,536 tokens")
   with (HERE / "paper_figure2.csv").open() as file:
     rows = list(csv.DictReader(line for line in file if line[0] != "#"))
   for name in ("Transformer", *(f"k{k}" for k in cells.PROJECTED)):
     points = [(int(row["n"]), float(row[name])) for row in rows if row[name]]
-    colour = "k"
+    color = "k"
     if name[0] == "k":
-      colour = colours[cells.PROJECTED.index(int(name[1:]))]
+      color = colors[cells.PROJECTED.index(int(name[1:]))]
     theirs.plot(
-      *zip(*points, strict=True), "-o", color=colour, markersize=4, label=name
+      *zip(*points, strict=True), "-o", color=color, markersize=4, label=name
     )
   theirs.set_title("The paper's Figure 2, read off: 16 GB V100")
   theirs.set_ylabel("seconds, the whole model")

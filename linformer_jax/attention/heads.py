@@ -17,7 +17,7 @@ class HeadDense(nn.Module):
   Attributes:
     num_heads: H.
     dtype: of the matrix product; parameters are float32.
-    kernel_init: initialiser of the kernel [M, H * D].
+    kernel_init: initializer of the kernel [M, H * D].
   """
 
   num_heads: int
@@ -52,7 +52,7 @@ class OutDense(nn.Module):
 
   Attributes:
     dtype: of the matrix product; parameters are float32.
-    kernel_init: initialiser of the kernel [H * D, M].
+    kernel_init: initializer of the kernel [H * D, M].
   """
 
   dtype: Any = jnp.float32

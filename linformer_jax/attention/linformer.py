@@ -21,7 +21,7 @@ class SequenceProjection(nn.Module):
     max_length: N.
     projected_length: K.
     num_heads: 0 for one projection shared by all heads, H for one each.
-    weights_init: initialiser of a learned E, or of a convolution's kernels,
+    weights_init: initializer of a learned E, or of a convolution's kernels,
       called with their shape; None is N(0, 0.02²) for E, the authors', and the
       variance of their fan-in for kernels. A random E is drawn from N(0, 1 / K)
       (the Johnson-Lindenstrauss lemma), is kept in the collection 'constants'
@@ -89,9 +89,9 @@ class LinformerSelfAttention(nn.Module):
     query_block: queries handled at a time, 0 for all.
     implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
-    kernel_init: initialiser of the four dense kernels.
+    kernel_init: initializer of the four dense kernels.
     query_init, key_init: of those two in its place, or None.
-    projection_init: initialiser of E and F, or None; see `SequenceProjection`.
+    projection_init: initializer of E and F, or None; see `SequenceProjection`.
   """
 
   num_heads: int

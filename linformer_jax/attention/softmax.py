@@ -19,7 +19,7 @@ class SoftmaxSelfAttention(nn.Module):
     query_block: queries handled at a time, 0 for all.
     implementation: see `functional.projected_attention`.
     dtype: of the matrix products.
-    kernel_init: initialiser of the four dense kernels.
+    kernel_init: initializer of the four dense kernels.
     query_init, key_init: of those two in its place, or None.
   """
 

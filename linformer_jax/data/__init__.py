@@ -1,1 +1,1 @@
-"""Text in, batches for masked language modelling out; start at `pipeline`."""
+"""Text in, batches for masked language modeling out; start at `pipeline`."""

@@ -40,11 +40,11 @@ _TOKENS, _ROWS = "{}.bin", "{}_rows.bin"
 _ROWS_AT_ONCE = 4096
 
 # A row as it is read: its texts, and its label.
-Labelled = tuple[str, str, int | str]
+Labeled = tuple[str, str, int | str]
 
 
 class Rows:
-  """Random access to labelled rows: `len(rows)`, `rows[i]`.
+  """Random access to labeled rows: `len(rows)`, `rows[i]`.
 
   A row is {'text': int32 [n], 'pair': int32 [m], 'label': int}, of any length
   and without special tokens; m is 0 where there is one text.
@@ -77,8 +77,8 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledTexts:
-  """Labelled texts, opened from the cache.
+class LabeledTexts:
+  """Labeled texts, opened from the cache.
 
   Attributes:
     tokenizer: the tokenizer.
@@ -105,8 +105,8 @@ class LabelledTexts:
 
 def prepare(
   config: corpus.DataConfig, known: provenance.Record | None = None
-) -> LabelledTexts:
-  """Opens labelled texts, tokenizing them first if the cache has them not.
+) -> LabeledTexts:
+  """Opens labeled texts, tokenizing them first if the cache has them not.
 
   Without `validation_files`, rows are held out by a hash of their texts, so
   that copies of a row are on one side.
@@ -127,15 +127,15 @@ def _source(config: corpus.DataConfig) -> source_lib.Source:
     found = manifest.find(config.validation_files, "data.validation_files")
     held = manifest.digests(found, root)
 
-  def rows(files: list[manifest.Digest]) -> Iterator[Labelled]:
+  def rows(files: list[manifest.Digest]) -> Iterator[Labeled]:
     for path, _, _ in files:
       yield from _read(path, config.text_feature)
 
   return source_lib.Source(
-    name="labelled",
+    name="labeled",
     description=f"the texts in {config.files}",
     identity={
-      "source": "labelled",
+      "source": "labeled",
       "text_feature": config.text_feature,
       "files": [digest for _, _, digest in train],
       "validation_files": [digest for _, _, digest in held],
@@ -147,7 +147,7 @@ def _source(config: corpus.DataConfig) -> source_lib.Source:
   )
 
 
-def _read(path: str, text_feature: str) -> Iterator[Labelled]:
+def _read(path: str, text_feature: str) -> Iterator[Labeled]:
   for value, place in reading.json_values(path):
     text = json_lines.text_of(value, text_feature, place)
     pair = ""
@@ -163,7 +163,7 @@ def _read(path: str, text_feature: str) -> Iterator[Labelled]:
 
 def _split(
   source: source_lib.Source, holdout_fraction: float
-) -> Iterator[tuple[bool, Labelled]]:
+) -> Iterator[tuple[bool, Labeled]]:
   """Yields (held out, row) for the rows of both splits."""
   for row in source.train():
     held = False
@@ -207,7 +207,7 @@ def _build(
   with writer.file(_LABELS) as write:
     write(json.dumps(labels).encode())
   dtype = ingest.token_dtype(config.vocab_size)
-  report = progress.Progress("Tokenizing labelled texts", count, size)
+  report = progress.Progress("Tokenizing labeled texts", count, size)
   split = _split(source, config.holdout_fraction)
   with (
     writer.file(_TOKENS.format("train")) as train,
@@ -252,12 +252,12 @@ def _open(
   config: corpus.DataConfig,
   description: str,
   record: provenance.Record,
-) -> LabelledTexts:
+) -> LabeledTexts:
   del description
   path = os.path.join(directory, ingest.TOKENIZER)
   with open(os.path.join(directory, _LABELS), encoding="utf-8") as file:
     labels = tuple(json.load(file))
-  return LabelledTexts(
+  return LabeledTexts(
     tokenizer=tokenizer_lib.load(path, config.vocab_size),
     train=Rows(directory, "train", config),
     validation=Rows(directory, "validation", config),

@@ -24,7 +24,7 @@ Record = provenance.Record
 read_record = provenance.from_json
 # How the records of a `data.source` are opened. A config file may add to it.
 DATASETS = dict.fromkeys(corpus_lib.SOURCES, corpus_lib.prepare)
-DATASETS["labelled"] = pairs.prepare
+DATASETS["labeled"] = pairs.prepare
 
 # Draws of validation belong to no seed and no epoch of training: every run on a
 # corpus is scored on the same predictions.

@@ -46,7 +46,7 @@ def _span(low, high):
   return f"at least {low} and at most {high}"
 
 
-# Name -> initialiser of E [..., K, N], given the spread of its random part.
+# Name -> initializer of E [..., K, N], given the spread of its random part.
 PROJECTION_INITS = {
   "normal": nn.initializers.normal,
   "mean_pool": initializers.window_mean,
@@ -239,7 +239,7 @@ class ModelConfig:
     return self.projected_length
 
   def kernel_init(self):
-    """Initialiser of dense kernels."""
+    """Initializer of dense kernels."""
     if self.initializer_std:
       return nn.initializers.normal(self.initializer_std)
     return nn.initializers.xavier_uniform()
@@ -250,13 +250,13 @@ class ModelConfig:
     return self.initializer_std or self.embed_dim**-0.5
 
   def token_init(self):
-    """Initialiser of the token embeddings."""
+    """Initializer of the token embeddings."""
     if self.position_init == "neighbours":
       return initializers.tokens_apart(self.embedding_std, self.position_dims)
     return nn.initializers.normal(self.embedding_std)
 
   def positions_init(self):
-    """Initialiser of the position embeddings."""
+    """Initializer of the position embeddings."""
     if self.position_init == "neighbours":
       return initializers.positions_apart(
         self.embedding_std, self.position_dims
@@ -266,7 +266,7 @@ class ModelConfig:
     return nn.initializers.normal(self.embedding_std)
 
   def query_and_key_init(self, projected_length: int):
-    """Initialisers of the query and key kernels of a layer."""
+    """Initializers of the query and key kernels of a layer."""
     noise = self.kernel_init()
     if self.position_init != "neighbours":
       return noise, noise
@@ -285,7 +285,7 @@ class ModelConfig:
     )
 
   def weights_init(self):
-    """Initialiser of E and F, as `SequenceProjection` takes it."""
+    """Initializer of E and F, as `SequenceProjection` takes it."""
     inits = PROJECTION_INITS
     if self.projection == "convolution":
       inits = KERNEL_INITS

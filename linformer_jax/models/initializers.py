@@ -172,7 +172,7 @@ def neighbour_heads(
     offsets: int [H], how far to the right of a query the matching key is.
     position_dims: how many of the last features are positions.
     gain: of the positions read.
-    noise: initialiser of the rest of the kernel.
+    noise: initializer of the rest of the kernel.
   """
   rates = frequencies(position_dims)
 

@@ -1,7 +1,7 @@
 """The device mesh, and how state and batches lie on it.
 
 data      sequences of a batch; parameters whole on every device
-fsdp      sequences too, and the width of parameters and optimiser
+fsdp      sequences too, and the width of parameters and optimizer
 sequence  positions of a sequence, and the columns of E and F with them
 tensor    heads, MLP and vocabulary
 """

@@ -254,7 +254,7 @@ def draw_curve(workdir, task, floor: float):
   return path
 
 
-def summarise(experiment, workdir, final, throughput) -> dict:
+def summarize(experiment, workdir, final, throughput) -> dict:
   """Draws curve.png, writes result.json and returns its content.
 
   Args:

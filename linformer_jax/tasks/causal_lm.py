@@ -1,4 +1,4 @@
-"""Causal language modelling: each token is predicted from those before it.
+"""Causal language modeling: each token is predicted from those before it.
 
 A batch:
   tokens   int32 [B, N]    `<s>` and the tokens of a block

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin et al. 2019; RoBERTa's dynamic masks).
+"""Masked language modeling (Devlin et al. 2019; RoBERTa's dynamic masks).
 
 A batch; P is the static number of predictions in a row:
   tokens     int32 [B, N]    after masking

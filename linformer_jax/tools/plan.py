@@ -198,7 +198,7 @@ def _memory(steps, name, measured, devices, parts):
   rows = [
     ("parameters", bytes_per_device(state.params), "exact"),
     ("constants", bytes_per_device(state.constants), "exact"),
-    ("optimiser", bytes_per_device(state.opt_state), "exact"),
+    ("optimizer", bytes_per_device(state.opt_state), "exact"),
     ("batch", bytes_per_device(batch), "exact"),
     (
       "kept for backward",

@@ -18,7 +18,7 @@ _LEVELS = ("heads", "layers", "all")
 
 
 def cumulative(matrices: jax.Array) -> jax.Array:
-  """Normalised cumulative singular values.
+  """Normalized cumulative singular values.
 
   The singular values are taken of the matrix itself: as eigenvalues of P^T P in
   float32 the small ones, and there are many, would be lost.
@@ -243,7 +243,7 @@ def draw(summaries: dict[str, dict]):
   first.axvline(quarter, color="gray", linestyle="--", linewidth=1)
   first.set(
     xlabel="index of the singular value",
-    ylabel="normalised cumulative singular value",
+    ylabel="normalized cumulative singular value",
     ylim=(0, 1.01),
   )
   first.grid(True, alpha=0.3)

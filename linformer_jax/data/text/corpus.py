@@ -58,8 +58,8 @@ class DataConfig:
 
   Attributes:
     source: a key of `data.pipeline.DATASETS`: 'sotu', 'synthetic', 'files' or
-      'tfds', of text; 'labelled', of texts with labels, see `pairs`.
-    files: globs, separated by commas, for 'files' and 'labelled'; see
+      'tfds', of text; 'labeled', of texts with labels, see `pairs`.
+    files: globs, separated by commas, for 'files' and 'labeled'; see
       `source.files`.
     tfds_name: for 'tfds', `name[/config][:version]`.
     tfds_train_split: for 'tfds', for example 'train'.
@@ -96,13 +96,13 @@ class DataConfig:
 
   def __post_init__(self):
     needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
-    needed["labelled"] = needed["files"]
+    needed["labeled"] = needed["files"]
     for field in needed.get(self.source, []):
       if not getattr(self, field):
         raise ValueError(f"source {self.source!r} needs {field}")
     for field, sources in (
-      ("files", ("files", "labelled")),
-      ("validation_files", ("files", "labelled")),
+      ("files", ("files", "labeled")),
+      ("validation_files", ("files", "labeled")),
       ("tfds_name", ("tfds",)),
     ):
       if getattr(self, field) and self.source not in sources:

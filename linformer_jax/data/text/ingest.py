@@ -75,7 +75,7 @@ def build(
   )
   sizes = [0, 0]
   with writer.file(TRAIN) as train, writer.file(VALIDATION) as validation:
-    for batch in _batches(_labelled(found)):
+    for batch in _batches(_labeled(found)):
       ids = tokenizer_lib.encode(tokenizer, [text for _, _, text in batch])
       streams = ([], [])
       for (held_out, size, _), tokens in zip(
@@ -94,7 +94,7 @@ def build(
     write(counts.tobytes())
 
 
-def _labelled(found: holdout.Survey) -> Iterator[tuple[bool, int, str]]:
+def _labeled(found: holdout.Survey) -> Iterator[tuple[bool, int, str]]:
   """Yields (held out, bytes, text) for every document of both splits."""
   for text in holdout.nonempty(found.source.train()):
     data = text.encode()

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden, and behind what.
+"""Masked language modeling: which tokens are hidden, and behind what.
 
 BERT's rule (Devlin et al., 2019, section 3.1) with RoBERTa's dynamic masks
 (Liu et al., 2019, section 4.1): an example gets a new mask in every epoch. The

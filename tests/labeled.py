@@ -1,4 +1,4 @@
-"""Small files of labelled texts, whose labels can be told from a word."""
+"""Small files of labeled texts, whose labels can be told from a word."""
 
 import json
 import random

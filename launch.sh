@@ -148,7 +148,7 @@ case "$command" in
   speed)
     setup speed
     shift
-    exec .venv/bin/python -m experiments.speed.measure "$@"
+    exec .venv/bin/python -m experiments speed "$@"
     ;;
   tensorboard)
     setup

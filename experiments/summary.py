@@ -9,7 +9,7 @@ A test renders again and compares.
 import json
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.perplexity import paper
 from experiments.perplexity import render as curves
 from experiments.smoke import render as smoke
@@ -17,7 +17,7 @@ from experiments.speed import cells, measure
 from experiments.speed import render as speed
 from linformer_jax.run import report
 
-README = pages.ROOT / "README.md"
+README = page_lib.ROOT / "README.md"
 MARK = "<!-- experiments/summary.py: {} -->"
 K = 128
 # n of the speedups over each baseline.
@@ -93,7 +93,7 @@ def table() -> str:
   return "\n".join([head, "|---|---|---|---:|", *lines])
 
 
-def hardware(results: pathlib.Path = pages.ROOT / "experiments") -> str:
+def hardware(results: pathlib.Path = page_lib.ROOT / "experiments") -> str:
   """Returns the devices on which the committed results were run."""
   ran, compiled = set(), set()
   for path in sorted(results.glob("*/results/*.json*")):
@@ -121,8 +121,8 @@ def parts() -> dict[str, str]:
 
 def main():
   """Renders the README."""
-  README.write_text(pages.renew(README.read_text(), parts()))
-  print(f"rendered {README.relative_to(pages.ROOT)}")
+  README.write_text(page_lib.renew(README.read_text(), parts()))
+  print(f"rendered {README.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import json
 import pathlib
 
-from experiments import pages, summary
+from experiments import page as page_lib
+from experiments import summary
 from experiments.smoke import render
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -19,9 +20,9 @@ def test_the_page_is_rendered_from_the_committed_result():
 
 def test_the_readme_is_rendered_from_the_committed_results():
   page, parts = summary.README.read_text(), summary.parts()
-  assert pages.renew(page, parts) == page
+  assert page_lib.renew(page, parts) == page
   assert all(text in page for text in parts.values())
-  assert page.count(pages.END) == len(parts)
+  assert page.count(page_lib.END) == len(parts)
 
 
 def test_the_readme_tells_what_ran_from_what_was_compiled(tmp_path):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.faults import (
   around,
   campaign,
@@ -286,7 +286,7 @@ def found():
 
 def test_the_page_is_rendered_from_the_committed_results(found):
   page = render.PAGE.read_text()
-  assert pages.renew(page, render.parts(found)) == page
+  assert page_lib.renew(page, render.parts(found)) == page
   assert campaign.table(found) in page
 
 
@@ -313,5 +313,5 @@ def test_the_table_says_what_did_not_end_well():
 
 def test_a_page_keeps_what_is_not_between_marks():
   page = "a\n<!-- x -->\nold\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
-  renewed = pages.renew(page, {"<!-- x -->": "new", "<!-- z -->": "no"})
+  renewed = page_lib.renew(page, {"<!-- x -->": "new", "<!-- z -->": "no"})
   assert renewed == page.replace("old", "new")

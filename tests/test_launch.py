@@ -83,7 +83,7 @@ PYTEST += " --dist=loadfile --no-loadscope-reorder "
     ),
     (
       ["speed", "--list"],
-      ["pip -e .[parity]", "python -m experiments.speed.measure --list"],
+      ["pip -e .[parity]", "python -m experiments speed --list"],
     ),
     (
       ["tensorboard", "--port=1"],

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import pretrain_small
-from experiments import pages
+from experiments import page as page_lib
 from experiments.perplexity import (
   curves,
   figures,
@@ -114,7 +114,7 @@ def test_the_page_of_made_up_results(tmp_path):
 def test_the_page_is_rendered_from_the_committed_results():
   page, parts = render.PAGE.read_text(), render.sections()
   assert all(mark in page for mark in parts)
-  assert pages.renew(page, parts) == page
+  assert page_lib.renew(page, parts) == page
   for name in panels.PANELS:
     there = (curves.RESULTS / f"{name}.jsonl").exists()
     assert there == figures.path(name).exists()

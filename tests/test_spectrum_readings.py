@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.spectrum import blocks, measure, render
 from linformer_jax.run import checkpoint
 from tests import bert, runs
@@ -160,7 +160,7 @@ def committed():
 
 def test_the_page_is_rendered_from_the_committed_results(committed):
   page = render.PAGE.read_text()
-  assert pages.renew(page, render.sections(committed)) == page
+  assert page_lib.renew(page, render.sections(committed)) == page
   for name in render.figures(committed):
     path = measure.RESULTS.with_name(name)
     assert path.read_bytes().startswith(b"\x89PNG")

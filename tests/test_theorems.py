@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.theorems import (
   bounds,
   draws,
@@ -129,7 +129,7 @@ def test_page_is_rendered_from_the_committed_results(found):
   page = render.PAGE.read_text()
   parts = render.sections(found)
   assert all(mark in page for mark in parts)
-  assert pages.renew(page, parts) == page
+  assert page_lib.renew(page, parts) == page
 
 
 def test_every_setting_is_there(found):

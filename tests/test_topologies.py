@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.topologies import long, measure, render
 from linformer_jax import step
 from linformer_jax.parallel import sharding
@@ -17,7 +17,7 @@ def found():
 
 def test_the_page_is_rendered_from_the_committed_results(found):
   page = render.PAGE.read_text()
-  assert pages.renew(page, render.sections(found, long.records())) == page
+  assert page_lib.renew(page, render.sections(found, long.records())) == page
 
 
 def test_rows_fit(found):

@@ -1,8 +1,8 @@
 """Does faults to runs, one after another: one line of JSON a trial.
 
-  .venv/bin/python -m experiments.faults.campaign          # all not done yet
-  .venv/bin/python -m experiments.faults.campaign --list   # faults and counts
-  .venv/bin/python -m experiments.faults.campaign --only=SIGKILL,disk
+  .venv/bin/python -m experiments faults          # all not done yet
+  .venv/bin/python -m experiments faults --list   # faults and counts
+  .venv/bin/python -m experiments faults --only=SIGKILL,disk
 
 Each trial has to end as a run that nothing happened to, to the last bit, or in
 one clear line and then, by the same command, so. Trials that are in the file
@@ -23,7 +23,7 @@ import time
 import absl.logging
 import jax
 
-from experiments import missing
+from experiments import grid
 from experiments.faults import around, damage, disk, rights, stops
 from experiments.faults import lab as lab_lib
 from linformer_jax import hardware
@@ -55,7 +55,7 @@ FAULTS = {
 def records(path: pathlib.Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
   """Lines of a file by fault and trial; later ones of the same trial win."""
   found = {}
-  for record in missing.lines(path):
+  for record in grid.lines(path):
     key = record["fault"], record["trial"]
     if record["part"] == 0:
       found[key] = []
@@ -175,7 +175,7 @@ def work(given, words, lab) -> bool:
     lines = attempt(lab, job, given.seed)
     when = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
     for line in lines:
-      missing.append(given.results, line | environment | {"time": when})
+      grid.append(given.results, line | environment | {"time": when})
     started += job.starts
     seconds = (time.time() - began) / started * (left - started)
     well = all(line["ok"] for line in lines)
@@ -204,10 +204,6 @@ def main() -> int:
     finally:
       lab.clean()
   print(table(records(given.results)))
-  if given.results == RESULTS:
-    from experiments.faults import render
-
-    render.main()
   return 0 if good else 1
 
 

@@ -8,7 +8,7 @@ compares.
 
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.faults import campaign
 
 PAGE = pathlib.Path(__file__).parent / "README.md"
@@ -44,8 +44,8 @@ def environment(found: dict) -> str:
 def main():
   """Renders the page."""
   found = campaign.records()
-  PAGE.write_text(pages.renew(PAGE.read_text(), parts(found)))
-  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
+  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

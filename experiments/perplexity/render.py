@@ -10,7 +10,7 @@ import io
 import pathlib
 import shlex
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.perplexity import (
   curves,
   figures,
@@ -230,13 +230,13 @@ def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
 
 def main():
   """Renders the page, and figures and curves of panels that have results."""
-  PAGE.write_text(pages.renew(PAGE.read_text(), sections()))
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), sections()))
   TABLE.write_text(curves_table())
   for name in panels.PANELS:
     found = Curves(name)
     if found.records:
       figures.draw(found)
-  print(f"rendered {PAGE.relative_to(pages.ROOT)}")
+  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs the points of a panel one after another, as the command line does.
 
-  .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'
+  .venv/bin/python -m experiments perplexity --panel=a --text='GLOB'
   ... --list               # the launch lines, and what is done
   ... --budget=3600        # save and stop after an hour
   ... --config.train.num_steps=500 --results=DIR --workdir=DIR    # a pilot
@@ -249,14 +249,9 @@ def main(argv=None) -> int:
       mark = "# done: " if run.name in found else ""
       print(f"{mark}./launch.sh train {shlex.join(run.words)}")
     return 0
-  status = go_through(
+  return go_through(
     wanted, given.results / f"{given.panel}.jsonl", given.budget
   )
-  if given.results == curves.RESULTS:
-    from experiments.perplexity import render
-
-    render.main()
-  return status
 
 
 if __name__ == "__main__":

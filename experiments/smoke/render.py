@@ -8,7 +8,7 @@
 import json
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 
 HERE = pathlib.Path(__file__).parent
 RESULT = HERE / "results" / "result.json"
@@ -41,7 +41,7 @@ def table(result: dict) -> str:
 
 def render(page: str, result: dict) -> str:
   """The page with the table between its marks renewed."""
-  return pages.renew(page, {BEGIN: table(result)})
+  return page_lib.renew(page, {BEGIN: table(result)})
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 Of imported weights (BERT or RoBERTa, safetensors):
 
-  .venv/bin/python -m experiments.spectrum.measure --weights=model.safetensors \
+  .venv/bin/python -m experiments spectrum --weights=model.safetensors \
     --vocab=vocab.txt --text='reviews/*.jsonl.xz' --name=MiniLM-L6 \
     --text_name=IMDB
 
 Of a run of ours, on its validation split, at its start (0) and its checkpoints:
 
-  .venv/bin/python -m experiments.spectrum.measure --workdir=runs/x --steps=0,9
+  .venv/bin/python -m experiments spectrum --workdir=runs/x --steps=0,9
 
 One reading is one line of results/spectrum.jsonl. Stop it when you like, or
 give it a --budget: the same command goes on where it was, from sums that lie
@@ -32,7 +32,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import numpy as np
 
-from experiments import missing
+from experiments import grid
 from experiments.spectrum import subjects
 from linformer_jax import hardware
 from linformer_jax.run import checkpoint as checkpoint_lib
@@ -158,7 +158,7 @@ def read(subject: subjects.Subject, sums: pathlib.Path, stop) -> dict:
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """The readings of a file, each as it was made last."""
-  lines = missing.lines(path)
+  lines = grid.lines(path)
   named = {(x["model"], x["text"], x["step"]): x for x in lines}
   return list(named.values())
 
@@ -194,7 +194,7 @@ def _measure(given, stop):
     name = f"{given.results.stem}-{subject.key()}.sums.npz"
     sums = given.results.with_name(name)
     record = identity | read(subject, sums, stop) | hardware.environment()
-    missing.append(given.results, record)
+    grid.append(given.results, record)
     folder = given.tensorboard or given.workdir
     if folder:
       write_image(folder, record)

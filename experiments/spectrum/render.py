@@ -8,7 +8,7 @@ and the page between its marks. A test renders the page again and compares.
 
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.spectrum import measure
 from linformer_jax.run import report
 from linformer_jax.tools import spectrum
@@ -134,4 +134,4 @@ if __name__ == "__main__":
   for file, readings in figures(rendered).items():
     drawing = spectrum.draw({measure.label(r): r for r in readings})
     drawing.savefig(measure.RESULTS.with_name(file), dpi=110)
-  PAGE.write_text(pages.renew(PAGE.read_text(), sections(rendered)))
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), sections(rendered)))

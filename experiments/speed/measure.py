@@ -15,7 +15,7 @@ import pathlib
 import subprocess
 import sys
 
-from experiments import missing
+from experiments import grid
 from experiments.speed import cells
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "time.jsonl"
@@ -25,12 +25,12 @@ _NO_MEMORY = ("RESOURCE_EXHAUSTED", "allocate memory", "bad_alloc")
 
 def records(path: pathlib.Path = RESULTS) -> dict[cells.Cell, dict]:
   """Records of a file by their cell; a later line wins."""
-  return missing.records(path, cells.Cell)
+  return grid.records(path, cells.Cell)
 
 
 def run(cell: cells.Cell, budget: float, limit: int) -> dict:
   """Measures a cell in a process of its own; returns its record."""
-  command = [sys.executable, "-m", "experiments.speed.cell", missing.key(cell)]
+  command = [sys.executable, "-m", "experiments.speed.cell", grid.key(cell)]
   # Huge pages: a fresh buffer of 25 MB costs a page fault each 4 kB otherwise.
   # The compiled programs of earlier cells would make a compile look short.
   environment = os.environ | {
@@ -49,7 +49,7 @@ def run(cell: cells.Cell, budget: float, limit: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
   if out_of_memory(done):
     return {"out_of_memory": True, "limit_bytes": limit}
-  raise RuntimeError(f"{missing.key(cell)} failed:\n{done.stderr}")
+  raise RuntimeError(f"{grid.key(cell)} failed:\n{done.stderr}")
 
 
 def out_of_memory(done: subprocess.CompletedProcess) -> bool:
@@ -59,8 +59,8 @@ def out_of_memory(done: subprocess.CompletedProcess) -> bool:
 
 
 def main():
-  """Runs what is missing, and renders the page."""
-  parser = missing.parser(__doc__, RESULTS)
+  """Runs what is missing."""
+  parser = grid.parser(__doc__, RESULTS)
   parser.add_argument(
     "--budget",
     type=float,
@@ -76,16 +76,12 @@ def main():
   )
   given = parser.parse_args()
   limit = int(given.memory_gb * 1e9)
-  missing.work(
+  grid.work(
     cells.every_cell(),
     given,
     lambda cell: run(cell, given.budget, limit),
     tell,
   )
-  if given.results == RESULTS and not given.list:
-    from experiments.speed import render
-
-    render.main()
 
 
 def tell(line: dict) -> str:

@@ -1,7 +1,7 @@
 """The largest batch that fits one accelerator, by its compiler, without it.
 
-  PYTHONPATH=.venv/plan .venv/bin/python -m experiments.speed.memory
-  .venv/bin/python -m experiments.speed.memory --topology=h100   # jax[cuda13]
+  PYTHONPATH=.venv/plan .venv/bin/python -m experiments memory
+  .venv/bin/python -m experiments memory --topology=h100   # jax[cuda13]
 
 Compiles the forward pass of a 12-layer RoBERTa-base encoder in bfloat16 at one
 batch after another, each compile a line of results/memory.jsonl, until the
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from experiments import missing
+from experiments import grid
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells
 from linformer_jax import hardware, models
@@ -33,7 +33,7 @@ MOST = 65_536  # sequences
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """All compiles of a file."""
-  return missing.lines(path)
+  return grid.lines(path)
 
 
 def configuration(name: str, n: int, k: int) -> models.ModelConfig:
@@ -161,7 +161,7 @@ def measure(topology: str, path: pathlib.Path):
           "compile_seconds": round(time.time() - start, 1),
           **versions,
         }
-        missing.append(path, line)
+        grid.append(path, line)
         known[name, n, k, batch] = peak
       peak = known[name, n, k, batch]
       return math.inf if peak is None else peak

@@ -14,7 +14,7 @@ import statistics
 
 import numpy as np
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.speed import cell as cell_lib
 from experiments.speed import cells, measure, memory
 
@@ -276,7 +276,7 @@ def environment(times) -> str:
 def render(page: str, parts: dict[str, str]) -> str:
   """A page with what lies between its marks renewed."""
   marked = {MARK.format(name): text for name, text in parts.items()}
-  return pages.renew(page, marked)
+  return page_lib.renew(page, marked)
 
 
 def main():
@@ -284,7 +284,7 @@ def main():
   times = Times(measure.records())
   PAGE.write_text(render(PAGE.read_text(), sections(times)))
   figure(times)
-  print(f"rendered {PAGE.relative_to(pages.ROOT)} and {FIGURE.name}")
+  print(f"rendered {PAGE.relative_to(page_lib.ROOT)} and {FIGURE.name}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Checks theorems 1 and 2 on the grid: one setting, one line of JSON.
 
-  .venv/bin/python -m experiments.theorems.measure
-  .venv/bin/python -m experiments.theorems.measure --only='"theorem2"'
-  .venv/bin/python -m experiments.theorems.measure --list   # what would run
+  .venv/bin/python -m experiments theorems
+  .venv/bin/python -m experiments theorems --only='"theorem2"'
+  .venv/bin/python -m experiments theorems --list   # what would run
 
 Settings that are in the file already are left alone: stop it when you like, the
 same command goes on. Minutes on two CPU cores in all. Then render.py.
@@ -11,7 +11,7 @@ same command goes on. Minutes on two CPU cores in all. Then render.py.
 import pathlib
 import sys
 
-from experiments import missing
+from experiments import grid
 from experiments.theorems import draws, practice, settings
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "checks.jsonl"
@@ -19,7 +19,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "checks.jsonl"
 
 def records(path: pathlib.Path = RESULTS) -> dict[settings.Setting, dict]:
   """Records of a file by their setting; a later line wins."""
-  return missing.records(path, settings.Setting)
+  return grid.records(path, settings.Setting)
 
 
 def measure(setting: settings.Setting) -> dict:
@@ -48,8 +48,8 @@ def tell(line: dict) -> str:
 
 def main():
   """Runs what is missing, and tells how far it is."""
-  given = missing.parser(__doc__, RESULTS).parse_args()
-  missing.work(settings.every_setting(), given, measure, tell)
+  given = grid.parser(__doc__, RESULTS).parse_args()
+  grid.work(settings.every_setting(), given, measure, tell)
 
 
 if __name__ == "__main__":

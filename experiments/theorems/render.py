@@ -8,7 +8,7 @@ results/theorems.png. A test renders again and compares.
 
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.theorems import bounds, draws, figure, measure, settings
 
 HERE = pathlib.Path(__file__).parent
@@ -259,5 +259,5 @@ def sections(found: dict) -> dict[str, str]:
 
 if __name__ == "__main__":
   results = measure.records()
-  PAGE.write_text(pages.renew(PAGE.read_text(), sections(results)))
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), sections(results)))
   figure.draw(results)

@@ -1,6 +1,6 @@
 """Runs updates on one very long sequence that lies on eight CPU devices.
 
-  .venv/bin/python -m experiments.topologies.long --n=1048576 --width=256
+  .venv/bin/python -m experiments long --n=1048576 --width=256
 
 Two updates of a Linformer of two layers on random tokens: E = F for all layers,
 layers computed again in the backward pass, positions in blocks. Appends a line
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from experiments import missing
+from experiments import grid
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "long.jsonl"
 DEVICES = 8
@@ -35,7 +35,7 @@ CPU = {
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
   """All runs of a file."""
-  return missing.lines(path)
+  return grid.lines(path)
 
 
 def make_config(n: int, width: int, k: int):
@@ -155,7 +155,7 @@ def main():
   sizes |= {"sequence": DEVICES}
   line = sizes | record | hardware.environment()
   line["wall_seconds"] = round(time.time() - start, 1)
-  missing.append(given.results, line)
+  grid.append(given.results, line)
   print(json.dumps(line))
 
 

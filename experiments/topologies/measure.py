@@ -1,6 +1,6 @@
 """Compiles the update of RoBERTa-sized Linformers for TPU slices.
 
-  PYTHONPATH=.venv/plan .venv/bin/python -m experiments.topologies.measure
+  PYTHONPATH=.venv/plan .venv/bin/python -m experiments topologies
 
 One row of `rows` is one line of results/compiled.jsonl: memory of a chip, FLOPs
 and bytes moved by the compiler's count, and bytes exchanged. Stop it when you
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from configs import linformer, transformer
-from experiments import missing
+from experiments import grid
 from experiments.speed import cells
 from linformer_jax import step
 from linformer_jax.parallel import sharding
@@ -135,7 +135,7 @@ def measure(row: Row) -> dict:
 
 def records(path: pathlib.Path = RESULTS) -> dict[Row, dict]:
   """Records of a file by their row; a later line wins."""
-  return missing.records(path, Row)
+  return grid.records(path, Row)
 
 
 def tell(line: dict) -> str:
@@ -152,8 +152,8 @@ def tell(line: dict) -> str:
 
 def main():
   """Compiles what is missing, and tells how far it is."""
-  given = missing.parser(__doc__, RESULTS).parse_args()
-  missing.work(rows(), given, measure, tell)
+  given = grid.parser(__doc__, RESULTS).parse_args()
+  grid.work(rows(), given, measure, tell)
 
 
 if __name__ == "__main__":

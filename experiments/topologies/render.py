@@ -8,7 +8,7 @@ and compares.
 
 import pathlib
 
-from experiments import pages
+from experiments import page as page_lib
 from experiments.topologies import long, measure
 from linformer_jax import flops
 
@@ -168,4 +168,4 @@ def sections(found: dict, run: list[dict]) -> dict[str, str]:
 
 if __name__ == "__main__":
   rendered = sections(measure.records(), long.records())
-  PAGE.write_text(pages.renew(PAGE.read_text(), rendered))
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), rendered))

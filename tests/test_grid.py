@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import missing
+from experiments import grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,14 @@ ITEMS = [Item(1), Item(2), Item(3, "b")]
 
 def run(path, *words):
   """The items that a command line measures."""
-  given = missing.parser("doc", path).parse_args(words)
+  given = grid.parser("doc", path).parse_args(words)
   measured = []
 
   def measure(item):
     measured.append(item)
     return {"found": 10 * item.n}
 
-  missing.work(ITEMS, given, measure, lambda line: f"found {line['found']}")
+  grid.work(ITEMS, given, measure, lambda line: f"found {line['found']}")
   return measured
 
 
@@ -35,11 +35,11 @@ def test_a_grid_goes_on_where_it_was(tmp_path, capsys):
   assert run(path, '--only="kind": "a"') == ITEMS[:2]
   with path.open("a") as file:  # a kill cuts a line short
     file.write('{"n": 3, "kind": "b", "fou')
-  assert set(missing.records(path, Item)) == set(ITEMS[:2])
+  assert set(grid.records(path, Item)) == set(ITEMS[:2])
   assert run(path) == ITEMS[2:]
   assert run(path) == []
   assert run(path, "--again", '--only="n": 2') == [ITEMS[1]]
-  found = missing.records(path, Item)
+  found = grid.records(path, Item)
   assert {item: line["found"] for item, line in found.items()} == {
     item: 10 * item.n for item in ITEMS
   }

@@ -1,0 +1,70 @@
+"""Runs experiments, and renders their pages from the results.
+
+  python -m experiments                  # the names
+  python -m experiments NAME [FLAG...]   # measure what is missing, render
+  python -m experiments NAME --help      # its flags: --list, --only, --again
+  python -m experiments render           # every page, and README's table
+
+Stop a measurement when you like; the same command goes on.
+"""
+
+import subprocess
+import sys
+
+# The module that measures, if one does, and the module that renders the page.
+EXPERIMENTS = {
+  "smoke": (None, "smoke.render"),
+  "speed": ("speed.measure", "speed.render"),
+  "memory": ("speed.memory", "speed.render"),
+  "perplexity": ("perplexity.sweep", "perplexity.render"),
+  "spectrum": ("spectrum.measure", "spectrum.render"),
+  "theorems": ("theorems.measure", "theorems.render"),
+  "topologies": ("topologies.measure", "topologies.render"),
+  "long": ("topologies.long", "topologies.render"),
+  "faults": ("faults.campaign", "faults.render"),
+}
+# With these the pages' results stay as they are.
+_LOOKS = ("--list", "--help", "-h", "--results")
+
+
+def run(module: str, *words: str) -> int:
+  """Runs a module of this package in a process of its own."""
+  command = [sys.executable, "-m", f"experiments.{module}", *words]
+  with subprocess.Popen(command) as process:
+    while True:
+      try:
+        return process.wait()
+      except KeyboardInterrupt:  # the process has it too, and says what it does
+        continue
+
+
+def render() -> int:
+  """Renders every page; returns the worst exit status."""
+  modules = dict.fromkeys(page for _, page in EXPERIMENTS.values())
+  return max(run(module) for module in [*modules, "summary"])
+
+
+def main() -> int:
+  """Reads sys.argv; returns the exit status."""
+  name, *words = sys.argv[1:] or ["--help"]
+  if name in ("--help", "-h"):
+    print(__doc__ + "\nNAME is one of " + ", ".join(EXPERIMENTS))
+    return 0
+  if name == "render" and not words:
+    return render()
+  if name not in EXPERIMENTS:
+    names = ", ".join(["render", *EXPERIMENTS])
+    print(f"experiments: {name!r} is not one of {names}", file=sys.stderr)
+    return 2
+  measure, page = EXPERIMENTS[name]
+  if measure is None:
+    return run(page, *words)
+  status = run(measure, *words)
+  looks = any(word.split("=")[0] in _LOOKS for word in words)
+  if status in (0, 1) and not looks:  # 1: some of it is not there yet
+    status = run(page) or status
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

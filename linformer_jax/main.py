@@ -65,7 +65,7 @@ def _run(given, mode):
   if mode == "plan":
     commands.plan(given.config, given.topology)
     return 0
-  directory = command_line.folder(given, mode)
+  directory = command_line.folder(given)
   if given.init_from:
     given.config.train.init_from = command_line.origin(given)
   if given.distributed:

@@ -1,6 +1,7 @@
 """Training a complete run further, under a schedule that starts again."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -136,3 +137,12 @@ def test_the_peak_of_an_extension_may_be_another(run, tmp_path):
   seen = [r["train/learning_rate"] for r in rows if "train/learning_rate" in r]
   assert max(seen[:4]) == pytest.approx(3e-3)
   assert max(seen[4:]) == pytest.approx(1e-3)
+
+
+def test_a_complete_run_needs_no_right_to_write(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(os, "access", lambda *_: False)
+  status, out, err = run(*FLAGS)
+  assert status == 0 and "This run was complete" in out, err
+  (tmp_path / "run" / "result.json").unlink()
+  status, _, err = run(*FLAGS)
+  assert status == 2 and err.strip().endswith("written: Permission denied")

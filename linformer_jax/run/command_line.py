@@ -295,26 +295,18 @@ def check(given, mode=MODES[0], *extra) -> str:
   return mode
 
 
-def folder(given, mode):
+def folder(given):
   """The folder of the run, which may not be there yet.
 
   Raises:
-    UsageError: for one that cannot be made, to train.
+    UsageError: for a text that names none.
   """
   from linformer_jax.run import files
 
   try:
-    directory = files.folder(given.workdir)
+    return files.folder(given.workdir)
   except ValueError as error:
     raise UsageError(str(error)) from None
-  if mode == "train":
-    try:
-      files.check_place(directory)
-    except OSError as error:
-      raise UsageError(
-        f"--workdir={directory} cannot be written: {error.strerror}"
-      ) from None
-  return directory
 
 
 def origin(given) -> str:

@@ -8,7 +8,7 @@ import jax
 from linformer_jax import load, memory
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
-from linformer_jax.run import command_line, metrics, report, workdir
+from linformer_jax.run import command_line, files, metrics, report, workdir
 from linformer_jax.tools import plan as plan_lib
 
 _SUMMARY = """
@@ -124,6 +124,7 @@ def train(config, directory, new: bool, extend: bool):
         report.say(summary)
         report.say("\nThis run was complete; --new starts another one.")
         return
+    _check_place(directory)
     experiment = _build(config, known, fresh=stored is None)
     if jax.process_index() == 0:
       held = workdir.claim(directory, config, experiment.corpus, free)
@@ -140,6 +141,16 @@ def train(config, directory, new: bool, extend: bool):
     report.say(train_lib.describe(experiment, directory))
     result = train_lib.train_and_evaluate(experiment, directory)
     report.say(_summary(experiment.steps.task, result, directory))
+
+
+def _check_place(directory):
+  """Raises a ValueError where the folder of a run cannot be written."""
+  try:
+    files.check_place(directory)
+  except OSError as error:
+    raise ValueError(
+      f"--workdir={directory} cannot be written: {error.strerror}"
+    ) from None
 
 
 def _build(config, known, fresh):

@@ -1,9 +1,8 @@
-"""Exact attention that keeps no scores for its backward pass.
+"""Exact attention that stores no scores (Dao et al. 2022, arXiv 2205.14135).
 
-The backward pass makes them again from queries, keys and the logarithm of the
-softmax's denominator (Dao et al. 2022, arXiv 2205.14135). Keys are taken in
-blocks, so that memory is linear in their number; Linformer's K projected ones
-are one block.
+The backward pass recomputes the scores from queries, keys and the log-sum-exp
+(lse) of each row. Keys are processed in blocks, so memory is linear in their
+number; Linformer's K projected keys fit in one block.
 """
 
 import functools
@@ -13,15 +12,16 @@ import jax.numpy as jnp
 
 from linformer_jax.attention import masks
 
-KEY_BLOCK = 2048  # keys at a time, where there are more
+KEY_BLOCK = 2048  # keys processed at a time, if there are more
 _LEAST = jnp.finfo(jnp.float32).min
 
-# q: queries, k: keys, d: head_dim; in front [B, H], or nothing for one head.
+# q: queries, k: keys, d: head_dim; the leading axes are [B, H], or none for a
+# single head. do, dq, dk, dv, dp, ds: gradients; delta: sum of O dO over D.
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _one_by_one(function, rows, slots):
-  """`_together` for one head of one sequence after the other."""
+  """`_together`, but one head of one sequence at a time."""
   rows, slots = jax.tree.map(jnp.asarray, (rows, slots))
   b, n, h, _ = rows[0].shape
 
@@ -29,19 +29,19 @@ def _one_by_one(function, rows, slots):
     at, size = (i // h, 0, i % h, 0), (1, n, 1, x.shape[-1])
     return jax.lax.dynamic_slice(x, at, size).reshape(n, -1)
 
-  def step(of_rows, i):
-    part, of_slots = function(
+  def step(row_out, i):
+    part, slot_out = function(
       *(head(x, i) for x in rows),
       *jax.tree.map(lambda x: x[i // h, i % h], slots),
     )
-    of_rows = jax.tree.map(
+    row_out = jax.tree.map(
       lambda whole, x: jax.lax.dynamic_update_slice(
         whole, x[None, :, None], (i // h, 0, i % h, 0)
       ),
-      of_rows,
+      row_out,
       part,
     )
-    return of_rows, of_slots
+    return row_out, slot_out
 
   one = jax.eval_shape(
     function,
@@ -51,14 +51,14 @@ def _one_by_one(function, rows, slots):
   empty = jax.tree.map(
     lambda x: jnp.zeros((b, n, h, x.shape[-1]), x.dtype), one[0]
   )
-  of_rows, of_slots = jax.lax.scan(step, empty, jnp.arange(b * h), unroll=4)
-  return of_rows, jax.tree.map(
-    lambda x: x.reshape(b, h, *x.shape[1:]), of_slots
+  row_out, slot_out = jax.lax.scan(step, empty, jnp.arange(b * h), unroll=4)
+  return row_out, jax.tree.map(
+    lambda x: x.reshape(b, h, *x.shape[1:]), slot_out
   )
 
 
 def _together(function, rows, slots):
-  """function(*rows, *slots) -> (of rows, of slots), for all heads at once.
+  """Applies function(*rows, *slots) -> (row_out, slot_out) to all heads at once.
 
   Args:
     function: on arrays [..., N, D] and [..., K, D].
@@ -66,12 +66,12 @@ def _together(function, rows, slots):
     slots: arrays [B, H, K, D], the mask [B, H, K], or None.
   """
   rows = (x.swapaxes(1, 2) for x in rows)
-  of_rows, of_slots = function(*rows, *slots)
-  return jax.tree.map(lambda x: x.swapaxes(1, 2), of_rows), of_slots
+  row_out, slot_out = function(*rows, *slots)
+  return jax.tree.map(lambda x: x.swapaxes(1, 2), row_out), slot_out
 
 
 def _by_head(function, rows, slots):
-  """On a CPU one head at a time: its scores then stay in the cache."""
+  """One head at a time on a CPU, where its scores then stay in the cache."""
   return jax.lax.platform_dependent(
     rows,
     slots,
@@ -81,10 +81,10 @@ def _by_head(function, rows, slots):
 
 
 def _over_keys(function, start, k, v, mask):
-  """Carries `function(carry, k, v, mask) -> carry, out` over blocks of keys.
+  """Scans `function(carry, k, v, mask) -> carry, out` over blocks of keys.
 
   Returns:
-    The last carry, and the outs [..., D, K] joined along the keys.
+    The final carry, and the outputs [..., D, K] concatenated along the keys.
   """
   length = k.shape[-2]
   if length <= KEY_BLOCK:
@@ -118,45 +118,48 @@ def _exp(scores, shift, mask):
 
 
 def _forward(q, k, v, mask):
-  """Attended values, and the log of the sum of the weights, both float32."""
+  """Returns the output [..., N, D] and its lse [..., N, 1], float32.
+
+  The running maximum m, denominator and output are rescaled by alpha from one
+  block of keys to the next.
+  """
 
   def add(carry, k, v, mask):
     scores = _scores(q, k, mask)
-    top = jnp.max(scores, axis=-1, keepdims=True)
+    m = jnp.max(scores, axis=-1, keepdims=True)
     if carry is not None:
-      top = jnp.maximum(top, carry[1])
-    weights = _exp(scores, top, mask)
+      m = jnp.maximum(m, carry[1])
+    weights = _exp(scores, m, mask)
     out = _einsum("...qk,...kd->...qd", weights.astype(v.dtype), v)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    denom = jnp.sum(weights, axis=-1, keepdims=True)
     if carry is not None:
-      shrink = jnp.exp(carry[1] - top)
-      out, total = out + shrink * carry[0], total + shrink * carry[2]
-    return (out, top, total), None
+      alpha = jnp.exp(carry[1] - m)
+      out, denom = out + alpha * carry[0], denom + alpha * carry[2]
+    return (out, m, denom), None
 
-  start = None  # the first block needs none, and is mostly the only one
+  start = None  # a single block, the common case, has nothing to rescale
   if k.shape[-2] > KEY_BLOCK:
     row = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
     start = jnp.zeros(q.shape, jnp.float32), row + _LEAST, row
-  (out, top, total), _ = _over_keys(add, start, k, v, mask)
-  total = jnp.where(total == 0, 1, total)  # a row with no slot gives zero
-  return ((out / total).astype(v.dtype), top + jnp.log(total)), None
+  (out, m, denom), _ = _over_keys(add, start, k, v, mask)
+  denom = jnp.where(denom == 0, 1, denom)  # a row that sees no slot: zero
+  return ((out / denom).astype(v.dtype), m + jnp.log(denom)), None
 
 
-def _backward(q, out, log_total, toward, k, v, mask):
-  """Gradients: of q, and of k and v transposed, [..., D, K], float32."""
-  # sum_k P_k dP_k, the mean that the softmax's gradient takes off.
-  mean = jnp.sum(
-    toward.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True
+def _backward(q, out, lse, do, k, v, mask):
+  """Returns dQ [..., N, D], and dK and dV transposed, [..., D, K], float32."""
+  delta = jnp.sum(
+    do.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True
   )
 
-  def add(of_q, k, v, mask):
-    weights = _exp(_scores(q, k, mask), log_total, mask)
-    of_v = _einsum("...qd,...qk->...dk", toward, weights.astype(v.dtype))
-    of_weights = _einsum("...qd,...kd->...qk", toward, v)
-    of_scores = (weights * (of_weights - mean)).astype(q.dtype)
-    of_k = _einsum("...qd,...qk->...dk", q, of_scores)
-    part = _einsum("...qk,...kd->...qd", of_scores, k)
-    return part if of_q is None else of_q + part, (of_k, of_v)
+  def add(dq, k, v, mask):
+    weights = _exp(_scores(q, k, mask), lse, mask)
+    dv = _einsum("...qd,...qk->...dk", do, weights.astype(v.dtype))
+    dp = _einsum("...qd,...kd->...qk", do, v)
+    ds = (weights * (dp - delta)).astype(q.dtype)
+    dk = _einsum("...qd,...qk->...dk", q, ds)
+    part = _einsum("...qk,...kd->...qd", ds, k)
+    return part if dq is None else dq + part, (dk, dv)
 
   start = None
   if k.shape[-2] > KEY_BLOCK:
@@ -170,17 +173,15 @@ def _attend(q, k, v, mask):
 
 
 def _attend_forward(q, k, v, mask):
-  (out, log_total), _ = _by_head(_forward, (q,), (k, v, mask))
-  return out, (q, k, v, mask, out, log_total)
+  (out, lse), _ = _by_head(_forward, (q,), (k, v, mask))
+  return out, (q, k, v, mask, out, lse)
 
 
-def _attend_backward(saved, toward):
-  q, k, v, mask, out, log_total = saved
-  of_q, (of_k, of_v) = _by_head(
-    _backward, (q, out, log_total, toward), (k, v, mask)
-  )
-  of_k, of_v = of_k.swapaxes(-1, -2), of_v.swapaxes(-1, -2)
-  return of_q.astype(q.dtype), of_k.astype(k.dtype), of_v.astype(v.dtype), None
+def _attend_backward(saved, do):
+  q, k, v, mask, out, lse = saved
+  dq, (dk, dv) = _by_head(_backward, (q, out, lse, do), (k, v, mask))
+  dk, dv = dk.swapaxes(-1, -2), dv.swapaxes(-1, -2)
+  return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention of N queries onto K slots, in query blocks."""
+"""Scaled dot-product attention of N queries over K slots, in query blocks."""
 
 import functools
 
@@ -11,7 +11,7 @@ from linformer_jax.parallel import layout
 
 
 def _plain(q, k, v, mask=None, dropout=None, causal=False):
-  """softmax(q k^T) v with all scores at once; see `projected_attention`."""
+  """softmax(q k^T) v with all scores in memory; see `projected_attention`."""
   scores = jnp.einsum(
     "bnhd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32
   )
@@ -22,7 +22,7 @@ def _plain(q, k, v, mask=None, dropout=None, causal=False):
   if allowed is not None:
     scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1)
-  if allowed is not None:  # a row with no slot at all attends to nothing
+  if allowed is not None:  # a query with no allowed slot returns zero
     weights = jnp.where(allowed, weights, 0)
   if dropout is not None:
     weights = dropout(weights)
@@ -30,7 +30,7 @@ def _plain(q, k, v, mask=None, dropout=None, causal=False):
 
 
 def _cudnn(q, k, v, mask=None):
-  """The fused kernel of NVIDIA's library; bfloat16 or float16, GPU only."""
+  """Calls the fused cuDNN kernel; bfloat16 or float16, GPU only."""
   if mask is not None:  # bool [B, H or 1, N, K]
     shape = (q.shape[0], 1, q.shape[1], k.shape[1])
     mask = jnp.broadcast_to(mask[:, None, None], shape)
@@ -44,45 +44,48 @@ _ATTEND = {"xla": _plain, "flash": flash.attend, "cudnn": _cudnn}
 IMPLEMENTATIONS = tuple(_ATTEND)
 
 
-def in_query_blocks(function, x, block: int, own=(), whole=(), key=None):
-  """function(x, own, whole, key), `block` positions at a time; 0 for all.
+def in_query_blocks(
+  function, x, block: int, per_sequence=(), common=(), key=None
+):
+  """Applies a position-wise function to blocks of x in a sequential loop.
 
-  On a CPU a step takes whole sequences where as many rows hold some: products
-  are longer, and there are no axes to move.
+  On a CPU, each step takes whole sequences if at least one fits in `block * B`
+  rows: matrix products are longer and no axes are transposed.
 
   Args:
-    function: [B, n, ...] -> [B, n, ...], position by position.
-    x: [B, N, ...], what it is applied to. The last block may be shorter.
-    block: positions.
-    own: tree of arrays [B, ...] that belong to the sequences, keys for example.
-    whole: tree of arrays that belong to all, parameters for example.
-    key: a random key, of which each block gets another one, or None.
+    function: (x [B, n, ...], per_sequence, common, key) -> [B, n, ...]; acts on
+      each position independently.
+    x: [B, N, ...]. The last block may be shorter.
+    block: positions per block; 0 applies the function once to all of x.
+    per_sequence: tree of arrays [B, ...], such as keys.
+    common: tree of arrays that all sequences use, such as parameters.
+    key: a random key, split into one key per block, or None.
   """
   if not is_longer(x, block):
-    return function(x, own, whole, key)
+    return function(x, per_sequence, common, key)
 
-  def loop(x, own, whole, key):
+  def loop(x, per_sequence, common, key):
     batch, length = x.shape[:2]
-    of_all = functools.partial(_blocks_of_all, function, block)
-    group = block * batch // length  # whole sequences that have as many rows
+    position_blocks = functools.partial(_position_blocks, function, block)
+    group = block * batch // length  # whole sequences that fit in these rows
     if batch == 1 or not group:
-      return of_all(x, own, whole, key)
+      return position_blocks(x, per_sequence, common, key)
     while batch % group:
       group -= 1
     return jax.lax.platform_dependent(
       x,
-      own,
-      whole,
+      per_sequence,
+      common,
       key,
       cpu=functools.partial(_whole_sequences, function, group),
-      default=of_all,
+      default=position_blocks,
     )
 
-  return layout.apart(loop, x, own, whole, key)
+  return layout.apart(loop, x, per_sequence, common, key)
 
 
-def _blocks_of_all(function, block, x, own, whole, key):
-  """`block` positions of all sequences at a time."""
+def _position_blocks(function, block, x, per_sequence, common, key):
+  """Loops over blocks of positions, with all sequences in each step."""
   batch, length, *rest = x.shape
   count, left = divmod(length, block)
   keys = None
@@ -90,37 +93,40 @@ def _blocks_of_all(function, block, x, own, whole, key):
     key, *keys = jax.random.split(key, count + 1)
     keys = jnp.stack(keys)
   blocks = x[:, : length - left].reshape(batch, count, block, *rest)
-  if batch == 1:  # no axes to move: an axis of one would cost a copy
+  if batch == 1:  # transposing an axis of size one would cost a copy
     out = jax.lax.map(
-      lambda one: function(one[0][None], own, whole, one[1])[0],
+      lambda step: function(step[0][None], per_sequence, common, step[1])[0],
       (blocks[0], keys),
     )
     out = out[None]
   else:
     out = jax.lax.map(
-      lambda one: function(one[0], own, whole, one[1]),
+      lambda step: function(step[0], per_sequence, common, step[1]),
       (jnp.moveaxis(blocks, 1, 0), keys),
     )
     out = jnp.moveaxis(out, 0, 1)
   out = out.reshape(batch, length - left, *out.shape[3:])
   if not left:
     return out
-  last = function(x[:, length - left :], own, whole, key)
+  last = function(x[:, length - left :], per_sequence, common, key)
   return jnp.concatenate([out, last], axis=1)
 
 
-def _whole_sequences(function, group, x, own, whole, key):
-  """`group` sequences at a time, a divisor of all."""
-  x, own = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), (x, own))
+def _whole_sequences(function, group, x, per_sequence, common, key):
+  """Loops over groups of whole sequences; `group` must divide B."""
+  x, per_sequence = jax.tree.map(
+    lambda x: x.reshape(-1, group, *x.shape[1:]), (x, per_sequence)
+  )
   keys = None if key is None else jax.random.split(key, len(x))
   out = jax.lax.map(
-    lambda one: function(one[0], one[1], whole, one[2]), (x, own, keys)
+    lambda step: function(step[0], step[1], common, step[2]),
+    (x, per_sequence, keys),
   )
   return out.reshape(-1, *out.shape[2:])
 
 
 def is_longer(x: jax.Array, block: int) -> bool:
-  """Whether a device has more than a block of positions of x [B, N, ...]."""
+  """Whether a device holds more than `block` positions of x [B, N, ...]."""
   return 0 < block < x.shape[1] // layout.shards("sequence")
 
 
@@ -137,15 +143,16 @@ def attend(
   implementation="xla",
   dropout=None,
 ):
-  """`projected_attention` of one block of queries, keys laid out by head.
+  """Applies `projected_attention` to one block of queries, keys head-major.
 
   Args:
     q: [B, N, H, D].
     k, v: [B, H, K, D].
-    mask, implementation, dropout: as there.
-    near, window: None, or rows beside the slots; see `local.attend`.
+    mask, implementation, dropout: see `projected_attention`.
+    near, window: rows to attend to besides the slots, or None; see
+      `local.attend`.
     causal: whether query i attends to keys 0 to i only.
-    recompute: make the scores again in the backward pass.
+    recompute: recompute the scores in the backward pass.
   """
   if implementation not in _ATTEND:
     raise ValueError(
@@ -177,7 +184,7 @@ def attend(
       )
     return _plain(q, k, v, mask, dropout)
   function = _ATTEND[implementation]
-  if implementation != "xla":  # that one the compiler divides by itself
+  if implementation != "xla":  # XLA partitions 'xla' by itself
     rows, slots = ("batch", "sequence", "heads"), ("batch", "heads")
     function = layout.per_device(
       function, (rows, slots, slots, ("batch",)), rows
@@ -199,37 +206,37 @@ def projected_attention(
 ) -> jax.Array:
   """softmax(q k^T / sqrt(D)) v (arXiv 2006.04768, equation 7).
 
-  With the projected keys and values of Linformer K << N; with K = N unprojected
-  ones it is plain softmax attention.
+  For Linformer K << N; with K = N unprojected keys and values this is plain
+  softmax attention.
 
   Args:
     q: queries [B, N, H, D].
     k: keys [B, K, H, D].
     v: values [B, K, H, D].
-    mask: bool or integers 0 and 1 [B, K], True at slots that may be attended,
-      or None; see `masks.check`. Where a row has no slot, the result is zero.
-      Slots that may not be attended weigh zero, but k and v must be finite
-      there: zero times NaN is NaN.
-    query_block: queries handled at a time, 0 for all. In blocks the scores
-      take B H query_block K floats and not B H N K, also in the backward pass,
-      which computes them again.
-    implementation: 'xla', einsum and softmax as the compiler fuses them;
-      'flash', whose backward pass makes the scores again, and which takes keys
-      in blocks too, and heads one at a time on a CPU; 'cudnn', the fused kernel
-      of a GPU, which needs bfloat16 or float16.
+    mask: bool or integers 0 and 1 [B, K], True at slots to attend to, or None;
+      see `masks.check`. A query with no such slot returns zero. Masked slots
+      have weight zero, but k and v must be finite there: zero times NaN is NaN.
+    query_block: process queries in blocks of this size; 0 is off. Scores then
+      take B H query_block K floats, not B H N K, in the backward pass too,
+      which recomputes them.
+    implementation: 'xla', einsum and softmax as XLA fuses them; 'flash', which
+      also blocks the keys, recomputes the scores in the backward pass and loops
+      over heads on a CPU; 'cudnn', a fused GPU kernel that needs bfloat16 or
+      float16.
     dropout: None, or a function on the attention weights [B, H, N, K].
 
   Returns:
     [B, N, H, D] in v's dtype; scores and softmax are float32.
 
   Raises:
-    ValueError: for an unknown implementation; for dropout in query blocks,
-      which would repeat its mask, or where there are no weights to drop; for a
-      mask of another shape or dtype (an additive one).
+    ValueError: for an unknown implementation; for dropout with query blocks,
+      which would repeat its mask, or with an implementation other than 'xla',
+      which has no weights to drop; for a mask of the wrong shape or dtype (such
+      as an additive mask).
   """
 
-  def one(q, memory, whole, key):
-    del whole, key
+  def attend_block(q, memory, common, key):
+    del common, key
     return attend(
       q,
       *memory,
@@ -240,4 +247,4 @@ def projected_attention(
 
   mask = masks.check(mask, k.shape[:2])
   memory = (k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
-  return in_query_blocks(one, q, query_block, memory)
+  return in_query_blocks(attend_block, q, query_block, memory)

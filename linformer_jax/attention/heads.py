@@ -1,4 +1,4 @@
-"""Dense maps into and out of attention heads, and what they enclose."""
+"""Dense projections into and out of attention heads, and attention itself."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from linformer_jax.parallel import layout
 
 
 class HeadDense(nn.Module):
-  """A dense map [B, N, M] -> [B, N, H, D] that something may come between.
+  """A dense projection [B, N, M] -> [B, N, H, D], its bias applied last.
 
   Attributes:
     num_heads: H.
@@ -26,12 +26,12 @@ class HeadDense(nn.Module):
 
   @nn.compact
   def __call__(self, x, head_dim, between=None, both=False):
-    """x W, then `between` along the sequence, then the bias.
+    """Returns between(x W) + b.
 
-    x is [B, N, M], or [B, N, H, M] where each head has rows of its own.
-    The bias comes last in either order of contraction, so that K = (E X) W + b
-    as in the authors' code; E (X W + b) would add (E 1) b instead. With `both`,
-    a pair: that, and the rows without `between`.
+    x is [B, N, M], or [B, N, H, M] if each head has its own rows. The bias
+    comes last in both orders of contraction, so K = (E X) W + b as in the
+    authors' code; E (X W + b) would add (E 1) b instead. With `both`, returns
+    the pair (between(x W) + b, x W + b).
     """
     features = self.num_heads * head_dim
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features))
@@ -48,7 +48,7 @@ class HeadDense(nn.Module):
 
 
 class OutDense(nn.Module):
-  """The dense map [B, N, H, D] -> [B, N, M] out of the heads, M = H * D.
+  """The output projection [B, N, H, D] -> [B, N, M], M = H * D.
 
   Attributes:
     dtype: of the matrix product; parameters are float32.
@@ -68,7 +68,7 @@ class OutDense(nn.Module):
 
 
 def dense_maps(module):
-  """W_Q, W_K, W_V, W_O and dropout of an attention module; call in setup."""
+  """Makes an attention module's W_Q, W_K, W_V, W_O and dropout, in setup."""
   inits = (module.query_init, module.key_init, None)
   query, key, value = (
     HeadDense(module.num_heads, module.dtype, init or module.kernel_init)
@@ -79,15 +79,15 @@ def dense_maps(module):
 
 
 def attend(module, x, memory, deterministic, window=0, causal=False):
-  """Rows [B, N, M] to queries, onto keys and values, and out: [B, N, M].
+  """Projects x to queries, attends, and projects back: [B, N, M] -> [B, N, M].
 
   Args:
-    module: an attention module that has `dense_maps`.
-    x: rows that ask.
-    memory: k, v [B, H, K, D]; bool [B, K], True where there is something to
-      attend to, or None; and None, or what `local.attend` takes as `near`.
+    module: an attention module with the layers of `dense_maps`.
+    x: rows [B, N, M] that make the queries.
+    memory: (k, v, slots, near): k, v [B, H, K, D]; slots bool [B, K], True at
+      slots to attend to, or None; near as `local.attend` takes it, or None.
     deterministic: False applies dropout (rng 'dropout').
-    window: of `local.attend`.
+    window: see `local.attend`.
     causal: see `functional.attend`.
   """
   k, v, slots, near = memory
@@ -112,10 +112,10 @@ def attend(module, x, memory, deterministic, window=0, causal=False):
 
 
 def by_head(k, v):
-  """Keys and values [B, K, H, D] laid out [B, H, K, D].
+  """Transposes keys and values [B, K, H, D] to [B, H, K, D].
 
-  Each device has all slots of its sequences and heads: where the sequence is
-  divided, this is what is exchanged, and it does not grow with the sequence.
+  Each device holds all slots of its sequences and heads. With a sharded
+  sequence axis, only these slots are communicated, a size independent of N.
   """
   return tuple(
     layout.constrain(x.swapaxes(1, 2), "batch", "heads") for x in (k, v)
@@ -123,31 +123,31 @@ def by_head(k, v):
 
 
 def in_query_blocks(module, function, x, memory, block: int, remat=False):
-  """function(module, x, memory), `block` positions of x [B, N, M] at a time.
+  """Applies function(module, x, memory) to blocks of positions of x [B, N, M].
 
-  All that lies between the keys and values of a layer, the memory, and its
-  output then works on rows that fit a cache, and needs memory for one block:
-  in the backward pass, too, where `remat` computes a block again.
+  Everything in a layer after its keys and values then works on rows that fit
+  in cache and stores the activations of one block; with `remat`, which
+  recomputes each block, in the backward pass too.
   """
   if module.is_initializing() or not functional.is_longer(x, block):
     return function(module, x, memory)
   unbound, variables = module.unbind()
 
-  def one(rows, memory, variables, key):
+  def apply(rows, memory, variables, key):
     rngs = None if key is None else {"dropout": key}
     return unbound.apply(variables, rows, memory, rngs=rngs, method=function)
 
-  if remat:  # within a loop, which needs no barrier
-    one = jax.checkpoint(one, prevent_cse=False)
+  if remat:  # a loop needs no CSE barrier
+    apply = jax.checkpoint(apply, prevent_cse=False)
   key = module.make_rng("dropout") if module.has_rng("dropout") else None
-  return functional.in_query_blocks(one, x, block, memory, variables, key)
+  return functional.in_query_blocks(apply, x, block, memory, variables, key)
 
 
 def split_width(embed_dim: int, num_heads: int) -> int:
-  """D = M / H.
+  """Returns D = M / H.
 
   Raises:
-    ValueError: when the heads do not divide the width.
+    ValueError: if H does not divide M.
   """
   if num_heads < 1 or embed_dim % num_heads:
     raise ValueError(
@@ -157,12 +157,10 @@ def split_width(embed_dim: int, num_heads: int) -> int:
 
 
 def select_real(x, mask):
-  """Rows [B, N, M] with those that are not real replaced by zero.
+  """Sets padding rows of x [B, N, M] to zero.
 
-  The mask is bool [B, N] or None, as `masks.check` returns it.
-
-  Selected and not multiplied, so that NaN or inf in a pad cannot spread, not
-  through a gradient either.
+  The mask is bool [B, N] or None, as `masks.check` returns it. A select, not a
+  product, keeps NaN and inf in padding out of the output and the gradient.
   """
   if mask is None:
     return x

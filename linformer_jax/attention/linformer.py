@@ -1,4 +1,4 @@
-"""Linformer attention as a module that stands alone (arXiv 2006.04768)."""
+"""Linformer attention as a standalone module (arXiv 2006.04768)."""
 
 from typing import Any
 
@@ -14,18 +14,17 @@ ORDERS = ("auto", "before", "after")
 
 
 class SequenceProjection(nn.Module):
-  """Holds the weights of one `Projection`; calling it returns that.
+  """Holds the weights of one `Projection` and returns it when called.
 
   Attributes:
     kind: one of `projection.KINDS`.
     max_length: N.
     projected_length: K.
-    num_heads: 0 for one projection shared by all heads, H for one each.
-    weights_init: initializer of a learned E, or of a convolution's kernels,
-      called with their shape; None is N(0, 0.02²) for E, the authors', and the
-      variance of their fan-in for kernels. A random E is drawn from N(0, 1 / K)
-      (the Johnson-Lindenstrauss lemma), is kept in the collection 'constants'
-      and never trained.
+    num_heads: H for one projection per head, 0 for one that all heads share.
+    weights_init: initializer of a learned E or of convolution kernels. None is
+      N(0, 0.02²) for E, as in the authors' code, and fan-in variance scaling
+      for kernels. A random E is drawn from N(0, 1 / K) (Johnson-Lindenstrauss
+      lemma), stored in the collection 'constants' and never trained.
   """
 
   kind: str
@@ -36,7 +35,7 @@ class SequenceProjection(nn.Module):
 
   @nn.compact
   def __call__(self, head_dim) -> projection.Projection:
-    """head_dim is D, for the channels of a convolution."""
+    """Returns the projection; head_dim D sets a convolution's channels."""
     shape = projection.weights_shape(
       self.kind, self.max_length, self.projected_length, head_dim
     )
@@ -50,7 +49,7 @@ class SequenceProjection(nn.Module):
           "constants", "kernel", lambda: draw(self.make_rng("params"), shape)
         ).value
       elif self.kind == "convolution":
-        fan_in = nn.initializers.variance_scaling(  # of W * D entries
+        fan_in = nn.initializers.variance_scaling(  # fan-in W * D
           1.0,
           "fan_in",
           "truncated_normal",
@@ -68,29 +67,29 @@ class SequenceProjection(nn.Module):
 
 
 class LinformerSelfAttention(nn.Module):
-  """Multi-head attention onto K projected keys and values, O(N K).
+  """Multi-head attention over K projected keys and values, O(N K).
 
   Attributes:
     num_heads: H; must divide the width M of the input.
     max_length: N, the longest memory; shorter ones use the first columns of E.
     projected_length: K <= N.
-    sharing: 'none', one E and F for each head; 'headwise', one E and one F for
-      all heads; 'key_value', E = F for all heads; 'layerwise', the same, and
-      one for all layers when the caller passes it (`shared`).
+    sharing: 'none', an E and an F per head; 'headwise', one E and one F for all
+      heads; 'key_value', E = F for all heads; 'layerwise', E = F for all heads
+      and all layers, passed by the caller as `shared`.
     projection: 'linear', 'convolution' (kernel and stride N / K, in head
       channels), 'mean_pool', 'max_pool', or 'random' (fixed, never trained).
-    order: 'auto' contracts E and F before W_K and W_V where that is cheaper;
-      'before' and 'after' force it. The result is the same.
-    dropout_rate: on the attention weights.
-    local_window: rows on either side that a query attends to beside the slots,
-      with its own row, in one softmax; 0 for none. Not of the paper, see
-      `local.attend`. Goes neither with a memory, nor with `query_block`, nor
-      with an implementation other than 'xla'.
-    query_block: queries handled at a time, 0 for all.
+    order: 'auto' contracts E and F before W_K and W_V if that is cheaper;
+      'before' and 'after' force the order. The result is the same.
+    dropout_rate: dropout on the attention weights.
+    local_window: each query also attends to its own row and this many rows on
+      either side, in one softmax with the slots; 0 is off. Not in the paper;
+      see `local.attend`. Not supported with a memory, `query_block` or an
+      implementation other than 'xla'.
+    query_block: process queries in blocks of this size; 0 is off.
     implementation: see `functional.projected_attention`.
-    dtype: of the matrix products.
+    dtype: dtype of the matrix products.
     kernel_init: initializer of the four dense kernels.
-    query_init, key_init: of those two in its place, or None.
+    query_init, key_init: override `kernel_init` for W_Q and W_K unless None.
     projection_init: initializer of E and F, or None; see `SequenceProjection`.
   """
 
@@ -136,7 +135,7 @@ class LinformerSelfAttention(nn.Module):
       self.value_by = make("value_projection")
 
   def _order(self, memory, features, by, shared):
-    """'before' or 'after' W_K and W_V, for the memory [B, N, M] at hand."""
+    """Returns 'before' or 'after' W_K and W_V for this memory [B, N, M]."""
     commutes = by.kind in projection.COMMUTING
     choices = ORDERS if commutes else ("auto", "after")
     if self.order not in choices:
@@ -148,7 +147,7 @@ class LinformerSelfAttention(nn.Module):
       return "after"
     if self.order != "auto":
       return self.order
-    if by.kind in projection.POOLING:  # no product at all, and fewer rows
+    if by.kind in projection.POOLING:  # no products, and fewer rows after it
       return "before"
     return flops.cheaper_order(
       self.sharing if shared is None else "layerwise",
@@ -160,18 +159,18 @@ class LinformerSelfAttention(nn.Module):
     )
 
   def keys_and_values(self, memory, features, mask=None, shared=None):
-    """The memory that `heads.attend` takes, of rows [B, N, M'].
+    """Returns the `memory` that `heads.attend` takes.
 
     Args:
-      memory: rows, those that are not real zeroed.
+      memory: rows [B, N, M'], with padding rows zeroed.
       features: M, the width of all heads together.
-      mask: as `masks.check` takes it, [B, N] or None.
-      shared: as that of `__call__`.
+      mask: [B, N] or None, as `masks.check` takes it.
+      shared: see `__call__`.
 
     Returns:
-      k, v [B, H, K, D]; the slots that saw a real row, bool [B, K], or None for
-      all; and with a `local_window` the keys, values [B, N, H, D] and mask of
-      all rows, else None.
+      k, v [B, H, K, D]; bool [B, K], True at slots that saw a real row, or None
+      if all did; with `local_window`, (keys, values [B, N, H, D], mask) of the
+      unprojected rows, else None.
     """
     mask = masks.check(mask, memory.shape[:2])
     head_dim = heads.split_width(features, self.num_heads)
@@ -189,7 +188,7 @@ class LinformerSelfAttention(nn.Module):
       return layout.constrain(rows, "batch", None, *split)
 
     near = None
-    if self.local_window:  # whose rows go through W_K and W_V in any case
+    if self.local_window:  # needs every row through W_K and W_V anyway
       k, rows_k = self.key(
         memory, head_dim, lambda rows: project(rows, key_by), both=True
       )
@@ -210,7 +209,7 @@ class LinformerSelfAttention(nn.Module):
     return k, v, projection.slot_mask(key_by, mask), near
 
   def attend(self, x, memory, deterministic=True):
-    """From x [B, N, M] onto `keys_and_values`."""
+    """Attends from x [B, N, M] to a `memory` made by `keys_and_values`."""
     return heads.attend(self, x, memory, deterministic, self.local_window)
 
   def __call__(
@@ -220,21 +219,21 @@ class LinformerSelfAttention(nn.Module):
 
     Args:
       x: [B, N, M].
-      memory: None, or what keys and values are made of [B, N', M'].
+      memory: rows [B, N', M'] that make keys and values; None for x.
       mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
-        or [B, N] when x is its own memory), or None; see `masks.check`. In
+        or [B, N] if x is the memory), or None; see `masks.check`. In
         cross-attention queries are not masked.
-      shared: None, or the `Projection` that all layers share; it then stands
-        for this module's own, whose attributes are not looked at.
+      shared: None, or the `Projection` that all layers share, which replaces
+        this module's own.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
       [B, N, M] in `dtype`.
 
     Raises:
-      ValueError: when the memory is longer than `max_length`, the heads do not
-        divide the width, the mask does not fit the memory or is of another
-        dtype (an additive one), or an attribute is none of its choices.
+      ValueError: if the memory is longer than `max_length`, H does not divide
+        M, the mask has the wrong shape or dtype (such as an additive mask), or
+        an attribute is not one of its choices.
     """
     mask = masks.check(mask, (x if memory is None else memory).shape[:2])
     if memory is None:

@@ -1,7 +1,7 @@
 """One softmax over projected slots and the rows near each query.
 
-Sliding windows beside a low-rank projection are those of Transformer-LS (Zhu et
-al. 2021, arXiv 2107.02192); here the projection is Linformer's.
+Transformer-LS (Zhu et al. 2021, arXiv 2107.02192) combines a sliding window
+with a low-rank projection; here the projection is Linformer's.
 """
 
 import jax
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 
 from linformer_jax.attention import masks
 
-_LEAST_BLOCK = 16  # queries that are handled together
+_LEAST_BLOCK = 16  # smallest block of queries
 
 
 def _blocks(x, block):
-  """[B, N, ...] to [B, T, block, ...], filled up with zeros (False)."""
+  """[B, N, ...] -> [B, T, block, ...], padded with zeros (False)."""
   short = -x.shape[1] % block
   x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
   return x.reshape(x.shape[0], -1, block, *x.shape[2:])
 
 
 def _with_neighbours(x, window):
-  """Blocks [B, T, b, ...] with the `window` rows on either side of each."""
+  """Extends blocks [B, T, b, ...] by `window` rows on either side."""
   beside = [(0, 0)] * x.ndim
   beside[1] = (1, 1)
   padded = jnp.pad(x, beside)
@@ -29,17 +29,17 @@ def _with_neighbours(x, window):
 
 
 def attend(q, k, v, slots, near, window: int, dropout=None):
-  """softmax over [q k^T, q near_k^T where |i - j| <= window], on the values.
+  """Applies softmax over [q k^T, q near_k^T for |i - j| <= window] to values.
 
   Time and memory are O(N (K + window)).
 
   Args:
     q: queries [B, N, H, D], scaled.
     k, v: projected keys and values [B, H, K, D].
-    slots: as `masks.check` takes it, [B, K] or None.
-    near: keys and values of the rows [B, N, H, D], and the mask of the rows,
-      [B, N] or None.
-    window: rows on either side that a query attends to, beside its own.
+    slots: [B, K] or None, as `masks.check` takes it.
+    near: (keys, values [B, N, H, D], mask [B, N] or None) of the unprojected
+      rows.
+    window: rows on either side that a query attends to, besides its own.
     dropout: None, or a function on the weights [B, H, T, b, K + b + 2 window]
       of T blocks of b queries.
 
@@ -59,7 +59,7 @@ def attend(q, k, v, slots, near, window: int, dropout=None):
   rows_k, rows_v, real = (
     _with_neighbours(_blocks(x, block), window) for x in (rows_k, rows_v, real)
   )
-  # Row j of a block with its neighbours lies j - window rows from its start.
+  # Row j of an extended block lies j - window rows from the block's start.
   distance = jnp.arange(block + 2 * window) - jnp.arange(block)[:, None]
   in_window = (distance >= 0) & (distance <= 2 * window)
   float32 = dict(preferred_element_type=jnp.float32)
@@ -79,7 +79,7 @@ def attend(q, k, v, slots, near, window: int, dropout=None):
   )[:, None]
   scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1)
-  weights = jnp.where(allowed, weights, 0)  # a row with nothing gets nothing
+  weights = jnp.where(allowed, weights, 0)  # zero if nothing is allowed
   if dropout is not None:
     weights = dropout(weights)
   weights = weights.astype(v.dtype)

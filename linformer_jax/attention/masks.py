@@ -1,4 +1,4 @@
-"""What a padding mask is: True at real tokens."""
+"""Padding masks: True at real tokens."""
 
 from typing import Any
 
@@ -10,21 +10,20 @@ _MEANING = "pass bool or integers 0 and 1, True at real tokens"
 
 
 def check(mask: Any, shape: tuple[int, ...]) -> jax.Array | np.ndarray | None:
-  """Returns a mask as bool; one that is bool already costs nothing.
+  """Returns a mask as bool; a bool mask is returned unchanged.
 
   Args:
-    mask: bool or integers 0 and 1, True at real tokens: an array, or lists as
-      tokenizers give them. None, for all real, is returned as it is.
-    shape: [B, N] of the rows that it covers.
+    mask: bool or integers 0 and 1, True at real tokens, as an array or nested
+      lists. None, returned unchanged, means that all tokens are real.
+    shape: [B, N] of the rows that the mask covers.
 
   Returns:
-    bool [B, N], or None. The values of integers are checked where they are
-    known. While a function is traced they are not: 1 is then real, and any
-    other integer is padding.
+    bool [B, N], or None. Integer values are checked unless the mask is traced;
+    a traced 1 is real and any other traced integer is padding.
 
   Raises:
     ValueError: for another dtype, shape or value. An additive mask (0 at real
-      tokens, -1e9 at pads) would otherwise be taken as its opposite.
+      tokens, -1e9 at padding) would otherwise be read as its opposite.
   """
   if mask is None:
     return None
@@ -56,7 +55,7 @@ def _from_lists(mask):
 
 
 def _is_known(mask):
-  """Whether this process can look at the values."""
+  """Whether this process can read the values."""
   if isinstance(mask, jax.core.Tracer):
     return False
   return not isinstance(mask, jax.Array) or mask.is_fully_addressable

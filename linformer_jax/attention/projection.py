@@ -1,9 +1,8 @@
-"""Projections along the sequence: N rows of keys or values become K.
+"""Projections along the sequence, from N rows of keys or values to K.
 
-One pure function, `project_sequence`, over one table of kinds. Every kind
-obeys the same rules for padding: a pad weighs nothing (0 in a sum or a mean,
--inf in a maximum), a slot that saw no real row says so in the returned mask,
-and a short input gives what the same input padded and masked gives.
+All kinds treat padding alike: it contributes nothing (0 to a sum or a mean,
+-inf to a maximum), the returned mask is False at slots that saw no real row,
+and a short input gives the same result as that input padded and masked.
 """
 
 from typing import Any
@@ -18,21 +17,21 @@ from linformer_jax.attention import masks
 DENSE = ("linear", "random")  # 'random' is never trained
 POOLING = ("mean_pool", "max_pool")  # no weights
 KINDS = (*DENSE, "convolution", *POOLING)
-# Kinds for which E (X W) = (E X) W, so that the order of contraction is free.
+# Kinds for which E (X W) = (E X) W, so either order of contraction is valid.
 COMMUTING = ("linear", "random", "mean_pool")
 
 
 @flax.struct.dataclass
 class Projection:
-  """How a sequence of at most `max_length` rows becomes `projected_length`.
+  """Maps a sequence of at most `max_length` rows to `projected_length` slots.
 
   Attributes:
     kind: one of `KINDS`.
     max_length: N, the longest input.
     projected_length: K.
-    weights: of a dense kind E [K, N], or [H, K, N] when each head has its own;
-      of a convolution [W, D, D] or [H, W, D, D], in and out channels last; None
-      for pooling.
+    weights: E [K, N] for a dense kind, [W, D, D] (in and out channels last)
+      for a convolution, each with a leading axis H if heads do not share it;
+      None for pooling.
   """
 
   kind: str = flax.struct.field(pytree_node=False)
@@ -42,17 +41,18 @@ class Projection:
 
   @property
   def window(self) -> int:
-    """W = N / K rows that a slot of a windowed kind sees."""
+    """W = N / K, the rows that each slot of a windowed kind sees."""
     return self.max_length // self.projected_length
 
 
 def weights_shape(
   kind: str, max_length: int, projected_length: int, head_dim: int
 ) -> tuple[int, ...] | None:
-  """Shape of one head's weights; None where a kind has none.
+  """Returns the shape of one head's weights, or None for pooling.
 
   Raises:
-    ValueError: for an unknown kind, K > N, or a window that does not divide.
+    ValueError: for an unknown kind, K > N, or a windowed kind if K does not
+      divide N.
   """
   if kind not in KINDS:
     raise ValueError(f"projection {kind!r} is not one of {', '.join(KINDS)}")
@@ -75,12 +75,12 @@ def weights_shape(
 
 
 def _dense(x, mask, projection):
-  """By the first N columns of E; pads are zero by now and weigh nothing."""
+  """Applies the first N columns of E; padding rows are already zero."""
   del mask
   matrix = projection.weights[..., : x.shape[1]].astype(x.dtype)
   if matrix.ndim == 2 and x.ndim == 3:
-    # A CPU's products are fast along the last axes, and the compiler would
-    # move the axes of x; elsewhere E repeated for each sequence is a waste.
+    # On a CPU a batched product avoids a transpose of x; elsewhere repeating E
+    # for each sequence is a waste.
     return jax.lax.platform_dependent(
       x,
       matrix,
@@ -95,7 +95,7 @@ def _dense(x, mask, projection):
 
 
 def _windows(x, window):
-  """[B, N, ...] to [B, ceil(N / window), window, ...], filled up with zeros."""
+  """[B, N, ...] -> [B, ceil(N / window), window, ...], padded with zeros."""
   short = -x.shape[1] % window
   if short:
     x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
@@ -103,7 +103,7 @@ def _windows(x, window):
 
 
 def _mask_or_ones(x, mask, window):
-  """Real rows by window [B, slots, window, 1, ...], fit to broadcast on x."""
+  """Returns the mask as windows of x: bool [B, slots, window, 1, ...]."""
   if mask is None:
     mask = jnp.ones(x.shape[:2], bool)
   mask = _windows(mask, window)
@@ -125,8 +125,8 @@ def _max_pool(x, mask, projection):
   if mask is None and x.shape[1] % window == 0:
     return jnp.max(rows, axis=2)
   real = _mask_or_ones(x, mask, window)
-  # A slot without a real row is emptied before the maximum, not after it, so
-  # that no infinity takes part in the gradient.
+  # Zero a slot without real rows before the maximum, not after it, to keep
+  # infinities out of the gradient.
   seen = jnp.any(real, axis=2, keepdims=True)
   return jnp.max(jnp.where(real, rows, jnp.where(seen, -jnp.inf, 0)), axis=2)
 
@@ -139,8 +139,8 @@ def _convolution(x, mask, projection):
       f"not on an array of {x.ndim} axes"
     )
   kernel = projection.weights.astype(x.dtype)
-  # Head by head, also where all have the same kernel: without that axis a
-  # compiler folds slots and heads into one, and gathers slots on many devices.
+  # Keep the head axis even if heads share a kernel: without it XLA merges slots
+  # and heads into one axis, and all-gathers slots across devices.
   kernel = jnp.broadcast_to(kernel, (x.shape[2], *kernel.shape[-3:]))
   windows = _windows(x, projection.window)
   return jnp.einsum("bkwhd,hwde->bkhe", windows, kernel)
@@ -158,9 +158,9 @@ _PROJECT = {
 def slot_mask(
   projection: Projection, mask: jax.Array | None
 ) -> jax.Array | None:
-  """The slots that see a real row: bool [B, K] for a mask [B, N].
+  """Returns bool [B, K], True at slots that see a real row of mask [B, N].
 
-  Every slot of a dense E sees the whole sequence. None stands for all.
+  Every slot of a dense E sees the whole sequence. None means all are real.
   """
   if mask is None:
     return None
@@ -177,23 +177,22 @@ def project_sequence(
   """Projects the rows of a sequence (E X of arXiv 2006.04768, equation 7).
 
   Args:
-    x: [B, N, M], or [B, N, H, D] when it is split into heads. N may be less
-      than `projection.max_length`: E is then used up to column N.
-    projection: what to apply.
-    mask: bool or integers 0 and 1 [B, N], True at real rows, or None when all
-      are; see `masks.check`. Rows that are not real are selected away first, so
-      that not even NaN gets through.
+    x: [B, N, M], or [B, N, H, D] if split into heads. If N is less than
+      `projection.max_length`, only the first N columns of E are used.
+    projection: the projection to apply.
+    mask: bool or integers 0 and 1 [B, N], True at real rows, or None if all
+      are; see `masks.check`. Padding rows are set to zero first, even if they
+      hold NaN.
 
   Returns:
-    The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for rows that
-    are not split and an E for each head), and `slot_mask`: the slots that saw
-    a real row, bool [B, K] or None. The windowed kinds give ceil(N / W) slots
-    for a short input.
+    The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for unsplit rows
+    and an E per head), and their `slot_mask`, bool [B, K] or None. Windowed
+    kinds give ceil(N / W) slots for a short input.
 
   Raises:
-    ValueError: when x is longer than `max_length`, a convolution meets rows
-      without heads, or the mask has another shape than the rows or another
-      dtype (an additive one).
+    ValueError: if x is longer than `max_length`, x is not split into heads for
+      a convolution, or the mask has the wrong shape or dtype (such as an
+      additive mask).
   """
   if x.shape[1] > projection.max_length:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Plain multi-head softmax attention: every query onto every real row."""
+"""Multi-head softmax attention: every query attends to every real row."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from linformer_jax.attention import heads, masks
 
 
 class SoftmaxSelfAttention(nn.Module):
-  """Multi-head attention of Vaswani et al. 2017, O(N^2).
+  """Multi-head attention (Vaswani et al. 2017), O(N^2).
 
   Attributes:
     num_heads: H; must divide the width M of the input.
-    dropout_rate: on the attention weights.
-    causal: whether a query attends to itself and the rows before it only; for
-      attention to itself, with 'xla' and query_block=0.
-    query_block: queries handled at a time, 0 for all.
+    dropout_rate: dropout on the attention weights.
+    causal: whether a query attends only to itself and earlier rows; needs
+      self-attention, 'xla' and query_block=0.
+    query_block: process queries in blocks of this size; 0 is off.
     implementation: see `functional.projected_attention`.
-    dtype: of the matrix products.
+    dtype: dtype of the matrix products.
     kernel_init: initializer of the four dense kernels.
-    query_init, key_init: of those two in its place, or None.
+    query_init, key_init: override `kernel_init` for W_Q and W_K unless None.
   """
 
   num_heads: int
@@ -38,13 +38,13 @@ class SoftmaxSelfAttention(nn.Module):
     self.query, self.key, self.value, self.out, self.drop = maps
 
   def keys_and_values(self, memory, features, mask=None, shared=None):
-    """The memory that `heads.attend` takes, of rows [B, N, M'].
+    """Returns the `memory` that `heads.attend` takes.
 
     Args:
-      memory: rows, those that are not real zeroed.
+      memory: rows [B, N, M'], with padding rows zeroed.
       features: M, the width of all heads together.
-      mask: as `masks.check` takes it, [B, N] or None.
-      shared: unused; as that of Linformer.
+      mask: [B, N] or None, as `masks.check` takes it.
+      shared: unused; present to match Linformer's signature.
     """
     del shared
     mask = masks.check(mask, memory.shape[:2])
@@ -53,7 +53,7 @@ class SoftmaxSelfAttention(nn.Module):
     return *heads.by_head(k, v), mask, None
 
   def attend(self, x, memory, deterministic=True):
-    """From x [B, N, M] onto `keys_and_values`."""
+    """Attends from x [B, N, M] to a `memory` made by `keys_and_values`."""
     return heads.attend(self, x, memory, deterministic, causal=self.causal)
 
   def __call__(self, x, memory=None, mask=None, deterministic=True):
@@ -61,17 +61,17 @@ class SoftmaxSelfAttention(nn.Module):
 
     Args:
       x: [B, N, M].
-      memory: None, or what keys and values are made of [B, N', M'].
+      memory: rows [B, N', M'] that make keys and values; None for x.
       mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
-        or [B, N] when x is its own memory), or None; see `masks.check`.
+        or [B, N] if x is the memory), or None; see `masks.check`.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
       [B, N, M] in `dtype`.
 
     Raises:
-      ValueError: when the heads do not divide the width, or the mask does not
-        fit the memory or is of another dtype (an additive one).
+      ValueError: if H does not divide M, or the mask has the wrong shape or
+        dtype (such as an additive mask).
     """
     mask = masks.check(mask, (x if memory is None else memory).shape[:2])
     if memory is None:

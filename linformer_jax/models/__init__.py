@@ -1,4 +1,4 @@
-"""Models: sizes, layers, heads, and weights from elsewhere."""
+"""Models: configs, encoder layers, output heads and pretrained weights."""
 
 from linformer_jax.models.config import ModelConfig
 from linformer_jax.models.encoder import (

@@ -1,7 +1,7 @@
-"""Tensors of BERT and its like to variables of an `Encoder`.
+"""Converts BERT-family tensors to the variables of an `Encoder`.
 
-BERT, RoBERTa (XLM-RoBERTa, CamemBERT) and DistilBERT are one architecture under
-different names; MiniLM is a BERT. Sizes are read from the tensors.
+BERT, RoBERTa (XLM-RoBERTa, CamemBERT) and DistilBERT share one architecture
+with different tensor names; MiniLM is a BERT. Sizes are read from the tensors.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import numpy as np
 
 from linformer_jax.models import config as model_config
 
-# Tensors by name, and a letter for each axis: V vocab, P positions, T token
-# types, M embed, F mlp. Dense maps lie [out, in], as in torch.
+# Tensor names. Their axes: V vocab, P positions, T token types, M embed, F mlp.
+# Dense kernels are [out, in], as in torch.
 _WORDS = "embeddings.word_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TYPES = "embeddings.token_type_embeddings.weight"
 _NORM = "embeddings.LayerNorm"
-# Parts of a `model.Block`, and the axes of their weights.
+# Parts of a `models.Block`, and the axes of their weights.
 _PARTS = {
   ("attention", "query"): "MM",
   ("attention", "key"): "MM",
@@ -35,15 +35,15 @@ _PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-  """What a model type does not share with the others.
+  """What differs between model types.
 
   Attributes:
-    epsilon: of the layer norms.
-    offset: unused rows ahead in the position table. RoBERTa counts positions
-      from the one after <pad>, whose id is 1.
-    types: whether there are embeddings of token types.
+    epsilon: epsilon of the layer norms.
+    offset: unused rows at the start of the position table. RoBERTa counts
+      positions from one past the id of <pad>, 1.
+    types: whether there are token type embeddings.
     layers: name of the list of layers.
-    parts: names in a layer of `_PARTS`.
+    parts: names of the `_PARTS` within a layer.
   """
 
   epsilon: float = 1e-12
@@ -84,7 +84,7 @@ _KINDS = {
   "camembert": _ROBERTA,
   "distilbert": _DISTILBERT,
 }
-# Heads over an encoder without a prefix, and buffers: no part of an encoder.
+# Output heads and buffers, which are not part of the encoder.
 _LEFT_OUT = (
   "pooler.",
   "cls.",
@@ -101,7 +101,7 @@ _LEFT_OUT = (
 
 
 def _encoder(tensors):
-  """The tensors of the encoder without their prefix, and that prefix."""
+  """Returns the encoder's tensors without their prefix, and the prefix."""
   ends = [name for name in tensors if name.endswith(_WORDS)]
   if len(ends) != 1:
     found = ", ".join(sorted(ends or tensors)[:3])
@@ -115,7 +115,7 @@ def _encoder(tensors):
     short = name.removeprefix(prefix)
     if not name.startswith(prefix) or short.startswith(_LEFT_OUT):
       continue
-    # Names that TensorFlow gave, which the first releases of BERT kept.
+    # TensorFlow's names, which the first releases of BERT kept.
     short = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", short)
     short = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", short)
     found[short] = tensor
@@ -123,18 +123,18 @@ def _encoder(tensors):
 
 
 def _kind_of(tensors, prefix, names):
-  """The model type that names tell, where no config.json does."""
+  """Infers the model type from tensor names if no config.json gives it."""
   if any(name.startswith(_DISTILBERT.layers) for name in tensors):
     return "distilbert"
   if "roberta" in prefix or any(x.startswith("lm_head.") for x in names):
     return "roberta"
-  # Without a prefix: BERT has two token types, RoBERTa has one.
+  # BERT has two token types and RoBERTa has one, if no prefix tells.
   one_type = _TYPES in tensors and len(tensors[_TYPES]) == 1
   return "roberta" if one_type and not prefix.endswith("bert.") else "bert"
 
 
 def _axes(kind, depth):
-  """A letter for each axis of each tensor, by name."""
+  """Returns the axis letters of each tensor, by name."""
   axes = {_WORDS: "VM", _POSITIONS: "PM"}
   if kind.types:
     axes[_TYPES] = "TM"
@@ -147,7 +147,7 @@ def _axes(kind, depth):
 
 
 def _check(tensors, axes, prefix):
-  """Sizes by letter; raises unless these are the tensors that `axes` names."""
+  """Returns sizes by letter; raises unless the tensors match `axes`."""
   missing = [prefix + name for name in axes if name not in tensors]
   unknown = sorted(prefix + name for name in tensors if name not in axes)
   faults = []
@@ -182,29 +182,29 @@ def convert(
   norm_epsilon: float | None = None,
   position_offset: int | None = None,
 ) -> tuple[model_config.ModelConfig, dict[str, Any]]:
-  """Tensors of BERT, RoBERTa or DistilBERT to an encoder of ours.
+  """Converts tensors of BERT, RoBERTa or DistilBERT to an `Encoder`.
 
-  Those of arXiv 1810.04805, 1907.11692 and 1910.01108. The embedding of token
-  type 0, that of a single text, is added to those of the positions. Names may
-  have a prefix ('bert.', 'roberta.', '0.auto_model.'). The pooler and heads
-  over the encoder are left out. Outputs at real tokens are those of the
-  original for texts that are padded on the right.
+  See arXiv 1810.04805, 1907.11692 and 1910.01108. The embedding of token type
+  0, a single text, is added to the position embeddings. Names may have a prefix
+  ('bert.', 'roberta.', '0.auto_model.'). The pooler and output heads are
+  dropped. For texts padded on the right, outputs at real tokens match the
+  original model.
 
   Args:
-    tensors: by name, float weights of dense maps [out, in].
+    tensors: float tensors by name; dense kernels are [out, in].
     num_heads: H.
     kind: 'bert', 'roberta', 'xlm-roberta', 'camembert' or 'distilbert'; None
-      for what the names tell.
-    norm_epsilon: of the layer norms; None for what `kind` is known to have.
-    position_offset: unused rows ahead in RoBERTa's table of positions; None
+      infers it from the names.
+    norm_epsilon: epsilon of the layer norms; None for the default of `kind`.
+    position_offset: unused rows at the start of RoBERTa's position table; None
       for 2.
 
   Returns:
-    The config, and {'params': ...} of `model.Encoder`, layers not in a loop.
+    The config, and {'params': ...} of `models.Encoder` without scanned layers.
 
   Raises:
-    ValueError: for a kind, name, shape or dtype that is not BERT's, or a
-      missing tensor.
+    ValueError: for an unsupported kind, name, shape or dtype, or a missing
+      tensor.
   """
   names = list(tensors)
   if kind is not None and kind not in list(_KINDS):  # of any type

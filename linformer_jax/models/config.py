@@ -22,11 +22,11 @@ def _one_of(name, value, choices):
 
 
 _INT32, _FLOAT32 = 2**31 - 1, 3e38
-# The smallest and the largest value of numbers.
+# Smallest and largest allowed values.
 _RANGES = {
   "vocab_size": (1, _INT32),
   "max_length": (1, _INT32),
-  "num_layers": (1, 10_000),  # more would be traced for hours
+  "num_layers": (1, 10_000),  # more would take hours to trace
   "embed_dim": (1, _INT32),
   "mlp_dim": (1, _INT32),
   "position_offset": (0, _INT32),
@@ -36,7 +36,7 @@ _RANGES = {
   "position_gain": (-_FLOAT32, _FLOAT32),
   "initializer_std": (0, _FLOAT32),
   "projection_std": (0, _FLOAT32),
-  "norm_epsilon": (1e-37, _FLOAT32),  # 0 makes NaN of rows that are constant
+  "norm_epsilon": (1e-37, _FLOAT32),  # 0 turns constant rows into NaN
 }
 
 
@@ -46,65 +46,68 @@ def _span(low, high):
   return f"at least {low} and at most {high}"
 
 
-# Name -> initializer of E [..., K, N], given the spread of its random part.
+# Name -> initializer of E [..., K, N], given the std of its noise.
 PROJECTION_INITS = {
   "normal": nn.initializers.normal,
   "mean_pool": initializers.window_mean,
   "strided": initializers.strided,
 }
-# The same of a convolution's kernels [..., W, D, D]; by fan-in if all random.
+# Likewise for convolution kernels [..., W, D, D]; None is fan-in scaling.
 KERNEL_INITS = {
   "normal": lambda std: None,
   "mean_pool": initializers.mean_kernel,
   "strided": initializers.strided_kernel,
 }
-# Of query and key kernels where they read tokens, beside neighbour heads.
+# Scale of query and key kernels on token features, with neighbour heads.
 _CONTENT_SCALE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Sizes and choices of a model, validated when made.
+  """Sizes and choices of a model, validated on construction.
 
   Attributes:
     vocab_size: V.
     max_length: N, the longest input in tokens.
-    num_layers: of the encoder.
+    num_layers: encoder layers.
     embed_dim: M.
     num_heads: H, divides M.
     mlp_dim: F.
     attention: 'linformer' or 'softmax'.
-    projected_length: K, for all layers or one a layer. Unused by softmax.
-    sharing: of E and F: 'none', 'headwise', 'key_value' or 'layerwise'.
+    projected_length: K, one for all layers or a tuple with one per layer.
+      Unused by softmax.
+    sharing: how E and F are shared: 'none', 'headwise', 'key_value' or
+      'layerwise'.
     projection: 'linear', 'convolution', 'mean_pool', 'max_pool' or 'random'.
-    local_window: rows on either side that a query attends to beside its K
-      slots, 0 for none. Not of the paper; unused by softmax.
+    local_window: rows on either side that a query attends to besides its K
+      slots; 0 is off. Not in the paper; unused by softmax.
     norm_position: 'post' (RoBERTa) or 'pre'.
-    position_offset: unused rows ahead in the position table; RoBERTa's 2.
-    position_init: 'normal'; 'sinusoidal' (of Vaswani et al. 2017, scaled to
-      the spread of the token embeddings); or 'neighbours', with which heads
-      start out looking at neighbours (see `initializers`). Learned from there.
-    position_dims: features left to positions by 'neighbours'.
-    position_gain: of the query and key kernels that read them.
-    initializer_std: of embeddings and dense kernels; RoBERTa's 0.02. 0 draws
-      dense kernels by Xavier's rule and embeddings with 1 / sqrt(M).
-    projection_init: start of E and F, or of a convolution's kernels, a key of
-      `PROJECTION_INITS`.
-    projection_std: spread of its random part; the authors' 0.02. Kernels that
-      are all random go by their fan-in.
-    dropout_rate: after embeddings, attention and MLP.
-    attention_dropout_rate: on attention weights.
-    norm_epsilon: of the layer norms.
-    query_block: positions at a time in all of a layer that follows its keys
-      and values, 0 for all.
+    position_offset: unused rows at the start of the position table; 2 in
+      RoBERTa.
+    position_init: 'normal'; 'sinusoidal' (Vaswani et al. 2017, scaled to the
+      std of the token embeddings); or 'neighbours', with which heads initially
+      attend to neighbours (see `initializers`). All are then trained.
+    position_dims: features that 'neighbours' reserves for positions.
+    position_gain: gain of the query and key kernels on those features.
+    initializer_std: std of embeddings and dense kernels; 0.02 in RoBERTa. 0
+      uses Xavier for dense kernels and 1 / sqrt(M) for embeddings.
+    projection_init: initializer of E and F, or of convolution kernels: a key
+      of `PROJECTION_INITS`.
+    projection_std: std of its noise; 0.02 in the authors' code. 'normal'
+      convolution kernels use their fan-in instead.
+    dropout_rate: dropout after embeddings, attention and MLP.
+    attention_dropout_rate: dropout on attention weights.
+    norm_epsilon: epsilon of the layer norms.
+    query_block: process queries in blocks of this size, to bound score and MLP
+      memory; 0 is off.
     attention_implementation: 'xla', 'flash' or 'cudnn'; see
       `attention.projected_attention`.
-    scan_layers: run layers that are alike as one loop: compile time does not
-      grow with depth, and their parameters are stacked.
-    remat: recompute each layer in the backward pass, to save memory; one query
-      block of it at a time, where there are such.
-    dtype: of matrix products: 'float32' or 'bfloat16'. Parameters, logits,
-      softmax and layer-norm statistics are float32.
+    scan_layers: run identical layers in one scan, with stacked parameters, so
+      compile time does not grow with depth.
+    remat: recompute each layer in the backward pass to save memory, one query
+      block at a time if `query_block` is on.
+    dtype: dtype of matrix products, 'float32' or 'bfloat16'. Parameters,
+      logits, softmax and layer-norm statistics are float32.
   """
 
   vocab_size: int
@@ -216,9 +219,9 @@ class ModelConfig:
       )
 
   def check_data(self, sequence_length: int, vocab_size: int):
-    """Raises a ValueError for data that are too long or have too many ids.
+    """Raises a ValueError for sequences too long or a vocabulary too large.
 
-    Shorter inputs and fewer ids are fine: what is not used is not trained.
+    Smaller ones are fine; the surplus parameters stay untrained.
     """
     for field, value, name in (
       ("sequence_length", sequence_length, "max_length"),
@@ -233,30 +236,30 @@ class ModelConfig:
 
   @property
   def projected_lengths(self) -> tuple[int, ...]:
-    """K of every layer."""
+    """K of each layer."""
     if isinstance(self.projected_length, int):
       return (self.projected_length,) * self.num_layers
     return self.projected_length
 
   def kernel_init(self):
-    """Initializer of dense kernels."""
+    """Returns the initializer of dense kernels."""
     if self.initializer_std:
       return nn.initializers.normal(self.initializer_std)
     return nn.initializers.xavier_uniform()
 
   @property
   def embedding_std(self) -> float:
-    """Standard deviation of the embeddings at the start."""
+    """Initial standard deviation of the embeddings."""
     return self.initializer_std or self.embed_dim**-0.5
 
   def token_init(self):
-    """Initializer of the token embeddings."""
+    """Returns the initializer of the token embeddings."""
     if self.position_init == "neighbours":
       return initializers.tokens_apart(self.embedding_std, self.position_dims)
     return nn.initializers.normal(self.embedding_std)
 
   def positions_init(self):
-    """Initializer of the position embeddings."""
+    """Returns the initializer of the position embeddings."""
     if self.position_init == "neighbours":
       return initializers.positions_apart(
         self.embedding_std, self.position_dims
@@ -266,7 +269,7 @@ class ModelConfig:
     return nn.initializers.normal(self.embedding_std)
 
   def query_and_key_init(self, projected_length: int):
-    """Initializers of the query and key kernels of a layer."""
+    """Returns the initializers of a layer's query and key kernels."""
     noise = self.kernel_init()
     if self.position_init != "neighbours":
       return noise, noise
@@ -276,16 +279,16 @@ class ModelConfig:
     offsets = initializers.head_offsets(self.num_heads, window)
     return tuple(
       initializers.neighbour_heads(
-        looked_at,
+        head_offsets,
         self.position_dims,
         self.position_gain,
         initializers.scaled(noise, _CONTENT_SCALE),
       )
-      for looked_at in (np.zeros_like(offsets), offsets)
+      for head_offsets in (np.zeros_like(offsets), offsets)
     )
 
   def weights_init(self):
-    """Initializer of E and F, as `SequenceProjection` takes it."""
+    """Returns the initializer of E and F for `SequenceProjection`."""
     inits = PROJECTION_INITS
     if self.projection == "convolution":
       inits = KERNEL_INITS

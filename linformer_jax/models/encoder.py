@@ -1,4 +1,4 @@
-"""The model: RoBERTa's encoder with Linformer or softmax attention (linen)."""
+"""RoBERTa's encoder with Linformer or softmax attention, in linen."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ def _layer_norm(config, name):
 
 
 class Embed(nn.Module):
-  """Token and position embeddings; `attend` scores against the tokens."""
+  """Token and position embeddings, tied to the output by `attend`."""
 
   config: ModelConfig
 
@@ -57,14 +57,14 @@ class Embed(nn.Module):
       )
     start = self.config.position_offset
     positions = self.positions[start : start + length]
-    # By steps for which the compiler knows an exchange.
+    # Reshard in two steps; XLA lowers each to an all-to-all.
     positions = layout.constrain(positions, None, "columns")
     positions = layout.constrain(positions, "sequence")
     table = layout.constrain(self.tokens.embedding, "vocab")
     return jnp.take(table, tokens, axis=0) + positions
 
   def attend(self, x):
-    """x [B, P, M] -> logits [B, P, V] float32, by the token embeddings."""
+    """x [B, P, M] -> logits [B, P, V] float32, x times the token embeddings."""
     dtype = self.config.dtype
     return jnp.einsum(
       "bpm,vm->bpv",
@@ -75,7 +75,7 @@ class Embed(nn.Module):
 
 
 def _attention(config, projected_length, causal):
-  """The attention module of one layer."""
+  """Returns the attention module of one layer."""
   query_init, key_init = config.query_and_key_init(projected_length)
   common = dict(
     num_heads=config.num_heads,
@@ -125,7 +125,7 @@ class Block(nn.Module):
     self.drop = nn.Dropout(config.dropout_rate)
 
   def _from_queries(self, x, memory, deterministic):
-    """All of the layer that follows its keys and values, row by row."""
+    """Applies the part of the layer after its keys and values, row-wise."""
     drop = functools.partial(self.drop, deterministic=deterministic)
 
     def attend(y):
@@ -142,7 +142,7 @@ class Block(nn.Module):
     return x + mlp(self.mlp_norm(x))
 
   def __call__(self, x, mask=None, shared=None, deterministic=True):
-    """[B, N, M] -> [B, N, M]; arguments as those of the attention modules."""
+    """[B, N, M] -> [B, N, M]; same arguments as the attention modules."""
     mask = masks.check(mask, x.shape[:2])
     memory = x = heads.select_real(x, mask)
     if self.config.norm_position == "pre":
@@ -150,7 +150,7 @@ class Block(nn.Module):
     memory = self.attention.keys_and_values(memory, x.shape[-1], mask, shared)
     x = heads.in_query_blocks(
       self,
-      lambda self, *of: self._from_queries(*of, deterministic),
+      lambda self, *args: self._from_queries(*args, deterministic),
       x,
       memory,
       self.config.query_block,
@@ -160,7 +160,7 @@ class Block(nn.Module):
 
 
 class _ScannedBlock(nn.Module):
-  """A Block in the form that nn.scan steps over: (carry, ...) -> carry, out."""
+  """A Block with the signature of nn.scan: (carry, ...) -> (carry, out)."""
 
   config: ModelConfig
   projected_length: int
@@ -169,11 +169,10 @@ class _ScannedBlock(nn.Module):
   @nn.compact
   def __call__(self, x, mask, shared, deterministic):
     block = Block
-    # One that works in blocks of positions makes those again, one by one.
+    # A layer with query blocks recomputes each block instead.
     in_blocks = functional.is_longer(x, self.config.query_block)
     if self.config.remat and not in_blocks:
-      # A loop needs no barrier against sharing the recomputed with the first
-      # values; layers one after another do. Static: deterministic, self is 0.
+      # Only unrolled layers need a CSE barrier. Argument 4 is deterministic.
       block = nn.remat(
         Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
       )
@@ -184,11 +183,11 @@ class _ScannedBlock(nn.Module):
 class Encoder(nn.Module):
   """Embeddings and layers.
 
-  Layers of one projected length that follow each other run as one nn.scan.
+  Consecutive layers with the same projected length run in one nn.scan.
 
   Attributes:
     config: sizes and choices.
-    causal: whether a row sees only itself and the rows before it.
+    causal: whether a row attends only to itself and earlier rows.
   """
 
   config: ModelConfig
@@ -235,13 +234,13 @@ class Encoder(nn.Module):
 
     Args:
       tokens: ids, N at most `max_length`.
-      mask: bool or integers 0 and 1, True at real tokens, or None when all are;
+      mask: bool or integers 0 and 1, True at real tokens, or None if all are;
         see `masks.check`.
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
-      ValueError: for an input longer than `max_length`, or a mask of another
-        shape or dtype (an additive one).
+      ValueError: for an input longer than `max_length`, or a mask of the wrong
+        shape or dtype (such as an additive mask).
     """
     config = self.config
     mask = masks.check(mask, tokens.shape)
@@ -258,30 +257,30 @@ class Encoder(nn.Module):
     return self.norm(x) if config.norm_position == "pre" else x
 
   def attend(self, x):
-    """Scores against the token embeddings; see `Embed.attend`."""
+    """Returns logits from the token embeddings; see `Embed.attend`."""
     return self.embed.attend(x)
 
 
 class MaskedLM(nn.Module):
-  """Encoder with RoBERTa's head, tied to the token embeddings."""
+  """Encoder with RoBERTa's masked-LM head, tied to the token embeddings."""
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, tokens, mask=None, positions=None, deterministic=True):
-    """Logits over the vocabulary.
+    """Returns logits over the vocabulary.
 
     Args:
       tokens: int [B, N].
-      mask: as that of `Encoder`.
+      mask: see `Encoder`.
       positions: int [B, P], where to predict, or None for everywhere.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
-      float32 [B, P, V], or [B, N, V] without positions.
+      float32 [B, P, V], or [B, N, V] if positions is None.
 
     Raises:
-      ValueError: as that of `Encoder`.
+      ValueError: see `Encoder`.
     """
     config = self.config
     encoder = Encoder(config, name="encoder")
@@ -302,24 +301,24 @@ class MaskedLM(nn.Module):
 
 
 class CausalLM(nn.Module):
-  """Encoder with causal attention, scored against its token embeddings."""
+  """Encoder with causal attention and logits tied to the token embeddings."""
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, tokens, mask=None, deterministic=True):
-    """Logits of the next token at every position.
+    """Returns logits of the next token at every position.
 
     Args:
       tokens: int [B, N].
-      mask: as that of `Encoder`.
+      mask: see `Encoder`.
       deterministic: False applies dropout (rng 'dropout').
 
     Returns:
-      float32 [B, N, V]; those at position i depend on no later token.
+      float32 [B, N, V]; logits at position i do not depend on later tokens.
 
     Raises:
-      ValueError: as that of `Encoder`, and for an attention that is not causal.
+      ValueError: see `Encoder`; also if the attention cannot be causal.
     """
     encoder = Encoder(self.config, causal=True, name="encoder")
     logits = encoder.attend(encoder(tokens, mask, deterministic))
@@ -339,7 +338,7 @@ class Classifier(nn.Module):
 
   @nn.compact
   def __call__(self, tokens, mask=None, deterministic=True):
-    """tokens int [B, N] -> logits float32 [B, C]; arguments as `Encoder`."""
+    """tokens int [B, N] -> logits float32 [B, C]; see `Encoder`."""
     config = self.config
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
     x = Encoder(config, name="encoder")(tokens, mask, deterministic)[:, 0]
@@ -350,5 +349,5 @@ class Classifier(nn.Module):
 
 
 def num_parameters(params: Any) -> int:
-  """How many numbers a tree of arrays (or of their shapes) holds."""
+  """Returns the number of elements in a tree of arrays or shapes."""
   return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,22 +1,22 @@
-"""Starting values with which attention sees neighbours from the first update.
+"""Initializers with which attention sees neighbors from the first update.
 
-From random starts a masked language model tends to stay for long on a plateau
-near word frequencies, until some head happens upon attending by position; a
-random E makes that harder, as every slot mixes all positions. Three starts are
-meant to end that, and are learned from there like any other:
+From random initial values a masked language model stays long on a plateau near
+unigram perplexity, until some head learns to attend by position. A random E
+makes that harder, since every slot mixes all positions. Three initializers
+shorten the plateau; their parameters are trained like any other:
 
-* Neighbour heads. The last `position_dims` features of the embeddings are left
-  to positions: pairs (cos w i, sin w i) of linearly spaced frequencies w. The
-  query kernel of head h starts by reading them, the key kernel by reading them
-  turned by w * offset_h, so that the score of i and j is a sum of
-  cos(w (i + offset_h - j)), largest at j = i + offset_h.
-* Window means. E starts as means of N / K neighbours; where each head has an E,
-  over windows that are shifted from head to head.
-* Strided E. Head h's E_h starts by picking every (N / K)-th row, from row h mod
-  (N / K) on: each head sees its rows unmixed, the heads together see all.
+* Neighbor heads. The last `position_dims` features of the embeddings encode
+  positions as pairs (cos w i, sin w i) with linearly spaced frequencies w. The
+  query kernel of head h reads them, and its key kernel reads them rotated by
+  w * offset_h, so the score of i and j is a sum of cos(w (i + offset_h - j)),
+  largest at j = i + offset_h.
+* Window means. E averages windows of N / K neighbors. If each head has its own
+  E, windows are shifted from head to head.
+* Strided E. E_h of head h picks every (N / K)-th row, starting at row h mod
+  (N / K). Each head sees its rows unmixed; together the heads see every row.
 
-The kernels of a convolution have the last two starts, too, channel by channel;
-their windows are those of its stride.
+Convolution kernels have the last two as well, channel by channel, on the
+windows of the convolution's stride.
 """
 
 import flax.linen as nn
@@ -28,12 +28,12 @@ import numpy as np
 def scaled(
   init: nn.initializers.Initializer, scale: float
 ) -> nn.initializers.Initializer:
-  """What `init` gives, times a number."""
+  """Scales an initializer."""
   return lambda *arguments: scale * init(*arguments)
 
 
 def _noisy(values, std: float) -> nn.initializers.Initializer:
-  """What `values` gives for a shape, plus N(0, std)."""
+  """Returns an initializer of values(shape) plus N(0, std^2) noise."""
 
   def init(key, shape, dtype=jnp.float32):
     noise = std * jax.random.normal(key, shape, dtype)
@@ -43,7 +43,7 @@ def _noisy(values, std: float) -> nn.initializers.Initializer:
 
 
 def strided(std: float) -> nn.initializers.Initializer:
-  """E [H, K, N] (or [K, N]) that picks every (N / K)-th row, plus N(0, std)."""
+  """E [H, K, N] or [K, N] picks every (N / K)-th row, plus N(0, std^2)."""
 
   def picks(shape):
     *heads, k, n = shape
@@ -56,10 +56,10 @@ def strided(std: float) -> nn.initializers.Initializer:
 
 
 def window_mean(std: float) -> nn.initializers.Initializer:
-  """E [H, K, N] (or [K, N]) of means over N / K neighbours, plus N(0, std).
+  """E [H, K, N] or [K, N] averages N / K neighbors, plus N(0, std^2).
 
-  Windows of head h begin h N / (K H) rows earlier, so that heads mix different
-  rows; its first one is shorter by as much, and its last longer.
+  Windows of head h begin h N / (K H) rows earlier, so heads mix different rows;
+  its first window is shorter by that much and its last is longer.
   """
 
   def means(shape):
@@ -73,47 +73,47 @@ def window_mean(std: float) -> nn.initializers.Initializer:
   return _noisy(means, std)
 
 
-def _by_channel(chosen, std):
-  """Kernel [..., W, D, D] of a weight a row and head, plus N(0, std).
+def _by_channel(row_weights, std):
+  """Kernel [..., W, D, D] with one weight per head and row, plus N(0, std^2).
 
   Args:
-    chosen: (H, W) -> the weights [H, W].
-    std: spread of the noise.
+    row_weights: (H, W) -> weights [H, W].
+    std: std of the noise.
   """
 
   def kernel(shape):
     *heads, window, width, _ = shape
-    rows = chosen(heads[0] if heads else 1, window)
+    rows = row_weights(heads[0] if heads else 1, window)
     return rows[..., None, None] * np.eye(width)
 
   return _noisy(kernel, std)
 
 
 def mean_kernel(std: float) -> nn.initializers.Initializer:
-  """Kernel [H, W, D, D] (or [W, D, D]): the mean of W rows, plus N(0, std)."""
+  """Kernel [H, W, D, D] or [W, D, D]: the mean of W rows, plus N(0, std^2)."""
   return _by_channel(lambda h, w: np.full((h, w), 1 / w), std)
 
 
 def strided_kernel(std: float) -> nn.initializers.Initializer:
-  """Kernel [H, W, D, D] (or [W, D, D]): row h mod W, plus N(0, std)."""
+  """Kernel [H, W, D, D] or [W, D, D]: row h mod W, plus N(0, std^2)."""
   return _by_channel(lambda h, w: np.eye(w)[np.arange(h) % w], std)
 
 
 def frequencies(position_dims: int) -> np.ndarray:
-  """w in radians a position, linear up to a quarter turn: float [dims / 2]."""
+  """w in radians per position, spaced linearly in (0, pi / 2): [dims / 2]."""
   count = position_dims // 2
   return np.pi / 2 * (np.arange(count) + 0.5) / count
 
 
 def waves(length: int, position_dims: int) -> np.ndarray:
-  """cos and sin of w i, in pairs: float [length, position_dims]."""
+  """Pairs (cos w i, sin w i): float [length, position_dims]."""
   angles = np.arange(length)[:, None] * frequencies(position_dims)
   pairs = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
   return pairs.reshape(length, position_dims)
 
 
 def sinusoidal(std: float) -> nn.initializers.Initializer:
-  """Positions [N, M] of Vaswani et al. 2017, with standard deviation `std`."""
+  """Sinusoidal positions [N, M] (Vaswani et al. 2017), scaled to `std`."""
 
   def init(key, shape, dtype=jnp.float32):
     del key
@@ -130,7 +130,7 @@ def sinusoidal(std: float) -> nn.initializers.Initializer:
 def positions_apart(
   std: float, position_dims: int
 ) -> nn.initializers.Initializer:
-  """Positions [N, M]: `waves` in the last features, zero in the others."""
+  """Positions [N, M]: `waves` in the last `position_dims` features, else 0."""
 
   def init(key, shape, dtype=jnp.float32):
     del key
@@ -142,7 +142,7 @@ def positions_apart(
 
 
 def tokens_apart(std: float, position_dims: int) -> nn.initializers.Initializer:
-  """Tokens [V, M]: N(0, std), zero in the features left to positions."""
+  """Tokens [V, M]: N(0, std^2), but 0 in the features that encode positions."""
 
   def init(key, shape, dtype=jnp.float32):
     values = std * jax.random.normal(key, shape, dtype)
@@ -152,9 +152,9 @@ def tokens_apart(std: float, position_dims: int) -> nn.initializers.Initializer:
 
 
 def head_offsets(num_heads: int, window: int) -> np.ndarray:
-  """Where each head looks: -1, 1, -2, 2, ..., each for `window` heads.
+  """Returns each head's offset: -1, 1, -2, 2, ..., each for `window` heads.
 
-  With a strided E it takes `window` heads to see every row at one offset.
+  With a strided E, `window` heads together see every row at one offset.
   """
   order = np.arange(num_heads) // window
   return (order // 2 + 1) * np.where(order % 2, 1, -1)
@@ -166,13 +166,13 @@ def neighbour_heads(
   gain: float,
   noise: nn.initializers.Initializer,
 ) -> nn.initializers.Initializer:
-  """A query (offsets 0) or key kernel [M, H * D] that reads turned positions.
+  """Query (offsets 0) or key kernel [M, H * D] that rotates positions.
 
   Args:
-    offsets: int [H], how far to the right of a query the matching key is.
-    position_dims: how many of the last features are positions.
-    gain: of the positions read.
-    noise: initializer of the rest of the kernel.
+    offsets: int [H], distance from a query to its matching key on the right.
+    position_dims: how many of the last features encode positions.
+    gain: gain on the position features.
+    noise: initializer that is added to the kernel.
   """
   rates = frequencies(position_dims)
 
@@ -183,7 +183,7 @@ def neighbour_heads(
     pairs = min(head_dim, position_dims) // 2
     stride = len(rates) // pairs
     for head, offset in enumerate(offsets):
-      # Heads share out the frequencies where a head cannot hold them all.
+      # If a head cannot hold all frequencies, heads divide them.
       chosen = np.arange(pairs) * stride + head % stride
       cos, sin = np.cos(rates[chosen] * offset), np.sin(rates[chosen] * offset)
       row = width - position_dims + 2 * chosen

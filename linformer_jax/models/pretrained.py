@@ -1,8 +1,7 @@
-"""Weights of BERT and its like, from safetensors to variables of an `Encoder`.
+"""Loads BERT-family weights from safetensors into an `Encoder`.
 
-Sizes are read from the tensors. What they do not tell, heads and the epsilon of
-the layer norms, is in the config.json that lies beside such a file, or is given
-by the caller.
+Sizes are read from the tensors. The number of heads and the epsilon of the
+layer norms come from the config.json next to the file, or from the caller.
 """
 
 import json
@@ -20,7 +19,7 @@ from linformer_jax.run import paths
 
 convert = bert.convert
 
-# What config.json has to say, where it says it.
+# Required values of config.json fields, if present.
 _EXPECTED = {
   "hidden_act": "gelu",
   "activation": "gelu",
@@ -39,19 +38,19 @@ _SAVE_AGAIN = (
 def load(
   path: str | os.PathLike[str], num_heads: int | None = None
 ) -> tuple[model_config.ModelConfig, dict[str, Any]]:
-  """Reads a safetensors file of the architecture of BERT, see `convert`.
+  """Reads BERT-family weights from safetensors; see `convert`.
 
   Args:
-    path: the file, or the folder of its model.safetensors (or, in several
-      files, of its model.safetensors.index.json).
-    num_heads: H, or None for that of config.json beside the file.
+    path: the file, or the folder that holds its model.safetensors or, if
+      sharded, its model.safetensors.index.json.
+    num_heads: H, or None to read it from the config.json next to the file.
 
   Returns:
-    (config, variables) of `model.Encoder`, as `convert`.
+    (config, variables) of `models.Encoder`.
 
   Raises:
-    ValueError: in one line, for a file that cannot be read, that lacks a
-      tensor, or that is of another architecture or format.
+    ValueError: in one line, for a file that cannot be read, lacks a tensor, or
+      has another architecture or format.
   """
   path = find(path)
   tensors = _read(path)
@@ -95,7 +94,7 @@ def load(
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the file of weights, or of their index, that a path means.
+  """Returns the file of weights or of their index at a path.
 
   Raises:
     ValueError: in one line, for another format or a folder without weights.
@@ -119,7 +118,7 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _read(path):
-  """Tensors by name, of a file or of all files of an index."""
+  """Returns tensors by name from a file or from all files of an index."""
   files = [path]
   if path.suffix == ".json":
     names = _json(path).get("weight_map")
@@ -135,14 +134,14 @@ def _read(path):
     except (OSError, safetensors.SafetensorError) as error:
       raise ValueError(f"cannot read the weights {file}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
-      raise ValueError(  # how that library says that numpy has no float8
+      raise ValueError(  # safetensors raises these for float8
         f"cannot read the weights {file}: of a dtype not known here ({error})"
       ) from error
   return tensors
 
 
 def _json(path):
-  """The settings in a JSON file, without those that are null."""
+  """Returns the non-null settings of a JSON file."""
   try:
     settings = json.loads(path.read_text(encoding="utf-8"))
   except RecursionError as error:
@@ -155,7 +154,7 @@ def _json(path):
 
 
 def _settings(path):
-  """The config.json beside weights, or nothing where there is none."""
+  """Returns the settings of config.json, or {} if there is none."""
   if not os.path.exists(path):
     return {}
   settings = _json(path)

@@ -1,1 +1,1 @@
-"""Attention by other means than the compiler's."""
+"""Attention kernels that XLA does not derive from plain einsum and softmax."""

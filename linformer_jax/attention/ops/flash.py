@@ -21,7 +21,7 @@ _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _one_by_one(function, rows, slots):
-  """`_together`, but one head of one sequence at a time."""
+  """Does what `_together` does, for one head of one sequence at a time."""
   rows, slots = jax.tree.map(jnp.asarray, (rows, slots))
   b, n, h, _ = rows[0].shape
 
@@ -58,7 +58,7 @@ def _one_by_one(function, rows, slots):
 
 
 def _together(function, rows, slots):
-  """Applies function(*rows, *slots) -> (row_out, slot_out) to all heads at once.
+  """Applies function(*rows, *slots) -> (row_out, slot_out) to all heads.
 
   Args:
     function: on arrays [..., N, D] and [..., K, D].
@@ -71,7 +71,7 @@ def _together(function, rows, slots):
 
 
 def _by_head(function, rows, slots):
-  """One head at a time on a CPU, where its scores then stay in the cache."""
+  """Loops over heads on a CPU, where the scores of one head fit in cache."""
   return jax.lax.platform_dependent(
     rows,
     slots,
@@ -142,7 +142,7 @@ def _forward(q, k, v, mask):
     row = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
     start = jnp.zeros(q.shape, jnp.float32), row + _LEAST, row
   (out, m, denom), _ = _over_keys(add, start, k, v, mask)
-  denom = jnp.where(denom == 0, 1, denom)  # a row that sees no slot: zero
+  denom = jnp.where(denom == 0, 1, denom)  # a row that sees no slot is zero
   return ((out / denom).astype(v.dtype), m + jnp.log(denom)), None
 
 
@@ -193,7 +193,7 @@ def attend(q, k, v, mask=None):
   Args:
     q: queries [B, N, H, D].
     k, v: keys and values [B, H, K, D].
-    mask: as `masks.check` takes it, [B, K] or None.
+    mask: [B, K] or None, as `masks.check` takes it.
 
   Returns:
     [B, N, H, D] in v's dtype; scores and softmax are float32.

@@ -1,4 +1,4 @@
-"""One pass over a whole split: sums in, exact metrics out."""
+"""Evaluates a whole split in one pass, with exact metrics."""
 
 import collections
 
@@ -11,21 +11,21 @@ def evaluate(
   """Evaluates the state on every batch.
 
   Args:
-    steps: of `step.build_steps`.
+    steps: as returned by `step.build_steps`.
     state: a TrainState.
-    batches: of `data.pipeline.validation_batches`; every process gives the
-      same number, and rows that only fill up a batch weigh nothing.
-    stop: asked before every batch whether to break off.
+    batches: as returned by `data.pipeline.validation_batches`; every process
+      has the same number, and padding rows have weight 0.
+    stop: called before every batch; True aborts the evaluation.
 
   Returns:
-    The metrics of the task over the whole split, 'eval/' before their names,
-    with eval/targets, the sum of weights; or None when broken off.
+    The task's metrics over the whole split, prefixed by 'eval/', and
+    eval/targets, the sum of weights; None if aborted.
 
   Raises:
-    ValueError: for no batch at all.
+    ValueError: if there is no batch.
   """
   total = collections.Counter()
-  pending = None  # read one batch late, so that the device is never idle
+  pending = None  # fetched one batch late, so the device is never idle
 
   def add(sums):
     for name, value in jax.device_get(sums).items():

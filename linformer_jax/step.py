@@ -1,4 +1,4 @@
-"""The training state and the steps over it: the one place that jits a step."""
+"""The training state and the jitted train and evaluation steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from linformer_jax.parallel import sharding
 
 @flax.struct.dataclass
 class TrainState:
-  """All that an update changes, and the constants that it reads.
+  """Everything an update changes, and the constants it reads.
 
   Attributes:
     step: int32 scalar, updates completed.
     params: float32 parameters.
-    constants: fixed random projections, empty for the other kinds.
-    opt_state: optax's.
+    constants: fixed random projections; empty for other projection kinds.
+    opt_state: optimizer state of optax.
   """
 
   step: jax.Array
@@ -33,18 +33,18 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-  """Compiled functions of one config on one mesh.
+  """Jitted functions of one config on one mesh.
 
   Attributes:
     init: () -> TrainState.
     train: (state, batch) -> (state, metrics); the state is donated.
-    evaluate: (state, batch) -> the sums of the task.
+    evaluate: (state, batch) -> the task's sums.
     abstract_state: TrainState of shapes with shardings.
-    abstract_batch: a training batch, likewise.
-    mesh: the devices; `place` puts batches there.
-    task: what is trained.
+    abstract_batch: training batch of shapes with shardings.
+    mesh: the devices.
+    task: the task.
     model: the ModelConfig.
-    flops: of an update, forward and backward pass, over all devices.
+    flops: FLOPs of an update over all devices, forward and backward pass.
   """
 
   init: Callable
@@ -59,7 +59,7 @@ class Steps:
 
   @property
   def batch_size(self) -> int:
-    """Rows of an update."""
+    """Rows per update."""
     return jax.tree.leaves(self.abstract_batch)[0].shape[0]
 
   def place(self, batch) -> dict[str, jax.Array]:
@@ -70,7 +70,7 @@ class Steps:
 
 
 def model_config(group) -> models.ModelConfig:
-  """The `model` group of a config as a validated ModelConfig."""
+  """Returns the `model` group of a config as a validated ModelConfig."""
   fields = group.to_dict()
   lengths = fields.pop("projected_lengths")
   if lengths:
@@ -84,7 +84,7 @@ def task_of(config) -> tasks.Task:
 
 
 def _abstract_batch(config, task, mesh):
-  """Shapes of a global training batch, as `data.pipeline` makes them."""
+  """Returns the shapes of a global training batch, with shardings."""
   return {
     name: jax.ShapeDtypeStruct(
       (config.train.batch_size, *field.shape),
@@ -96,7 +96,7 @@ def _abstract_batch(config, task, mesh):
 
 
 def _accumulated(sums_of, params, batch, key, parts):
-  """Gradients and sums of a batch worked through in `parts` parts."""
+  """Returns gradients and sums accumulated over `parts` microbatches."""
 
   def differentiate(rows, part):
     def loss(params):
@@ -108,7 +108,7 @@ def _accumulated(sums_of, params, batch, key, parts):
 
   if parts == 1:
     return differentiate(batch, 0)
-  # Strided, so that each part is spread over the devices as the batch is.
+  # Strided, so each microbatch is sharded over the devices like the batch.
   rows = jax.tree.map(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
@@ -125,7 +125,7 @@ def _accumulated(sums_of, params, batch, key, parts):
 
 
 def _initializer(config):
-  """() -> TrainState, as a run of the config starts."""
+  """Returns () -> TrainState at step 0."""
   task, tx = task_of(config), _optimizer(config)
 
   def init():
@@ -151,7 +151,7 @@ def abstract_shapes(config) -> TrainState:
 
 
 def abstract_state(config, mesh: jax.sharding.Mesh) -> TrainState:
-  """Returns the shapes of the state of a config with their shardings."""
+  """Returns the shapes of the state of a config, with shardings."""
   shapes = abstract_shapes(config)
   return jax.tree.map(
     lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
@@ -161,14 +161,14 @@ def abstract_state(config, mesh: jax.sharding.Mesh) -> TrainState:
 
 
 def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
-  """Makes the steps of a config on a mesh. Nothing is computed yet.
+  """Builds the steps of a config on a mesh without computing anything.
 
   Args:
-    config: a whole experiment config, as configs/base.py.
-    mesh: of `sharding.make_mesh`.
+    config: a full experiment config, as in configs/base.py.
+    mesh: as returned by `sharding.make_mesh`.
 
   Raises:
-    ValueError: for a config whose values do not fit each other or the mesh.
+    ValueError: if config values are inconsistent or do not fit the mesh.
   """
   model_cfg = model_config(config.model)
   model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
@@ -197,7 +197,7 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     params = optax.apply_updates(state.params, updates)
     metrics = sums | {
       "gradient_norm": optax.tree.norm(grads),
-      # Finite norms say that all of the new state is: what is saved is sound.
+      # Finite norms imply a finite new state, so checkpoints stay finite.
       "parameter_norm": optax.tree.norm(params),
       "learning_rate": rate(state.step),
     }

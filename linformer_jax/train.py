@@ -1,4 +1,4 @@
-"""Pretraining: build, restore, loop. The order of things and nothing else."""
+"""Pretraining: builds an experiment, restores its state and runs the loop."""
 
 import dataclasses
 import functools
@@ -17,25 +17,25 @@ from linformer_jax.run import checkpoint, metrics, preemption, report
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything a run needs, made before anything is written to its folder."""
+  """Everything a run needs, built before anything is written to its folder."""
 
   config: Any
   mesh: jax.sharding.Mesh
   steps: step_lib.Steps
   data: pipeline.DataConfig
   corpus: pipeline.Corpus
-  floor: float  # of the task, on the validation split
+  floor: float  # `Task.floor` on the validation split
 
 
 def build(config, known: pipeline.Record | None = None) -> Experiment:
-  """Checks a config as a whole and makes what it describes.
+  """Validates a config and builds its experiment.
 
   Args:
-    config: a whole experiment config, as configs/base.py.
-    known: what the run was trained on so far; see `pipeline.prepare`.
+    config: a full experiment config, as in configs/base.py.
+    known: record of the data the run has used so far; see `pipeline.prepare`.
 
   Raises:
-    ValueError: naming what does not fit, before any file of the run exists.
+    ValueError: if the config is invalid, before any file of the run exists.
   """
   run = config.run
   for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
@@ -44,12 +44,12 @@ def build(config, known: pipeline.Record | None = None) -> Experiment:
   if run.eval_every_steps < 0:
     raise ValueError(f"run.eval_every_steps {run.eval_every_steps} is negative")
   mesh = sharding.make_mesh(config.mesh)
-  sharding.share(mesh)  # raises where processes cannot share out a batch
+  sharding.share(mesh)  # raises if processes cannot divide a batch
   steps = step_lib.build_steps(config, mesh)
   memory.check(steps, config)
   data = pipeline.DataConfig(**config.data.to_dict())
   corpus = pipeline.prepare(data, known)
-  # The whole split, on every process.
+  # Every process reads the whole split.
   task = steps.task
   batches = pipeline.validation_batches(corpus, task, run.eval_batch_size)
   floor = task.floor(corpus, batches)
@@ -57,10 +57,10 @@ def build(config, known: pipeline.Record | None = None) -> Experiment:
 
 
 def _start(experiment, saved):
-  """The newest state with its place in the data, or a fresh one.
+  """Restores the newest checkpoint and data position, or initializes both.
 
   Returns:
-    (state, iterator, note), the note empty or as `_note` made it.
+    (state, iterator, note), the note as returned by `_note`, or empty.
   """
   config, steps = experiment.config, experiment.steps
   iterator = pipeline.train_iterator(
@@ -82,7 +82,7 @@ def _start(experiment, saved):
 
 
 def _fresh(experiment):
-  """The state of a run at update 0."""
+  """Returns the state of a run at update 0."""
   state, run = experiment.steps.init(), experiment.config.train.init_from
   if run:
     state, seen = load.weights(run, state, experiment.mesh)
@@ -91,7 +91,7 @@ def _fresh(experiment):
 
 
 def _note(config, iterator, evaluation, window, throughput):
-  """What is saved beside the state, so that a resumed run repeats nothing."""
+  """Returns what a checkpoint needs besides the state to resume exactly."""
   return {
     "data": iterator.get_state(),
     "evaluation": evaluation,
@@ -107,25 +107,25 @@ def _throughput(experiment, state):
 
 
 def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
-  """Trains to the last update, resuming what the folder holds.
+  """Trains to the last update, resuming from the newest checkpoint.
 
-  The order within an update: evaluate, save, fetch, dispatch, and only then
-  read the metrics of the update before, so that the device is never idle.
-  `step` counts completed updates. The place in the data is saved before the
+  Each iteration evaluates, saves, fetches a batch, dispatches the update, and
+  only then reads the metrics of the previous update, so the device is never
+  idle. `step` counts completed updates. The data position is saved before the
   next batch is taken.
 
   Args:
-    experiment: of `build`.
+    experiment: as returned by `build`.
     workdir: folder of the run, for checkpoints, metrics and curve.png.
 
   Returns:
-    The summary that result.json holds.
+    The contents of result.json.
 
   Raises:
-    report.NonFiniteError: at an update whose loss, gradient or new parameters
-      are not finite; the last checkpoint is from before it.
-    preemption.Interrupted: after SIGTERM or SIGINT, all saved.
-    checkpoint.CheckpointError: when no checkpoint can be read.
+    report.NonFiniteError: if a loss, gradient or new parameters are not finite;
+      the last checkpoint predates that update.
+    preemption.Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
+    checkpoint.CheckpointError: if no checkpoint can be read.
   """
   config, steps = experiment.config, experiment.steps
   run, total = config.run, config.train.num_steps
@@ -135,10 +135,10 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
   ):
     state, iterator, note = _start(experiment, saved)
     first = int(state.step)
-    evaluation = note.get("evaluation")  # at `step`, if there was one
+    evaluation = note.get("evaluation")  # the one at `first`, if any
     metrics.forget_after(workdir, first, evaluation is not None)
     throughput = _throughput(experiment, note.get("throughput"))
-    # Compiled ahead: outside of the clock, and never again.
+    # Compile ahead of time, so throughput excludes compilation.
     update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
     update = update.compile()
     with metrics.Writer(workdir) as writer:
@@ -169,7 +169,7 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
           if evaluation:
             progress.evaluation(step, evaluation)
         if last or signal or _due(step, run.checkpoint_every_steps):
-          window.close()  # nothing that is not finite is saved
+          window.close()  # raises before a non-finite state is saved
           note = _note(config, iterator, evaluation, window, throughput)
           saved.save(step, state, note)
         if signal:
@@ -192,23 +192,19 @@ def _due(step, every):
 
 
 def _profile(run, workdir, first):
-  """Called after each update: traces some of them, if the config says so."""
+  """Returns a hook, called after each update, that profiles some of them."""
   if not run.profile_steps or jax.process_index():
     return lambda step: None
   return periodic_actions.Profile(
     logdir=str(workdir),
     num_profile_steps=run.profile_steps,
-    profile_duration_ms=None,  # the steps alone say when it ends
+    profile_duration_ms=None,  # end after num_profile_steps only
     first_profile=first + 10,
   )
 
 
 def _evaluate(experiment, state, stop=lambda: False):
-  """Metrics over the whole validation split, and the seconds they took.
-
-  Returns:
-    None when `stop` broke it off.
-  """
+  """Returns validation metrics and eval/seconds, or None if `stop` aborts."""
   start = time.perf_counter()
   batches = pipeline.validation_batches(
     experiment.corpus,
@@ -224,10 +220,10 @@ def evaluate_newest(experiment: Experiment, workdir):
   """Evaluates the newest checkpoint of a run.
 
   Returns:
-    The update it is from, and its metrics.
+    (completed updates, metrics).
 
   Raises:
-    checkpoint.CheckpointError: when there is none, or none can be read.
+    checkpoint.CheckpointError: if no checkpoint exists or can be read.
   """
   with checkpoint.Checkpoints(workdir, read_only=True) as saved:
     restored = saved.restore(experiment.steps.abstract_state)
@@ -238,7 +234,7 @@ def evaluate_newest(experiment: Experiment, workdir):
 
 
 def describe(experiment: Experiment, workdir) -> str:
-  """A few lines on what is about to run."""
+  """Returns a short description of the run."""
   config, corpus = experiment.config, experiment.corpus
   model = experiment.steps.model
   size = models.num_parameters(experiment.steps.abstract_state.params)

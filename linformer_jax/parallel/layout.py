@@ -1,8 +1,8 @@
-"""How arrays lie on a device mesh, where one is in use.
+"""Shards arrays over a device mesh, if one is in use.
 
-Modules name logical axes ('batch', 'sequence', 'heads', ...), and `on_mesh`
-says over which mesh axes those are spread. Outside of it nothing here does
-anything, so that a module runs anywhere as it is.
+Modules name logical axes ('batch', 'sequence', 'heads', ...); `on_mesh` maps
+them to mesh axes. Outside `on_mesh` these functions do nothing, so modules run
+unchanged on one device.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ _IN_USE = contextvars.ContextVar("mesh and rules", default=None)
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh, rules: Mapping[str, str | tuple[str, ...]]):
-  """While functions are traced: spreads their arrays over a mesh.
+  """Shards the arrays of functions traced in this context over a mesh.
 
   Args:
     mesh: the devices.
-    rules: mesh axes by logical axis; an axis without a rule is not divided.
+    rules: mesh axes by logical axis; an axis without a rule is not sharded.
   """
   token = _IN_USE.set((mesh, rules) if mesh.size > 1 else None)
   try:
@@ -33,12 +33,12 @@ def on_mesh(mesh: Mesh, rules: Mapping[str, str | tuple[str, ...]]):
 
 
 def spec(rules, *names: str | None) -> PartitionSpec:
-  """Logical axes of an array, None for one that is not divided, as a spec."""
+  """Returns the spec of logical axes; None is an axis that is not sharded."""
   return PartitionSpec(*(rules.get(name) for name in names))
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """The same array, spread along its first axes as their names say."""
+  """Shards the leading axes of x by their logical names."""
   if _IN_USE.get() is None:
     return x
   mesh, rules = _IN_USE.get()
@@ -48,7 +48,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def shards(name: str) -> int:
-  """Parts that a logical axis is divided into."""
+  """Returns the number of shards of a logical axis."""
   if _IN_USE.get() is None:
     return 1
   mesh, rules = _IN_USE.get()
@@ -56,36 +56,37 @@ def shards(name: str) -> int:
 
 
 def ways(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
-  """Parts that one mesh axis, or several, divide something into."""
+  """Returns the number of shards over one mesh axis or several."""
   axes = (axes,) if isinstance(axes, str) else axes
   return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def apart(function, x, own=(), whole=(), key=None) -> jax.Array:
-  """function(x, own, whole, key), on each device by itself.
+  """Applies a position-wise function to each device's shard independently.
 
-  In the backward pass a device adds up gradients of copies of its own, and sums
-  over devices are made once, however often a loop in `function` adds to them.
+  Each device accumulates gradients of its own copies in the backward pass, so
+  gradients are all-reduced once, not at every step of a loop in `function`.
 
   Args:
-    function: of rows [b, n, ...], trees and a key; each row for itself.
-    x: [B, N, ...], sequences of positions.
-    own: tree of arrays [B, ...] that belong to the sequences.
-    whole: tree of arrays that belong to all.
-    key: a random key, of which each device gets another one, or None.
+    function: (x [b, n, ...], own, whole, key) -> [b, n, ...]; acts on each
+      position independently.
+    x: [B, N, ...].
+    own: tree of arrays [B, ...], such as keys.
+    whole: tree of arrays that all sequences use, such as parameters.
+    key: a random key, split into one key per shard, or None.
   """
   if _IN_USE.get() is None:
     return function(x, own, whole, key)
   mesh, rules = _IN_USE.get()
   names = ("batch", "sequence")
-  parts = tuple(shards(name) for name in names)  # these axes come in front
+  parts = tuple(shards(name) for name in names)  # the leading axes below
 
   def spread(x):
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
     at = NamedSharding(mesh, PartitionSpec(*spec(rules, *names), *free))
     return jax.lax.with_sharding_constraint(x, at)
 
-  def copies(x):  # of each sequence for all that divide it
+  def copies(x):  # one per shard of the sequence axis
     x = x.reshape(parts[0], 1, -1, *x.shape[1:])
     return spread(jnp.broadcast_to(x, (*parts, *x.shape[2:])))
 
@@ -111,12 +112,12 @@ def apart(function, x, own=(), whole=(), key=None) -> jax.Array:
 
 
 def per_device(function, arguments, out):
-  """A function that each device applies to its own part of the arrays.
+  """Returns `function` under shard_map: each device applies it to its shards.
 
   Args:
-    function: of arrays (or None), to one array.
-    arguments: for each of them the names of its axes.
-    out: the names of the result's.
+    function: takes arrays or None and returns one array.
+    arguments: logical axes of each argument.
+    out: logical axes of the result.
   """
   if _IN_USE.get() is None:
     return function

@@ -1,8 +1,8 @@
-"""The device mesh, and how state and batches lie on it.
+"""The device mesh, and how state and batches are sharded over it.
 
-data      sequences of a batch; parameters whole on every device
-fsdp      sequences too, and the width of parameters and optimizer
-sequence  positions of a sequence, and the columns of E and F with them
+data      sequences of a batch; parameters are replicated
+fsdp      sequences too, and the width of parameters and optimizer state
+sequence  positions of a sequence, and the matching columns of E and F
 tensor    heads, MLP and vocabulary
 """
 
@@ -21,20 +21,20 @@ from linformer_jax.parallel import layout
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 
-# Mesh axes of the logical axes that modules and the table below name.
+# Mesh axes by logical axis.
 RULES = {
   "batch": ("data", "fsdp"),
   "sequence": "sequence",
   "heads": "tensor",
   "mlp": "tensor",
   "vocab": "tensor",
-  "embed": "fsdp",  # of parameters; activations have their width whole
-  "table": ("fsdp", "sequence"),  # of positions, read once an update
-  "columns": "sequence",  # of the same on their way to 'sequence'
+  "embed": "fsdp",  # width of parameters; that of activations is not sharded
+  "table": ("fsdp", "sequence"),  # width of the position table
+  "columns": "sequence",  # width of the same while resharding to 'sequence'
 }
 
-# The end of a parameter's path and its logical axes; layers of a loop have an
-# axis more in front. All others, small ones, are whole on every device.
+# Suffix of a parameter's path and its logical axes; scanned layers have one
+# more leading axis. The rest are small and replicated.
 PARAMETERS = (
   ("tokens/embedding", ("vocab", "embed")),
   ("positions", (None, "table")),
@@ -52,14 +52,14 @@ PARAMETERS = (
 
 
 def make_mesh(config, devices=None) -> Mesh:
-  """A mesh of all devices over the four axes.
+  """Returns a mesh of all devices over the four axes.
 
   Args:
-    config: the `mesh` group of a config: devices an axis, -1 for what is left.
-    devices: default all of JAX's.
+    config: the `mesh` group of a config: devices per axis, -1 for the rest.
+    devices: None for all JAX devices.
 
   Raises:
-    ValueError: when the axes do not multiply to the number of devices.
+    ValueError: if the axis sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config[axis] for axis in AXES]
@@ -75,7 +75,7 @@ def make_mesh(config, devices=None) -> Mesh:
       f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} "
       f"devices, but there are {len(devices)}"
     )
-  # On a TPU neighbours on an axis are neighbours on the links.
+  # On a TPU, neighbors along a mesh axis are neighbors on the interconnect.
   placed = mesh_utils.create_device_mesh(
     sizes, devices, allow_split_physical_axes=True
   )
@@ -83,12 +83,12 @@ def make_mesh(config, devices=None) -> Mesh:
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """While a model is traced: spreads its activations over the mesh."""
+  """Shards the activations of models traced in this context over the mesh."""
   return layout.on_mesh(mesh, RULES)
 
 
 def _axes(path, rank):
-  """Mesh axes of a leaf of the state, by its path and rank."""
+  """Returns the mesh axes of a leaf of the state from its path and rank."""
   scanned = bool(re.search(r"(^|/)layers_\d+/", path))
   for end, axes in PARAMETERS:
     if rank == len(axes) + scanned and re.search(rf"(^|/){end}$", path):
@@ -97,20 +97,20 @@ def _axes(path, rank):
 
 
 def of_state(state, mesh: Mesh):
-  """Shardings of a tree whose paths end as those of parameters do."""
+  """Returns the shardings of a tree whose paths end like parameter paths."""
 
-  def one(path, leaf):
+  def of_leaf(path, leaf):
     names = [str(getattr(key, "key", "")) for key in path]
     return NamedSharding(mesh, _axes("/".join(names), leaf.ndim))
 
-  return jax.tree_util.tree_map_with_path(one, state)
+  return jax.tree_util.tree_map_with_path(of_leaf, state)
 
 
 def of_batch(axes: tuple[str | None, ...], mesh: Mesh) -> NamedSharding:
   """Returns the sharding of an array [B, ...] of a batch.
 
   Args:
-    axes: logical axes of a row, as of `tasks.Field`.
+    axes: logical axes of a row, as in `tasks.Field`.
     mesh: the devices.
   """
   return NamedSharding(mesh, layout.spec(RULES, "batch", *axes))
@@ -128,7 +128,7 @@ def _check(name, size, mesh, *axes, parts=1):
 def check_model(
   model: model_config.ModelConfig, sequence_length: int, mesh: Mesh
 ):
-  """Raises a ValueError unless the mesh divides the sizes of a model."""
+  """Raises a ValueError unless the mesh divides the model's sizes."""
   _check("data.sequence_length", sequence_length, mesh, "sequence")
   _check("model.num_heads", model.num_heads, mesh, "tensor")
   _check("model.mlp_dim", model.mlp_dim, mesh, "tensor")
@@ -143,7 +143,7 @@ def check_model(
     )
   if model.projection in projection.DENSE:
     _check("model.max_length", model.max_length, mesh, "sequence")
-  else:  # a device has whole windows
+  else:  # windows do not cross devices
     for k in sorted(set(model.projected_lengths)):
       _check("model.projected_length", k, mesh, "sequence")
       rows = model.max_length // k * mesh.shape["sequence"]
@@ -156,13 +156,13 @@ def check_model(
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):
-  """Raises a ValueError unless `size` sequences divide over devices and parts.
+  """Raises a ValueError unless devices and parts divide `size` sequences.
 
   Args:
     name: the config field, for the message.
     size: sequences.
-    mesh: whose data and fsdp axes take them.
-    parts: accumulation steps, each of which is spread over the devices.
+    mesh: its data and fsdp axes shard the sequences.
+    parts: accumulation steps, each sharded over the devices.
   """
   if size < 1 or parts < 1:
     raise ValueError(f"{name} {size} in {parts} parts: both must be positive")
@@ -170,13 +170,13 @@ def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):
 
 
 def batch_ways(mesh: Mesh) -> int:
-  """Parts that the sequences of a batch are divided into."""
+  """Returns the number of shards of a batch."""
   return layout.ways(mesh, RULES["batch"])
 
 
-@functools.cache  # asked for at every batch
+@functools.cache  # called for every batch
 def _shares(mesh):
-  """Of each process, the parts of a batch that its devices work on."""
+  """Returns, by process, the batch shards that its devices hold."""
   ways = batch_ways(mesh)
   by_part = mesh.devices.reshape(ways, -1)  # data and fsdp are the first axes
   found = {}
@@ -187,12 +187,12 @@ def _shares(mesh):
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
-  """(i, c): this process reads the i-th of c equal shares of each batch.
+  """Returns (i, c): this process reads the i-th of c equal shares of a batch.
 
-  Processes that divide sequences between them read the same share.
+  Processes that shard the same sequences read the same share.
 
   Raises:
-    ValueError: when the mesh gives processes shares that overlap in part.
+    ValueError: if the mesh gives processes partially overlapping shares.
   """
   shares = _shares(mesh)
   different = sorted(set(shares.values()))
@@ -208,23 +208,23 @@ def share(mesh: Mesh) -> tuple[int, int]:
 
 
 def to_global(batch, axes, mesh: Mesh):
-  """This process's rows as part of arrays that all processes share.
+  """Assembles global arrays from the rows of each process.
 
   Args:
-    batch: arrays [rows of this share, ...] by their names.
-    axes: logical axes of a row of each, by its name.
+    batch: arrays [rows of this share, ...] by name.
+    axes: logical axes of a row of each array, by name.
     mesh: the devices.
   """
   parts = _shares(mesh)[jax.process_index()]
 
-  def one(name, rows):
-    own = len(rows) // len(parts)
+  def assemble(name, rows):
+    size = len(rows) // len(parts)
 
     def part(at):
-      first = parts.index((at[0].start or 0) // own) * own
-      return rows[(slice(first, first + own), *at[1:])]
+      first = parts.index((at[0].start or 0) // size) * size
+      return rows[(slice(first, first + size), *at[1:])]
 
-    shape = (own * batch_ways(mesh), *rows.shape[1:])
+    shape = (size * batch_ways(mesh), *rows.shape[1:])
     return jax.make_array_from_callback(shape, of_batch(axes[name], mesh), part)
 
-  return {name: one(name, rows) for name, rows in batch.items()}
+  return {name: assemble(name, rows) for name, rows in batch.items()}

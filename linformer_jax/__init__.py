@@ -4,8 +4,8 @@ import signal
 import sys
 
 if sys.argv[:1] == ["-m"] and "linformer_jax.main" in sys.orig_argv:
-  # The command line alone: no traceback for Ctrl-C while modules load, nor for
-  # what is wrong with the environment.
+  # Command line only: no traceback for Ctrl-C during imports or for a broken
+  # environment.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   from linformer_jax.run import startup
 

@@ -1,13 +1,13 @@
 """Analytic FLOPs of the model, two per multiply-add, matrix products only.
 
-Letters are those of `linformer_jax.attention`: N length, K projected, H heads,
-D head_dim, M embed = H * D, F mlp, V vocab. The counts are what the
-computation needs, not what a compiler happens to execute; model FLOPs
-utilisation (MFU) divides them by time and by the device's peak.
+Axis letters as in `linformer_jax.attention`: N length, K projected, H heads,
+D head_dim, M embed = H * D, F mlp, V vocab. These are the FLOPs the computation
+needs, not those a compiler executes; model FLOPs utilization (MFU) divides them
+by time and by the device's peak.
 """
 
-# Published dense peaks per chip in FLOP/s with bfloat16 inputs, by
-# `jax.Device.device_kind`. float32 work runs below them on these devices.
+# Published dense bfloat16 peaks in FLOP/s per chip, by
+# `jax.Device.device_kind`. float32 peaks are lower.
 PEAK_FLOPS = {
   "TPU v2": 45e12,
   "TPU v3": 123e12,
@@ -34,21 +34,18 @@ def keys_and_values(
   h: int,
   memory_m: int = 0,
 ) -> int:
-  """FLOPs to make the keys and values of one sequence with dense E and F.
+  """FLOPs of the keys and values of one sequence with dense E and F.
 
   Args:
-    order: 'before' contracts E and F with X and then with W_K and W_V; 'after'
-      the other way round, as equation 7 of arXiv 2006.04768 is written.
+    order: 'before' applies E and F to X and then W_K and W_V; 'after' applies
+      W_K and W_V first, as equation 7 of arXiv 2006.04768 is written.
     sharing: 'none', 'headwise', 'key_value' or 'layerwise'. The last two have
-      E = F, so that 'before' contracts once.
+      E = F, so 'before' projects X once.
     n: length of the memory.
     k: projected length.
     m: width of the keys and values, all heads together.
     h: number of heads.
-    memory_m: width of the memory, 0 where it is m too.
-
-  Returns:
-    The count for keys and values together.
+    memory_m: width of the memory; 0 for m.
   """
   memory_m = memory_m or m
   if order == "after":
@@ -61,7 +58,7 @@ def keys_and_values(
 def cheaper_order(
   sharing: str, n: int, k: int, m: int, h: int, memory_m: int = 0
 ) -> str:
-  """The order of contraction with fewer FLOPs: 'before' or 'after'."""
+  """Returns the contraction order with fewer FLOPs: 'before' or 'after'."""
   sizes = (sharing, n, k, m, h, memory_m)
   before = keys_and_values("before", *sizes)
   return "before" if before <= keys_and_values("after", *sizes) else "after"
@@ -79,9 +76,9 @@ def attention(
 ) -> int:
   """Forward FLOPs of one attention layer on one sequence of n tokens.
 
-  Query and output projections, keys and values, scores and weighted sum. With a
-  `local_window` a query has its 2 * local_window + 1 near rows beside the k
-  slots, and all rows go through W_K and W_V.
+  Counts query and output projections, keys and values, scores and weighted sum.
+  With a `local_window`, each query also attends to 2 * local_window + 1 nearby
+  rows, and all rows go through W_K and W_V.
   """
   query_and_output = 2 * (2 * n * m * m)
   if kind == "softmax":
@@ -89,12 +86,12 @@ def attention(
   scores = 4 * n * k * m
   if local_window:
     scores += 4 * n * (2 * local_window + 1) * m
-  if projection == "convolution":  # a window of D x D kernels in each head
+  if projection == "convolution":  # a D x D kernel per window row and head
     pool = 4 * n * m * (m // h)
     return query_and_output + 4 * n * m * m + pool + scores
   if projection == "max_pool":
     return query_and_output + 4 * n * m * m + scores
-  if projection == "mean_pool":  # before W_K and W_V; sums are no products
+  if projection == "mean_pool":  # before W_K and W_V; sums do not count
     rows = n if local_window else k
     return query_and_output + 4 * rows * m * m + scores
   order = "after" if local_window else cheaper_order(sharing, n, k, m, h)
@@ -102,17 +99,17 @@ def attention(
 
 
 def encoder(model, n: int) -> int:
-  """Forward FLOPs of the layers of an encoder on one sequence.
+  """Forward FLOPs of an encoder's layers on one sequence of n tokens.
 
   Args:
     model: a `linformer_jax.ModelConfig`.
-    n: rows in the sequence. Embedding lookups are free.
+    n: length of the sequence.
   """
   m = model.embed_dim
   linformer = model.attention == "linformer"
   windowed = linformer and model.projection not in ("linear", "random")
 
-  def slots(k):  # a short input fills only the first ones of a windowed kind
+  def slots(k):  # with a windowed kind, a short input fills only the first
     return -(-n // (model.max_length // k)) if windowed else k
 
   kind, sharing = (model.projection, model.sharing) if linformer else ("", "")
@@ -133,12 +130,12 @@ def encoder(model, n: int) -> int:
 
 
 def token_head(model, positions: int, dense: bool = False) -> int:
-  """Forward FLOPs of scoring the vocabulary at some positions of a sequence.
+  """Forward FLOPs of the vocabulary logits at some positions of a sequence.
 
   Args:
     model: a `linformer_jax.ModelConfig`.
-    positions: how many are scored.
-    dense: whether a dense layer M x M comes before the embeddings.
+    positions: number of positions.
+    dense: whether an M x M dense layer precedes the logits.
   """
   m = model.embed_dim
   return positions * (2 * m * m * dense + 2 * m * model.vocab_size)

@@ -1,4 +1,4 @@
-"""Time a compiled function honestly, and say on what it ran."""
+"""Times compiled functions and records the environment they ran in."""
 
 import importlib.metadata
 import math
@@ -15,15 +15,15 @@ import jax.numpy as jnp
 def seconds(
   function, *arguments, repeats: int = 10, budget: float = math.inf
 ) -> list[float]:
-  """Seconds of synchronised calls, sorted, the first one left out.
+  """Returns the sorted seconds of synchronized calls, without the first.
 
   Args:
-    function: called with the arguments; its arrays are waited for.
-    *arguments: of the function.
-    repeats: calls that count.
-    budget: seconds to spend, so that fewer calls may have to do: three where
-      the first took less than half of it, one where it took less than all, and
-      else the first one itself.
+    function: called with the arguments; its outputs are blocked on.
+    *arguments: arguments of the function.
+    repeats: timed calls.
+    budget: seconds to spend. If they run out, at least three calls are timed
+      if the first took less than half of the budget, and at least one if it
+      took less than all of it; otherwise the first call itself is returned.
   """
 
   def once():
@@ -46,16 +46,15 @@ def seconds(
 def matrix_product_rate(
   rows: int = 1024, inner: int = 512, columns: int = 1024, dtype="float32"
 ) -> float:
-  """FLOP/s of one plain matrix product on the default device.
+  """Measures FLOP/s of one plain matrix product on the default device.
 
   Args:
-    rows, inner, columns: of the product [rows, inner] x [inner, columns].
-    dtype: of both factors.
+    rows, inner, columns: sizes of [rows, inner] x [inner, columns].
+    dtype: dtype of both factors.
 
   Returns:
-    2 * rows * inner * columns over the fastest of thirty synchronised calls on
-    random inputs: the most that this machine gave, as a yardstick where no peak
-    is published.
+    2 * rows * inner * columns over the fastest of thirty synchronized calls on
+    random inputs, as a peak for devices without a published one.
   """
   keys = jax.random.split(jax.random.key(0))
   a = jax.random.normal(keys[0], (rows, inner), dtype)
@@ -65,7 +64,7 @@ def matrix_product_rate(
 
 
 def environment() -> dict[str, str | int]:
-  """What a measurement depends on: devices, host, versions, commit."""
+  """Returns what a measurement depends on: devices, host, versions, commit."""
   names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
   return {
     "device": jax.devices()[0].device_kind,
@@ -78,7 +77,7 @@ def environment() -> dict[str, str | int]:
 
 
 def _cores() -> str:
-  """How many cores there are, and how many this process may use, if fewer."""
+  """Returns the number of cores, and how many of them this process may use."""
   cores = os.cpu_count()
   if hasattr(os, "sched_getaffinity"):
     allowed = len(os.sched_getaffinity(0))
@@ -88,11 +87,11 @@ def _cores() -> str:
 
 
 def _commit() -> str:
-  """The commit of this checkout, '+' where files differ from it."""
+  """Returns the commit of this checkout, with '+' if files differ from it."""
   folder = pathlib.Path(__file__).parent
   command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+"]
   try:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
   except (OSError, subprocess.CalledProcessError):
-    return "unknown"  # installed as a package, or no git here
+    return "unknown"  # installed as a package, or git is missing
   return done.stdout.strip()

@@ -27,12 +27,12 @@ class Run:
   """A trained model.
 
   Attributes:
-    config: the run's config, as in its config.json.
+    config: the run's config.json.
     step: updates completed.
-    model: the module of its task; `model.apply(variables, tokens, mask)` gives
+    model: the task's module; `model.apply(variables, tokens, mask)` returns
       logits.
-    variables: its parameters and constants.
-    tokenizer: as in the run's tokenizer.json.
+    variables: parameters and constants.
+    tokenizer: the run's tokenizer.json.
   """
 
   config: config_dict.ConfigDict
@@ -42,16 +42,16 @@ class Run:
   tokenizer: tokenizers.Tokenizer
 
   def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes texts as the model saw them in training: `<s>`, then tokens.
+    """Encodes texts as in training: `<s>`, then tokens.
 
-    `<mask>` in a text is the mask token, and takes the place of the word with
-    the space before it. Texts are padded to the model's max_length N.
+    `<mask>` in a text is the mask token; it replaces a word and the space
+    before it. Texts are padded to the model's max_length N.
 
     Returns:
       (tokens int32 [B, N], mask bool [B, N], True at real tokens).
 
     Raises:
-      ValueError: for a text of more than N - 1 tokens.
+      ValueError: if a text has more than N - 1 tokens.
     """
     length = self.config.model.max_length
     shape = len(texts), length
@@ -77,11 +77,11 @@ class Run:
     return ids[:-1]
 
   def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
-    """Returns the likeliest tokens and probabilities at each `<mask>`.
+    """Returns the most likely tokens and probabilities at each `<mask>`.
 
     Raises:
-      ValueError: for a text without `<mask>`, or that is too long, or a model
-        that was not trained to fill masks.
+      ValueError: if the text has no `<mask>` or is too long, or the model is
+        not a masked language model.
     """
     if not isinstance(self.model, models.MaskedLM):
       name = type(self.model).__name__
@@ -92,7 +92,7 @@ class Run:
     if not len(places):
       raise ValueError(f"there is no <mask> to fill in {text!r}")
     logits = self._logits(tokens, mask, places[None])[0]
-    # The embedding table may have rows that are no token.
+    # The embedding table may have more rows than the tokenizer has tokens.
     probabilities = jax.nn.softmax(
       logits[:, : tokenizer_lib.size(self.tokenizer)]
     )
@@ -110,17 +110,17 @@ class Run:
 
 
 def run(folder: str, step: int | None = None) -> Run:
-  """Loads the newest checkpoint of a run, or that of one step.
+  """Loads the newest checkpoint of a run, or the one at `step`.
 
-  Needs the folder alone: neither the text nor the cache of its tokens. The
-  weights are put on the first device.
+  Needs only the folder, not the text or its token cache. Puts the weights on
+  the first device.
 
   Args:
-    folder: of the run, on a disk or gs://.
+    folder: folder of the run, on a disk or gs://.
     step: updates completed, or None for the newest checkpoint.
 
   Raises:
-    ValueError: if the folder holds no run, or one of another version.
+    ValueError: if the folder holds no run, or one of another code version.
     checkpoint.CheckpointError: if no checkpoint can be read.
   """
   directory = files.folder(folder, "folder")
@@ -149,7 +149,7 @@ def stored_config(directory) -> config_dict.ConfigDict:
   """Returns the config of the run in a folder.
 
   Raises:
-    ValueError: if there is none, or one of another version of the code.
+    ValueError: if there is none, or another code version wrote it.
   """
   stored = workdir.stored_config(directory)
   if stored is None:
@@ -173,14 +173,14 @@ def _restore(directory, config, mesh, step=None):
 
 
 def tokenizer_path(folder: str, fresh: bool) -> str:
-  """Returns the tokenizer.json of the run to start from.
+  """Returns the path of the tokenizer.json of the run to start from.
 
   Args:
-    folder: of that run.
-    fresh: whether it is still to be read, so that it has to be there.
+    folder: folder of that run.
+    fresh: whether the run is yet to be read, so it must exist.
 
   Raises:
-    ValueError: if the folder holds no run, or lies in a bucket.
+    ValueError: if the folder holds no run, or is in a bucket.
   """
   directory = files.folder(folder)
   if paths.in_bucket(folder):
@@ -194,12 +194,12 @@ def tokenizer_path(folder: str, fresh: bool) -> str:
 
 
 def check_weights(folder: str, config, corpus) -> None:
-  """Raises a ValueError unless a run's weights and tokenizer fit a new one.
+  """Raises a ValueError unless a run's weights and tokenizer fit a new run.
 
   Args:
-    folder: of the run to start from.
-    config: of the new run.
-    corpus: of the new run, of `data.pipeline.prepare`.
+    folder: folder of the run to start from.
+    config: config of the new run.
+    corpus: corpus of the new run, as returned by `data.pipeline.prepare`.
   """
   directory = files.folder(folder)
   theirs = stored_config(directory)
@@ -225,7 +225,7 @@ def check_weights(folder: str, config, corpus) -> None:
 
 
 def _shapes(config) -> dict[str, tuple[int, ...]]:
-  """Shapes of parameters and constants by their paths."""
+  """Returns the shapes of parameters and constants by path."""
   state = step_lib.abstract_shapes(config)
   leaves = jax.tree_util.tree_leaves_with_path((state.params, state.constants))
   return {
@@ -238,12 +238,12 @@ def weights(folder: str, state, mesh):
   """Returns a fresh state with the weights of a run's newest checkpoint.
 
   Args:
-    folder: of the run to start from; `check_weights` has passed.
+    folder: folder of the run to start from, checked by `check_weights`.
     state: a TrainState at step 0.
     mesh: the devices.
 
   Returns:
-    The state and the updates that the weights have seen.
+    The state, and the number of updates its weights have had.
 
   Raises:
     checkpoint.CheckpointError: if no checkpoint can be read.

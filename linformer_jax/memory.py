@@ -1,4 +1,4 @@
-"""Whether a run can fit in memory at all, asked before anything is written."""
+"""Checks that a run can fit in memory, before anything is written."""
 
 import math
 import os
@@ -14,7 +14,7 @@ ADVICE = (
 
 
 def sizes(config) -> str:
-  """The fields that say how much memory a run takes, with their values."""
+  """Returns the config fields that determine memory, with their values."""
   model = {
     f"model.{name}": config.model[name]
     for name in ("vocab_size", "max_length", "num_layers", "embed_dim")
@@ -25,12 +25,12 @@ def sizes(config) -> str:
 
 
 def exhausted(error: Exception) -> bool:
-  """Whether an exception says that there is not enough memory."""
+  """Whether an exception means out of memory."""
   return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def bytes_per_device(tree) -> int:
-  """Bytes of a tree of jax.ShapeDtypeStruct with shardings, on one device."""
+  """Returns bytes per device of a tree of sharded jax.ShapeDtypeStruct."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -38,7 +38,7 @@ def bytes_per_device(tree) -> int:
 
 
 def available() -> int:
-  """Bytes that a device of this process has; CPU devices share the host's."""
+  """Returns the memory of one device in bytes; CPU devices share the host's."""
   device = jax.local_devices()[0]
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
@@ -50,10 +50,10 @@ def available() -> int:
 
 
 def least(steps, config) -> int:
-  """Bytes that an update takes on a device at the very least.
+  """Returns a lower bound on the bytes an update takes on a device.
 
-  The state, gradients, a batch, the input of each layer, which the backward
-  pass needs, and the outputs of the head. What XLA takes is more.
+  Counts the state, gradients, a batch, the layer inputs saved for the backward
+  pass, and the outputs of the head. XLA takes more.
   """
   state, model = steps.abstract_state, steps.model
   shape = steps.mesh.shape
@@ -62,7 +62,7 @@ def least(steps, config) -> int:
   length = steps.task.length
   width = {"float32": 4, "bfloat16": 2}[model.dtype]
   inputs = model.num_layers * (length // shape["sequence"]) * model.embed_dim
-  outputs = 2 * steps.task.outputs // shape["tensor"]  # and their gradient
+  outputs = 2 * steps.task.outputs // shape["tensor"]  # with their gradient
   return (
     bytes_per_device((state, state.params, steps.abstract_batch))
     + sequences * inputs * width
@@ -71,10 +71,9 @@ def least(steps, config) -> int:
 
 
 def check(steps, config):
-  """Raises a ValueError where an update cannot fit in a device's memory.
+  """Raises a ValueError if an update cannot fit in a device's memory.
 
-  Without it a CPU's memory runs out somewhere, and the system kills the
-  process.
+  Otherwise, on a CPU, the operating system would kill the process.
   """
   needed, there = least(steps, config), available()
   if needed <= there:

@@ -1,30 +1,30 @@
-"""RoBERTa's optimizer: AdamW, linear warm-up and decay, as an optax chain."""
+"""RoBERTa's optimizer: AdamW with linear warmup and decay, in optax."""
 
 import itertools
 
 import jax
 import optax
 
-# Leaves that weight decay leaves alone: biases and layer norms.
+# Leaves without weight decay: biases and layer norms.
 _NOT_DECAYED = ("bias", "scale", "head_bias")
 
 
 def learning_rate(config, num_steps: int, restarts=()) -> optax.Schedule:
-  """Linear warm-up to the peak and linear decay towards 0 at `num_steps`.
+  """Linear warmup to the peak, then linear decay toward 0 at `num_steps`.
 
-  A run that was extended does so again from each of its restarts.
+  An extended run repeats this cycle from each restart.
 
   Args:
     config: the `optimizer` group of a config.
-    num_steps: updates in all.
+    num_steps: total updates.
     restarts: ascending updates at which a complete run was extended.
 
   Returns:
-    The rate of the update after `count` updates; never 0 itself, so that no
-    update is wasted.
+    A schedule from completed updates to the next update's rate, which is never
+    0.
 
   Raises:
-    ValueError: when the warm-up is longer than the run or an extension of it.
+    ValueError: if the warmup is longer than the run or an extension of it.
   """
   if not config.learning_rate > 0:
     raise ValueError(
@@ -39,7 +39,7 @@ def learning_rate(config, num_steps: int, restarts=()) -> optax.Schedule:
 
 
 def _cycle(config, num_steps, what):
-  """The schedule from one start to its 0, over `num_steps` updates."""
+  """Returns one warmup and decay cycle over `num_steps` updates."""
   peak, warmup = config.learning_rate, config.warmup_steps
   if not 0 <= warmup < num_steps:
     raise ValueError(
@@ -56,14 +56,14 @@ def _cycle(config, num_steps, what):
 
 
 def decayed(params):
-  """True at the leaves that weight decay shrinks: kernels, E, embeddings."""
+  """True at leaves with weight decay: kernels, E, F and embeddings."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key not in _NOT_DECAYED, params
   )
 
 
 def projections(params):
-  """True at E and F, and at the kernels of a convolution in their place."""
+  """True at E and F, or at the convolution kernels that replace them."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: any(part.key.endswith("projection") for part in path),
     params,
@@ -71,11 +71,10 @@ def projections(params):
 
 
 def create(config, num_steps: int, restarts=()) -> optax.GradientTransformation:
-  """AdamW with the schedule, decay mask and clipping of `config`.
+  """Returns AdamW with the schedule, decay mask and clipping of `config`.
 
-  The updates of E and F, weight decay among them, are `projection_rate` times
-  what they would be. At 0 they are frozen, and their gradients have no part in
-  the norm that is clipped.
+  Updates of E and F, weight decay included, are scaled by `projection_rate`. At
+  0 they are frozen and their gradients do not count in the clipped norm.
 
   Raises:
     ValueError: for values outside their range.

@@ -1,1 +1,1 @@
-"""Looks at compiled programs and trained models."""
+"""Tools that inspect compiled programs and trained models."""

@@ -1,7 +1,7 @@
-"""Compiles for hardware that is not there, and reads what it would take.
+"""Compiles for absent hardware, and reads the compiler's estimates.
 
-The compilers are the real ones, of libtpu and of JAX's CUDA plugin, on a CPU
-host. Their figures are estimates: nothing is run.
+The compilers of libtpu and JAX's CUDA plugin run on a CPU host. Nothing is
+executed, so their figures are estimates.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from jax.experimental import topologies
 
 from linformer_jax.tools import hlo
 
-# GiB of one device that a program may fill, by `jax.Device.device_kind`. Of
-# TPUs what libtpu 0.0.52 calls available when a program needs more; a chip has
-# 32, 16, 95 and 32 GiB and the runtime keeps some. Of an H100 all that it has;
-# CUDA itself needs a little of that too.
+# GiB per device available to a program, by `jax.Device.device_kind`. For TPUs,
+# what libtpu 0.0.52 reports as available when it runs out; chips have 32, 16,
+# 95 and 32 GiB, of which the runtime reserves some. For an H100, all of its
+# memory, of which CUDA takes a little.
 MEMORY_GIB = {
   "TPU v4": 30.75,
   "TPU v5 lite": 15.75,
@@ -28,7 +28,7 @@ MEMORY_GIB = {
   "NVIDIA H100 80GB HBM3": 84_929_347_584 / 2**30,
 }
 
-# Of a TPU generation: dimensions of its slices, most chips in one, example.
+# By TPU generation: slice dimensions, most chips in a slice, example.
 _SLICES = {
   "v4": (3, 4096, "v4:2x2x1"),
   "v5e": (2, 256, "v5e:4x4"),
@@ -36,7 +36,7 @@ _SLICES = {
   "v6e": (2, 256, "v6e:4x4"),
 }
 
-# An H100 SXM as the CUDA compiler describes one to itself.
+# An H100 SXM as a target config of XLA's GPU compiler.
 _H100 = """gpu_device_info {
   threads_per_block_limit: 1024
   threads_per_warp: 32
@@ -65,9 +65,9 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def devices(topology: str) -> list[jax.Device]:
-  """Devices to compile for; they cannot run anything.
+  """Returns devices to compile for, which cannot execute.
 
-  JAX itself stays on the CPU, with JAX_PLATFORMS=cpu too.
+  JAX itself stays on the CPU; JAX_PLATFORMS=cpu works too.
 
   Args:
     topology: a TPU slice such as 'v5e:4x4', one chip 'v5e:1', or 'h100'.
@@ -99,15 +99,15 @@ def devices(topology: str) -> list[jax.Device]:
       f"topology {topology!r} needs the TPU compiler: ./launch.sh plan "
       "installs it, or pip install libtpu"
     )
-  # Without these libtpu asks a metadata server who it is, and complains.
+  # Without these, libtpu queries a metadata server and logs errors.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-  # No chip is taken, so another process may use the library meanwhile.
+  # No chip is used, so other processes may load libtpu too.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   # A v4 chip is one device of two cores, as on a TPU VM.
   options = {"chip_config_name": "megacore"} if generation == "v4" else {}
-  if math.prod(shape) == 1:  # of a host's chips, which are four else
+  if math.prod(shape) == 1:  # the default is four chips per host
     options["chips_per_host_bounds"] = (1, 1, 1)
   try:
     return topologies.get_topology_desc(
@@ -133,26 +133,26 @@ def _h100():
 
 
 def capacity(device: jax.Device) -> int:
-  """Bytes of a device that a program may fill."""
+  """Returns the bytes of a device that a program may use."""
   return int(MEMORY_GIB[device.device_kind] * 2**30)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What a compiler says of a program, on each device. Bytes.
+  """A compiler's estimates for a program, in bytes per device.
 
   Attributes:
-    peak: arguments + outputs - aliased + temporaries. Where the compiler ran
-      out of memory, what it says would be needed, or infinity.
-    exhausted: whether it ran out; all that follows is then empty.
-    arguments, outputs, aliased, temporaries: of the buffers; aliased ones are
-      arguments and outputs in one.
-    flops: floating point operations, None where the compiler does not count.
-      It counts the body of a loop once, however often it runs.
-    traffic: bytes that its instructions read and write, likewise.
-    collectives: bytes that collective operations give out, by their kind, loop
-      bodies as often as they run; None where the compiler does not print the
-      program.
+    peak: arguments + outputs - aliased + temporaries. If compilation ran out of
+      memory, the bytes the compiler says are needed, or infinity.
+    exhausted: whether compilation ran out of memory; the fields below are then
+      empty.
+    arguments, outputs, aliased, temporaries: bytes of buffers; aliased buffers
+      are both arguments and outputs.
+    flops: floating point operations, or None if the compiler does not count
+      them. A loop body counts once.
+    traffic: bytes that instructions read and write, counted likewise.
+    collectives: output bytes of collectives by kind, where a loop body counts
+      as often as it runs; None if the compiler does not print the program.
   """
 
   peak: float
@@ -167,11 +167,11 @@ class Report:
 
 
 def compile_report(jitted, *arguments) -> Report:
-  """Compiles a jitted function for the devices its arguments lie on.
+  """Compiles a jitted function for the devices of its arguments.
 
   Args:
-    jitted: of jax.jit.
-    *arguments: trees of jax.ShapeDtypeStruct, with shardings over `devices`.
+    jitted: as returned by jax.jit.
+    *arguments: trees of jax.ShapeDtypeStruct with shardings over `devices`.
   """
   try:
     compiled = jitted.lower(*arguments).compile()
@@ -200,7 +200,7 @@ def _collectives(compiled):
   try:
     text = compiled.as_text()
   except jax.errors.JaxRuntimeError as error:
-    # libtpu 0.0.52 on v5p: its own program fails a check on the way out.
+    # libtpu 0.0.52 cannot print some v5p programs: they fail its own check.
     if "async-update instruction" not in str(error):
       raise
     return None
@@ -208,7 +208,7 @@ def _collectives(compiled):
 
 
 def _needed(message):
-  """Bytes that a message of the TPU compiler says were needed, or infinity."""
+  """Parses the bytes needed from a TPU compiler's message, or infinity."""
   found = re.search(
     r"\(([\d.]+)([KMGT])\) exceeds available|Used ([\d.]+)([KMGT]) of", message
   )
@@ -225,21 +225,21 @@ def largest(
   known: Mapping[int, float] | None = None,
   step: int = 1,
 ) -> int:
-  """The largest size that fits, tried, and tried that one step more does not.
+  """Returns the largest size that fits, having tried it and one step more.
 
-  Memory is nearly affine in the size, so that two sizes tell where to look. A
-  compiler that packs more tightly the fuller it gets is met by bisection. Where
-  memory does not grow with the size, one of several such sizes is found.
+  Memory is nearly affine in the size, so two sizes predict where to look. Every
+  third try bisects, since compilers pack more tightly near the limit. If memory
+  is not monotonic in the size, the result is one of several such sizes.
 
   Args:
-    bytes_of: bytes at a size; called as rarely as possible.
-    limit: bytes that there are.
+    bytes_of: returns bytes at a size; called as rarely as possible.
+    limit: bytes available.
     cap: the largest size to try.
-    known: bytes by size, measured before; size 0 may stand for what is fixed.
+    known: bytes of sizes measured before; size 0 stands for the fixed cost.
     step: sizes are multiples of it.
 
   Returns:
-    The size; 0 when not even one step fits.
+    The size; 0 if not even one step fits.
   """
   bytes_at = dict(known or {})
   low = max((size for size in bytes_at if bytes_at[size] <= limit), default=0)

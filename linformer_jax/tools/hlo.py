@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 _COLLECTIVE = re.compile(
-  # Of an asynchronous pair only the end: its shape is the result alone.
+  # For an async pair, match only -done, whose shape is just the result.
   r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all"
   r"|collective-permute|collective-broadcast)(?:-done)?\("
 )
@@ -16,7 +16,7 @@ _CALLED = re.compile(
 
 
 def _bytes(shapes):
-  """Bytes of the arrays in a piece of HLO, such as '(f32[2,3]{1,0}, s32[])'."""
+  """Returns the bytes of an HLO shape such as '(f32[2,3]{1,0}, s32[])'."""
   total = 0
   for kind, bits, sizes in re.findall(
     r"\b(pred|[a-z]+)(\d*)\w*\[([\d,]*)\]", shapes
@@ -27,13 +27,13 @@ def _bytes(shapes):
 
 
 def collectives(text: str) -> dict[str, int]:
-  """Bytes that the collectives of a compiled program give out, by their kind.
+  """Returns the output bytes of a program's collectives, by kind.
 
-  What is in the body of a loop counts as often as the loop runs, as the
-  compiler notes it or as its counter is compared with a constant.
+  A loop body counts as often as the loop runs, according to the compiler's trip
+  count or to the constant that bounds the loop counter.
 
   Args:
-    text: of `jax.stages.Compiled.as_text`, HLO of one device.
+    text: HLO of one device, as returned by `jax.stages.Compiled.as_text`.
   """
   computations, entry = {}, ""
   for line in text.splitlines():
@@ -58,7 +58,7 @@ def collectives(text: str) -> dict[str, int]:
       if match := _COLLECTIVE.search(line):
         found[match[2]] += _bytes(match[1])
       if " async-done(" in line or " async-update(" in line:
-        continue  # its start names the computation too
+        continue  # the async-start names the computation too
       for role, names in _CALLED.findall(line):
         for called in re.findall(r"[\w.\-]+", names):
           inner = total(called)

@@ -1,7 +1,7 @@
-"""Plans a training run: compiles its update for hardware that is not there.
+"""Plans a training run: compiles its update for absent hardware.
 
-What is exact, what an analytic count and what a compiler's estimate is said in
-the report. Nothing is run, no data is read and nothing is written.
+The report marks each number as exact, analytic or a compiler's estimate.
+Nothing is executed, read or written.
 """
 
 import math
@@ -17,14 +17,13 @@ from linformer_jax.run import report
 from linformer_jax.tools import aot
 
 bytes_per_device = memory.bytes_per_device
-_LARGEST = 4096  # sequences of one share of a batch, the most that is tried
+_LARGEST = 4096  # most sequences per batch shard to try
 
 
 def bytes_kept(steps: step_lib.Steps) -> int:
-  """Bytes that the backward pass of one more sequence reads of the forward one.
+  """Returns the bytes of residuals that jax.vjp saves per sequence.
 
-  Shapes of what jax.vjp keeps, before any fusion or recomputation by the
-  compiler, which keeps less.
+  This is before fusion or recomputation by the compiler, which saves less.
   """
   rates = steps.model.dropout_rate, steps.model.attention_dropout_rate
   state = steps.abstract_state
@@ -46,12 +45,12 @@ def bytes_kept(steps: step_lib.Steps) -> int:
     shapes = jax.eval_shape(backward, state.params, batch, key)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
-  # The difference leaves out weights, which are kept once and not a sequence.
+  # The difference cancels weights, which are saved once for all sequences.
   return kept(2) - kept(1)
 
 
 def _changed(config, **groups):
-  """A copy of a config with fields of some groups changed."""
+  """Returns a copy of a config with some fields changed."""
   copy = config_dict.ConfigDict(config.to_dict())
   for group, fields in groups.items():
     copy[group].update(fields)
@@ -59,10 +58,10 @@ def _changed(config, **groups):
 
 
 def compile_update(config, devices) -> aot.Report:
-  """Compiles the update that training runs.
+  """Compiles the training update.
 
   Raises:
-    ValueError: for a config whose values do not fit each other or the devices.
+    ValueError: if config values are inconsistent or do not fit the devices.
   """
   mesh = sharding.make_mesh(config.mesh, devices)
   steps = step_lib.build_steps(config, mesh)
@@ -71,8 +70,8 @@ def compile_update(config, devices) -> aot.Report:
   )
 
 
-def _told(name, config, devices):
-  """`compile_update`, with a line on what came out and how long it took."""
+def _compile_and_print(name, config, devices):
+  """Calls `compile_update` and prints its peak memory and compile time."""
   start = time.perf_counter()
   result = compile_update(config, devices)
   took = report.clock(time.perf_counter() - start)
@@ -81,14 +80,15 @@ def _told(name, config, devices):
 
 
 def counts(config, devices) -> tuple[float, float] | None:
-  """FLOPs and bytes moved of an update on a device, by the compiler's count.
+  """Returns the compiler's count of FLOPs and bytes of an update on a device.
 
-  A compiler counts a loop's body once, so that layers in a loop would count as
-  one. A stack of one layer and stacks of two are compiled without loops; what
-  the second layer of each projected length adds is added for all layers.
+  A compiler counts a loop body once, so scanned layers would count as one.
+  Instead, models of one and two unrolled layers are compiled, and the
+  difference for each projected length is added for every layer of that length.
 
   Returns:
-    None where the compiler does not count, or runs out of memory.
+    (FLOPs, bytes), or None if the compiler does not count or runs out of
+    memory.
   """
   model = config.model
   lengths = [0] * model.num_layers
@@ -100,7 +100,7 @@ def counts(config, devices) -> tuple[float, float] | None:
     if any(lengths):
       fields["projected_lengths"] = lengths
     unrolled = _changed(config, model=fields, train={"accumulation_steps": 1})
-    result = _told(f"{len(lengths)} layer(s)", unrolled, devices)
+    result = _compile_and_print(f"{len(lengths)} layer(s)", unrolled, devices)
     return result.flops, result.traffic
 
   first = probe(lengths[0])
@@ -117,21 +117,21 @@ def counts(config, devices) -> tuple[float, float] | None:
 
 
 def largest_batch(config, devices, measured: aot.Report, fixed: int) -> int:
-  """The largest number of sequences whose update fits.
-
-  Counted on a device, or on all those together that divide sequences.
+  """Returns the largest number of sequences per batch shard that fits.
 
   Args:
     config, devices: as for `compile_update`.
-    measured: its report.
-    fixed: bytes of the state, where the search starts.
+    measured: report of `compile_update`.
+    fixed: bytes of the state, the cost at 0 sequences.
   """
   mesh = sharding.make_mesh(config.mesh, devices)
   ways = sharding.batch_ways(mesh)
 
   def bytes_of(sequences):
     changed = _changed(config, train={"batch_size": sequences * ways})
-    return _told(f"{sequences} sequences {_on(mesh)}", changed, devices).peak
+    return _compile_and_print(
+      f"{sequences} sequences {_on(mesh)}", changed, devices
+    ).peak
 
   return aot.largest(
     bytes_of,
@@ -147,16 +147,16 @@ def _gib(size):
 
 
 def run(config, topology: str):
-  """Compiles and prints the report, with progress on the way.
+  """Compiles the update and prints progress and the report.
 
   Raises:
-    ValueError: for what `aot.devices` or `compile_update` refuse.
+    ValueError: as raised by `aot.devices` and `compile_update`.
   """
   devices = aot.devices(topology)
   steps = step_lib.build_steps(config, sharding.make_mesh(config.mesh, devices))
   name = f"{len(devices)} x {devices[0].device_kind}"
   report.say(f"compiling the update for {name}; a compile takes up to minutes")
-  measured = _told("the config's batch", config, devices)
+  measured = _compile_and_print("the config's batch", config, devices)
   counted = None
   if measured.flops is not None:
     report.say("compiling one layer and two without a loop, to count all")
@@ -175,7 +175,7 @@ def run(config, topology: str):
 
 
 def _on(mesh):
-  """The devices that share the sequences of one part of a batch, in words."""
+  """Returns the devices of one batch shard in words."""
   devices = mesh.size // sharding.batch_ways(mesh)
   return "a device" if devices == 1 else f"on each {devices} devices"
 
@@ -188,7 +188,7 @@ def _most(sequences, on):
 
 
 def _memory(steps, name, measured, devices, parts):
-  """Lines on the memory of each device."""
+  """Yields the report's lines on memory per device."""
   state, batch = steps.abstract_state, steps.abstract_batch
   size, length = steps.batch_size, steps.task.length
   own = size // sharding.batch_ways(steps.mesh)
@@ -227,7 +227,7 @@ def _memory(steps, name, measured, devices, parts):
 
 
 def _work(steps, measured, counted, devices):
-  """Lines on the work of an update on each device."""
+  """Yields the report's lines on the work of an update per device."""
   needed = steps.flops / len(devices)
   peak = flops.PEAK_FLOPS[devices[0].device_kind]
   yield "an update on a device"

@@ -1,8 +1,8 @@
 """Singular values of attention matrices (arXiv 2006.04768, Figure 1).
 
-How much of an attention matrix P few directions hold: the sum of its largest j
-singular values over the sum of all, against j. The model is left as it is: its
-queries and keys are captured where linen passes them, and P is made of them.
+Measures how close an attention matrix P is to low rank: the sum of its largest
+j singular values over the sum of all, against j. P is computed from queries and
+keys captured as linen intermediates, so the model needs no changes.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ _LEVELS = ("heads", "layers", "all")
 
 
 def cumulative(matrices: jax.Array) -> jax.Array:
-  """Normalized cumulative singular values.
+  """Returns normalized cumulative singular values.
 
-  The singular values are taken of the matrix itself: as eigenvalues of P^T P in
-  float32 the small ones, and there are many, would be lost.
+  Uses an SVD, since eigenvalues of P^T P in float32 would lose the many small
+  singular values.
 
   Args:
     matrices: [..., N, K].
 
   Returns:
-    float32 [..., R], R = min(N, K): at place j - 1 the sum of the largest j
-    over the sum of all. It rises to 1, ever more slowly.
+    float32 [..., R], R = min(N, K): entry j - 1 is the sum of the largest j
+    over the sum of all, a concave curve that rises to 1.
   """
   values = jnp.linalg.svd(matrices.astype(jnp.float32), compute_uv=False)
   sums = jnp.cumsum(values, axis=-1)
@@ -36,11 +36,11 @@ def cumulative(matrices: jax.Array) -> jax.Array:
 
 
 def layer_by_layer(config: models.ModelConfig, variables):
-  """The same encoder without loops, in which each layer can be looked at.
+  """Unrolls an encoder, so each layer's intermediates can be captured.
 
   Args:
-    config: of the encoder.
-    variables: of the encoder, 'params' and maybe 'constants'.
+    config: config of the encoder.
+    variables: 'params' and optionally 'constants' of the encoder.
 
   Returns:
     (config, variables) with layers layer_0, layer_1, ... and no query blocks.
@@ -75,15 +75,15 @@ def layer_by_layer(config: models.ModelConfig, variables):
 def attention(
   config: models.ModelConfig, variables, tokens: jax.Array
 ) -> list[jax.Array]:
-  """The attention matrices P of an encoder, softmax(Q K^T / sqrt(D)).
+  """Returns the attention matrices P = softmax(Q K^T / sqrt(D)) of an encoder.
 
   Args:
-    config: of the encoder.
-    variables: of the encoder, 'params' and maybe 'constants'.
-    tokens: int [B, N], all of them real.
+    config: config of the encoder.
+    variables: 'params' and optionally 'constants' of the encoder.
+    tokens: int [B, N], without padding.
 
   Returns:
-    For each layer float32 [B, H, N, K]: K = N with softmax attention, the
+    float32 [B, H, N, K] for each layer: K = N with softmax attention, and the
     projected length with Linformer, whose P is the paper's P-bar.
 
   Raises:
@@ -121,13 +121,10 @@ def _is_query_or_key(module: nn.Module, method: str) -> bool:
 
 
 def curves(config: models.ModelConfig, variables, tokens) -> jax.Array:
-  """`cumulative` of every attention matrix; arguments as of `attention`.
-
-  Returns:
-    float32 [B, L, H, R] for L layers, as one batch of singular values.
+  """Returns `cumulative` of every matrix of `attention`: float32 [B, L, H, R].
 
   Raises:
-    ValueError: when layers have different projected lengths.
+    ValueError: if layers have different projected lengths.
   """
   if config.attention == "linformer" and len(set(config.projected_lengths)) > 1:
     raise ValueError(
@@ -139,18 +136,18 @@ def curves(config: models.ModelConfig, variables, tokens) -> jax.Array:
 
 
 class Moments:
-  """Mean and spread of curves over blocks of text, in float64.
+  """Mean and standard deviation of curves over blocks of text, in float64.
 
-  Of each head, of the mean over the heads of a layer, and of the mean over all
-  heads: three levels, as the spread of a mean is not the mean of spreads.
+  Has three levels: each head, the mean over a layer's heads, and the mean over
+  all heads, since the spread of a mean is not the mean of spreads.
   """
 
   def __init__(self, state: dict[str, np.ndarray] | None = None):
-    """Starts empty, or from the `state` of moments that these go on from."""
+    """Starts empty, or resumes from the `state` of other moments."""
     self._sums = dict(state or {"count": np.zeros((), np.int64)})
 
   def state(self) -> dict[str, np.ndarray]:
-    """Arrays from which to go on."""
+    """Returns arrays to resume from."""
     return dict(self._sums)
 
   @property
@@ -159,35 +156,35 @@ class Moments:
     return int(self._sums["count"])
 
   def add(self, found: jax.Array):
-    """Takes the curves of some blocks, [B, L, H, R]."""
+    """Adds the curves [B, L, H, R] of B blocks."""
     heads = np.asarray(found, np.float64)
     levels = heads, heads.mean(axis=2), heads.mean(axis=(1, 2))
     self._sums["count"] = self._sums["count"] + len(heads)
     for name, values in zip(_LEVELS, levels, strict=True):
       for power in (1, 2):
         key = f"{name}_{power}"
-        # Block by block, so that no grouping of them changes a bit.
+        # Block by block, so batching does not change the result.
         for value in values**power:
           self._sums[key] = self._sums.get(key, 0) + value
 
   def mean(self, level: str) -> np.ndarray:
-    """Of 'heads' [L, H, R], 'layers' [L, R] or 'all' [R]."""
+    """Returns the mean: 'heads' [L, H, R], 'layers' [L, R] or 'all' [R]."""
     return self._sums[f"{level}_1"] / self.count
 
   def spread(self, level: str) -> np.ndarray:
-    """Standard deviation over the blocks; shapes as those of `mean`."""
+    """Returns the standard deviation over blocks; shapes as in `mean`."""
     second = self._sums[f"{level}_2"] / self.count
     return np.sqrt(np.maximum(second - self.mean(level) ** 2, 0))
 
 
 def summary(moments: Moments) -> dict:
-  """What Figure 1 shows, as JSON.
+  """Returns the data of Figure 1 as JSON.
 
   Returns:
-    indices: the j of the curves, from 1 to R.
-    mean, spread: the curve of all heads together, at those.
-    heads_mean, heads_spread: [L][H] curves at those.
-    quarter: j = R / 4, where the heat map is.
+    indices: the sampled j, from 1 to R.
+    mean, spread: the curve of all heads together, at `indices`.
+    heads_mean, heads_spread: [L][H] curves at `indices`.
+    quarter: j = R / 4, which the heat map shows.
     at_quarter: mean and spread there: 'all', 'layers' [L], 'heads' [L][H].
   """
   size = moments.mean("all").shape[0]
@@ -217,11 +214,11 @@ def summary(moments: Moments) -> dict:
 
 
 def draw(summaries: dict[str, dict]):
-  """Figure 1: mean curves with their spread, and heat maps layer by head.
+  """Draws Figure 1: mean curves with spread, and heat maps of layer by head.
 
   Args:
-    summaries: of `summary`, by their labels. All give a curve, the first and
-      the last a heat map.
+    summaries: results of `summary` by label. Each gives a curve; the first and
+      last also give a heat map.
 
   Returns:
     A matplotlib figure.
@@ -260,7 +257,7 @@ def draw(summaries: dict[str, dict]):
 
 
 def picture(drawing) -> np.ndarray:
-  """A matplotlib figure as uint8 [1, height, width, 3], for TensorBoard."""
+  """Renders a matplotlib figure as uint8 [1, height, width, 3]."""
   from matplotlib.backends import backend_agg
 
   canvas = backend_agg.FigureCanvasAgg(drawing)

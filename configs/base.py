@@ -1,7 +1,7 @@
 """Every field of an experiment, with its unit. Other configs change values.
 
-RoBERTa's pretraining recipe (arXiv 1907.11692) on the paper's model sizes is
-the natural reading of arXiv 2006.04768, which prints no hyper-parameters.
+arXiv 2006.04768 lists no hyperparameters, so the defaults are RoBERTa's
+pretraining recipe (arXiv 1907.11692) at the paper's model sizes.
 
 Command: not run by itself; see linformer.py, transformer.py and smoke.py.
 """
@@ -17,7 +17,7 @@ def parse_argument(argument: str, **defaults):
 
   Args:
     argument: name=value pairs, comma separated; '' for all defaults.
-    **defaults: the names that are understood; values are read as the default's
+    **defaults: known names with defaults; a value is parsed as its default's
       type.
 
   Returns:
@@ -61,7 +61,7 @@ def set_size(config, size: str):
 def get_config() -> config_dict.ConfigDict:
   """All fields, at RoBERTa-base's size and recipe."""
   config = config_dict.ConfigDict()
-  config.seed = 0  # of parameters, dropout, data order and the task's draws
+  config.seed = 0  # for parameters, dropout, data order and the task
 
   model = config.model = config_dict.ConfigDict()
   model.vocab_size = 50_265  # subwords
@@ -71,28 +71,28 @@ def get_config() -> config_dict.ConfigDict:
   model.num_heads = 12
   model.mlp_dim = 3072
   model.attention = "linformer"  # or 'softmax'
-  model.projected_length = 128  # k, of every layer
-  model.projected_lengths = ()  # k layer by layer; () for projected_length
+  model.projected_length = 128  # k, for every layer
+  model.projected_lengths = ()  # k per layer; () for projected_length
   model.sharing = "headwise"  # or none, key_value, layerwise
   model.projection = "linear"  # convolution, mean_pool, max_pool, random
-  model.local_window = 0  # rows on either side of a query beside its k slots
+  model.local_window = 0  # rows on either side to attend to; 0: off
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
   model.position_init = "normal"  # or sinusoidal, neighbours
-  model.position_dims = 64  # features left to positions by 'neighbours'
-  model.position_gain = 1.7  # of the heads that read them
+  model.position_dims = 64  # features 'neighbours' reserves for positions
+  model.position_gain = 1.7  # of query and key kernels on those features
   model.initializer_std = 0.02  # 0: Xavier kernels, 1/sqrt(width) embeddings
   model.projection_init = "normal"  # of E, F; or mean_pool, strided
-  model.projection_std = 0.02  # spread of its random part
+  model.projection_std = 0.02  # std of its noise
   model.dropout_rate = 0.1
   model.attention_dropout_rate = 0.1
   model.norm_epsilon = 1e-5
-  model.query_block = 0  # positions of a device at a time after K, V; 0: all
+  model.query_block = 0  # queries per block, to bound memory; 0: off
   model.attention_implementation = "xla"  # or flash, cudnn (bfloat16, GPU)
   model.scan_layers = True  # compile time does not grow with depth
   # Recompute layers in the backward pass, one query block at a time if any.
   model.remat = False
-  model.dtype = "float32"  # or 'bfloat16', of matrix products
+  model.dtype = "float32"  # or 'bfloat16', for matrix products
 
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds
@@ -122,23 +122,23 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.adam_b2 = 0.98
   optimizer.adam_epsilon = 1e-6
   optimizer.weight_decay = 0.01  # of kernels and embeddings
-  optimizer.projection_rate = 1.0  # of E and F, as a multiple; 0: frozen
+  optimizer.projection_rate = 1.0  # scales updates of E and F; 0: frozen
   optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: none
 
   train = config.train = config_dict.ConfigDict()
-  train.batch_size = 256  # sequences an update, over all devices
-  train.accumulation_steps = 1  # parts that a batch is worked through in
-  train.num_steps = 250_000  # updates; the schedule ends at 0 with them
-  train.restarts = ()  # updates at which --extend began the schedule again
-  train.init_from = ""  # --init_from: folder of a run whose weights to take
+  train.batch_size = 256  # sequences per update, over all devices
+  train.accumulation_steps = 1  # microbatches per update
+  train.num_steps = 250_000  # updates; the learning rate decays to 0 here
+  train.restarts = ()  # updates at which --extend restarted the schedule
+  train.init_from = ""  # --init_from: folder of the run with initial weights
 
-  mesh = config.mesh = config_dict.ConfigDict()  # devices an axis; -1: rest
+  mesh = config.mesh = config_dict.ConfigDict()  # devices per axis; -1: rest
   mesh.data = -1  # sequences of a batch
   mesh.fsdp = 1  # sequences too, and the width of parameters and optimizer
-  mesh.sequence = 1  # positions of a sequence, columns of E and F with them
+  mesh.sequence = 1  # positions of a sequence, and columns of E and F
   mesh.tensor = 1  # heads, MLP, vocabulary
 
-  # What may change between a run and its resumption; the rest may not.
+  # Only these fields may change when a run resumes.
   run = config.run = config_dict.ConfigDict()
   run.log_every_steps = 100
   run.eval_every_steps = 5_000  # 0: only at the end

@@ -1,10 +1,10 @@
 """Causal language modeling with softmax attention, on the packaged speeches.
 
-The size of configs/smoke.py; each token is predicted from those before it.
+Predicts each token from those before it, at the size of configs/smoke.py.
 
 Command: ./launch.sh train --config=configs/causal_lm.py --workdir=runs/causal
 Hardware: two CPU cores.
-Wall-clock and result: not recorded; a run says what it takes and reaches.
+Wall-clock and result: not recorded.
 """
 
 from configs import base, smoke

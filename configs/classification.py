@@ -1,13 +1,13 @@
 """Classification of your own texts, from scratch.
 
-Reads JSON lines with `text`, perhaps `text_pair`, and `label`. The size is that
+Reads JSON lines with `text`, `label` and optionally `text_pair`. Has the size
 of configs/smoke.py, at n = 128 and k = 32; rows are padded and masked.
 
 Command: ./launch.sh train --config=configs/classification.py \\
   --config.data.files=FILES.jsonl --config.task.num_classes=2 --workdir=runs/c
 Hardware: two CPU cores.
-Wall-clock and result: of the texts; a run prints accuracy beside that of the
-  most frequent label.
+Wall-clock and result: depend on the texts; a run prints its accuracy and that
+  of the most frequent label.
 """
 
 from configs import base, smoke

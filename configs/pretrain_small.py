@@ -1,34 +1,34 @@
-"""Pretraining curves at a size that two CPU cores do in minutes (Figure 3).
+"""Pretraining curves (Figure 3) at a size that trains in minutes on two cores.
 
-One recipe for all panels of experiments/perplexity; only what a panel compares
-differs between its runs. It is not the paper's size, and these are the choices:
+All panels of experiments/perplexity use one recipe; runs of a panel differ only
+in what the panel compares. The model is smaller than the paper's:
 
 * Four layers of width 128, four heads of 32, MLP 512.
-* n = 128 where a panel does not vary it, k a fraction of n as in the paper.
-* An update has `TOKENS` tokens at every n, and a run `UPDATES` updates where a
-  panel does not take it further.
+* n = 128 unless a panel varies it; k is a fraction of n as in the paper.
+* An update has `TOKENS` tokens at every n, and a run has `UPDATES` updates
+  unless a panel extends it.
 * Tokens are bytes. With 1,024 subwords no Linformer at k = n/4 left the plateau
   of token frequencies in such a run (results of commit 8a6cc28).
-* Post-norm as RoBERTa, kernels and embeddings from N(0, 0.05^2).
-* All heads, with softmax attention too, start out looking at neighbours
-  (`position_init=neighbours`, see linformer_jax/models/initializers.py). Not
-  the paper's.
-* An E and an F for each head, the paper's plain form, where a panel does not
-  compare how they are shared.
-* E and F start as means of n/k neighbours, shifted from head to head, and learn
-  at a tenth of the rate of the rest, where a panel says nothing else; kernels
-  of a convolution likewise, unshifted. The authors' N(0, 0.02^2) at the full
-  rate is in panels f and p.
+* Post-norm as in RoBERTa; kernels and embeddings from N(0, 0.05^2).
+* All heads, with softmax attention too, initially attend to neighbors
+  (`position_init=neighbours`, see linformer_jax/models/initializers.py), unlike
+  in the paper.
+* An E and an F for each head, the paper's plain form, unless a panel compares
+  sharing.
+* Unless a panel says otherwise, E and F are initialized to means of n/k
+  neighbors, shifted from head to head, and train at a tenth of the learning
+  rate; so do convolution kernels, unshifted. Panels f and p use the authors'
+  N(0, 0.02^2) at the full rate.
 * Learning rate 2e-3, linear decay to 0; RoBERTa's Adam, gradients clipped at 1.
 * No dropout: a run reads less than an epoch.
-* 0.1% of the documents held out, all of it evaluated each time.
-* Layers one by one (`scan_layers=False`): a loop costs a CPU a fifth.
+* 0.1% of the documents held out; every evaluation uses all of them.
+* Unrolled layers (`scan_layers=False`): a scan is a fifth slower on a CPU.
 
 Argument, any of: n=128, k=32, attention=linformer (softmax), sharing=none
 (headwise, key_value, layerwise), projection=linear (convolution, mean_pool,
 max_pool, random), updates=1200.
 
-Command: a panel at a time,
+Command: one panel,
   .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'
 or one run,
   ./launch.sh train --config=configs/pretrain_small.py:n=128,k=32 \
@@ -39,10 +39,10 @@ Wall-clock and result: experiments/perplexity/README.md.
 
 from configs import base
 
-BYTES = 261  # and special tokens
-TOKENS = 1_024  # an update
+BYTES = 261  # bytes and special tokens
+TOKENS = 1_024  # per update
 UPDATES = 1_200
-EVERY = 100  # updates to an evaluation, and of warmup
+EVERY = 100  # updates between evaluations, and of warmup
 
 
 def get_config(argument: str = ""):

@@ -1,14 +1,14 @@
 """The default job: a small Linformer on the packaged speeches, in ten minutes.
 
 Two layers of width 256, eight heads with an E and an F each, n = 64, k = 32,
-1,024 subwords, batches of 1,024 tokens. What makes it quick is where it starts:
-heads look at neighbours and E picks every second row; see
+1,024 subwords, batches of 1,024 tokens. It learns quickly because heads
+initially attend to neighbors and E picks every second row; see
 linformer_jax/models/initializers.py.
 
 Command: ./launch.sh
 Hardware: two CPU cores.
 Wall-clock and result: experiments/smoke/results/result.json; a validation
-  perplexity of 6% of that of word frequencies.
+  perplexity of 6% of the unigram perplexity.
 """
 
 from configs import base

@@ -1,4 +1,4 @@
-"""Pretrains the softmax-attention baseline: linformer.py but for attention.
+"""Pretrains the baseline: linformer.py with softmax attention.
 
 Argument, any of: n=512 (to 4096), size=base (large).
 

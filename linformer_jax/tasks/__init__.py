@@ -1,9 +1,9 @@
-"""Tasks: what a model is asked and how it is scored, one file each.
+"""Tasks: what a model predicts and how it is scored, one file each.
 
-A task is the only code that names the fields of a batch, its metrics, and the
-number that a model which learned nothing would reach. A new one is a file with
-a frozen dataclass `Config`, the fields of `config.task`, whose `build` makes a
-`Task`, and a row in `TASKS`.
+Only a task names the fields of a batch, its metrics, and the baseline of a
+model that learned nothing. To add a task, write a file with a frozen dataclass
+`Config`, which holds the fields of `config.task` and whose `build` returns a
+`Task`, and add a row to `TASKS`.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ class Task(Protocol):
   """A task for rows of one length N, on one model.
 
   Attributes:
-    headline: the metric of the progress line, the curve and result.json.
-    number: how to format it and its floor, such as '.2f'.
-    scale: of the curve's axis: 'log' or 'linear'.
-    unit: what a weight of 1 counts, in the plural: 'masked tokens'.
-    floor_name: what `floor` is, as a key of result.json.
-    short: whether rows of training may hold fewer than N real positions.
+    headline: main metric, in the progress line, the curve and result.json.
+    number: format of the headline and its floor, such as '.2f'.
+    scale: axis scale of the curve, 'log' or 'linear'.
+    unit: what a weight of 1 counts, in the plural, such as 'masked tokens'.
+    floor_name: key of `floor` in result.json.
+    short: whether training rows may hold fewer than N real positions.
     length: N, positions in a row.
-    outputs: float32 numbers that the head computes for a row.
+    outputs: float32 outputs of the head per row.
   """
 
   headline: ClassVar[str]
@@ -54,58 +54,58 @@ class Task(Protocol):
     """Returns the module: inputs, encoder and head."""
 
   def spec(self, masked: bool) -> dict[str, Field]:
-    """Returns the fields of a batch by name, with the padding mask or without.
+    """Returns the fields of a batch by name, with a padding mask if `masked`.
 
-    The validation split has it; training batches where rows may be `short`.
+    Validation batches are masked; training batches only if `short`.
     """
 
   def example(self, record, rng: np.random.Generator, data) -> dict:
-    """Makes a row of each field, mask included: hides, shifts, pads.
+    """Makes one row of each field, mask included, from a record.
 
     Args:
       record: an element of `data.train` or `data.validation`.
-      rng: all randomness; its own for each seed, epoch and record.
-      data: what `data.pipeline.prepare` opened.
+      rng: the only source of randomness, seeded by seed, epoch and record.
+      data: the corpus returned by `data.pipeline.prepare`.
     """
 
   def filler(self) -> dict[str, np.ndarray]:
-    """Returns a row of weight 0, to fill up the last batch of a split."""
+    """Returns a row of weight 0, to pad the last batch of a split."""
 
   def init_arguments(self) -> tuple:
-    """Returns arguments of the module that its parameters are drawn for."""
+    """Returns the arguments that initialize the module."""
 
   def sums(self, variables, batch, key=None) -> dict[str, jax.Array]:
-    """Returns float32 sums over a batch: they add over parts and devices.
+    """Returns float32 sums over a batch, additive over parts and devices.
 
     Args:
       variables: parameters and constants of the module.
-      batch: arrays [B, ...] by field; the padding mask if there is one.
-      key: of dropout, or None for none.
+      batch: arrays [B, ...] by field; the padding mask is optional.
+      key: dropout key, or None for no dropout.
 
     Returns:
-      'loss', whose gradient over 'weight' is the update's; 'weight'; and what
-      the metrics need.
+      'loss', whose gradient divided by 'weight' the optimizer takes; 'weight';
+      and what the metrics need.
     """
 
   def metrics(self, sums: dict[str, float]) -> dict[str, float]:
-    """Returns 'loss', the headline and other metrics of sums over batches."""
+    """Returns 'loss', the headline and other metrics from total sums."""
 
   def floor(self, data, batches: Iterable[dict[str, np.ndarray]]) -> float:
-    """Returns the headline without a model, over all validation batches."""
+    """Returns the headline baseline over all validation batches."""
 
   def flops(self) -> int:
-    """Returns the FLOPs of a forward pass on a row."""
+    """Returns the FLOPs of a forward pass on one row."""
 
 
 def create(config: Any, model: ModelConfig) -> Task:
   """Makes the task of a config.
 
   Args:
-    config: a whole experiment config, as configs/base.py.
+    config: a full experiment config, as in configs/base.py.
     model: its validated `model` group.
 
   Raises:
-    ValueError: for a task that is not in `TASKS`, or fields that it has not.
+    ValueError: for a task not in `TASKS`, or unknown or missing fields.
   """
   fields = config.task.to_dict()
   task = kind(config)
@@ -121,10 +121,10 @@ def create(config: Any, model: ModelConfig) -> Task:
 
 
 def kind(config: Any) -> type:
-  """Returns the row of `TASKS` that a config names.
+  """Returns the entry of `TASKS` that a config names.
 
   Raises:
-    ValueError: for a name that is none.
+    ValueError: for an unknown name.
   """
   name = config.task.name
   if name not in TASKS:

@@ -22,7 +22,7 @@ from linformer_jax.tasks.field import Field
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """`config.task` has no field but its name."""
+  """No fields besides the task's name."""
 
   def build(self, model: models.ModelConfig, length: int) -> "CausalLM":
     """Makes the task for rows of N tokens."""
@@ -45,15 +45,15 @@ class CausalLM:
 
   @property
   def outputs(self) -> int:
-    """Logits of a row."""
+    """Logits per row."""
     return self.length * self.model.vocab_size
 
   def module(self) -> models.CausalLM:
-    """The encoder with causal attention, scored by its own embeddings."""
+    """Returns the causal encoder with its tied head."""
     return models.CausalLM(self.model)
 
   def spec(self, masked: bool) -> dict[str, Field]:
-    """Tokens, their mask, and what to predict."""
+    """Returns tokens, their mask, targets and weights."""
     shape, axes = (self.length,), ("sequence",)
     rows = {"tokens": Field(shape, np.int32, axes)}
     if masked:
@@ -76,7 +76,7 @@ class CausalLM:
     }
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    """`<s>` alone: one real token, so no softmax is empty."""
     tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
     tokens[0] = tokenizer_lib.BOS_ID
     return self.example(
@@ -84,7 +84,7 @@ class CausalLM:
     )
 
   def init_arguments(self):
-    """Tokens of the longest row that the model takes."""
+    """Returns tokens of the model's max_length."""
     return (jnp.zeros((1, self.model.max_length), jnp.int32),)
 
   def sums(self, variables, batch, key=None):
@@ -107,7 +107,7 @@ class CausalLM:
     return language.unigram_perplexity(data.token_counts, batches)
 
   def flops(self) -> int:
-    """Encoder, and the embeddings as the head of every position."""
+    """Counts the encoder, and the tied head at every position."""
     return flops.encoder(self.model, self.length) + flops.token_head(
       self.model, self.length
     )

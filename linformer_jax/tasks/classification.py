@@ -1,11 +1,11 @@
 """Classification of texts, or pairs of texts, mostly shorter than N.
 
-A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as RoBERTa has it,
-the longer text cut until both fit, and padded. A batch:
+A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as in RoBERTa. The
+longer text is truncated until both fit, and the row is padded. A batch:
   tokens  int32 [B, N]
   mask    bool [B, N]   True at real tokens
   label   int32 [B]
-  weight  float32 [B]   0 for a row that only fills up a batch
+  weight  float32 [B]   0 for a row that pads a batch
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Config:
   """The fields of `config.task`.
 
   Attributes:
-    num_classes: C, at least the labels of the training texts.
+    num_classes: C, at least the number of labels in the training texts.
   """
 
   num_classes: int = 2
@@ -62,7 +62,7 @@ class Classification:
 
   @property
   def outputs(self) -> int:
-    """Logits of a row."""
+    """Logits per row."""
     return self.config.num_classes
 
   def module(self) -> models.Classifier:
@@ -80,7 +80,7 @@ class Classification:
     }
 
   def example(self, record, rng, data) -> dict[str, np.ndarray]:
-    """Joins, cuts and pads the texts of a record."""
+    """Joins, truncates and pads the texts of a record."""
     del rng, data
     text, pair = record["text"], record["pair"]
     bos, eos = [tokenizer_lib.BOS_ID], [tokenizer_lib.EOS_ID]
@@ -104,15 +104,15 @@ class Classification:
     }
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    """`<s>` alone: one real token, so no softmax is empty."""
     return self._row([tokenizer_lib.BOS_ID], 0, 0)
 
   def init_arguments(self):
-    """Tokens of the longest row that the model takes."""
+    """Returns tokens of the model's max_length."""
     return (jnp.zeros((1, self.model.max_length), jnp.int32),)
 
   def sums(self, variables, batch, key=None):
-    """float32 'loss', the summed nll in nats, 'correct', and 'weight'."""
+    """Returns float32 'loss' (summed nll in nats), 'correct' and 'weight'."""
     logits = self.module().apply(
       variables,
       batch["tokens"],
@@ -138,7 +138,7 @@ class Classification:
     }
 
   def floor(self, data, batches) -> float:
-    """Accuracy of the label that is most frequent in training.
+    """Returns the accuracy of the most frequent training label.
 
     Raises:
       ValueError: if the data has more labels than the head has classes.
@@ -153,7 +153,7 @@ class Classification:
     return float(np.mean(data.validation.labels == majority))
 
   def flops(self) -> int:
-    """Encoder, and a dense layer and the classes at one position."""
+    """Counts the encoder, and the classification head at one position."""
     m = self.model.embed_dim
     head = 2 * m * m + 2 * m * self.config.num_classes
     return flops.encoder(self.model, self.length) + head

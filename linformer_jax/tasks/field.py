@@ -1,4 +1,4 @@
-"""What an array of a batch looks like."""
+"""The shape, dtype and sharding axes of a batch array."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,9 @@ class Field:
   """One row of an array of a batch.
 
   Attributes:
-    shape: without the axis of the batch.
-    dtype: of numpy.
-    axes: the logical axis of each dimension of `shape`, None for one that no
-      mesh divides.
+    shape: shape without the batch axis.
+    dtype: numpy dtype.
+    axes: logical axis of each dimension of `shape`; None is not sharded.
   """
 
   shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What language models share: predictions of tokens, and perplexity."""
+"""Token losses and perplexity of language modeling tasks."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ import optax
 def token_sums(
   logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> dict[str, jax.Array]:
-  """Sums over predicted tokens.
+  """Returns loss, accuracy and weight sums over predicted tokens.
 
   Args:
     logits: float32 [B, P, V].
@@ -21,7 +21,8 @@ def token_sums(
 
   Returns:
     float32 scalars: 'loss', the summed negative log-likelihood in nats;
-    'correct', the targets that scored highest; 'weight', the targets.
+    'correct', the number of correct argmax predictions; 'weight', the number of
+    targets.
   """
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
@@ -33,7 +34,7 @@ def token_sums(
 
 
 def metrics(sums: Mapping[str, float]) -> dict[str, float]:
-  """Loss in nats, perplexity exp(loss), never clipped, and accuracy."""
+  """Returns loss in nats, unclipped perplexity exp(loss), and accuracy."""
   weight = float(sums["weight"])
   loss = float(sums["loss"]) / weight
   return {
@@ -46,14 +47,13 @@ def metrics(sums: Mapping[str, float]) -> dict[str, float]:
 def unigram_perplexity(
   counts: np.ndarray, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> float:
-  """Perplexity of the targets under add-one smoothed training frequencies.
+  """Returns target perplexity under add-one smoothed training frequencies.
 
-  A model that ignores the context can do no better than about this, so it is
-  the line that a language model has to pass.
+  A model that ignores context can do no better than about this.
 
   Args:
-    counts: int64 [V], how often each token occurs in training.
-    batches: with 'targets' and 'weights'; the whole validation split.
+    counts: int64 [V], occurrences of each token in training.
+    batches: the whole validation split, with 'targets' and 'weights'.
 
   Returns:
     exp(sum of weighted nll / sum of weights).

@@ -5,7 +5,7 @@ A batch; P is the static number of predictions in a row:
   mask       bool [B, N]     True at real tokens; validation only, as training
                              blocks are full
   positions  int32 [B, P]    ascending; 0 where the weight is 0
-  targets    int32 [B, P]    the tokens that were there
+  targets    int32 [B, P]    the original tokens
   weights    float32 [B, P]  1 for a prediction, 0 for none
 """
 
@@ -28,7 +28,7 @@ class Config:
   """The fields of `config.task`.
 
   Attributes:
-    mask_rate: share of a row's tokens to predict.
+    mask_rate: fraction of a row's tokens to predict.
   """
 
   mask_rate: float = 0.15
@@ -64,7 +64,7 @@ class MaskedLM:
 
   @property
   def outputs(self) -> int:
-    """Logits of a row."""
+    """Logits per row."""
     return self.predictions * self.model.vocab_size
 
   def module(self) -> models.MaskedLM:
@@ -72,7 +72,7 @@ class MaskedLM:
     return models.MaskedLM(self.model)
 
   def spec(self, masked: bool) -> dict[str, Field]:
-    """Tokens, their mask, and what to predict."""
+    """Returns tokens, their mask, positions, targets and weights."""
     predictions = (self.predictions,)
     rows = {"tokens": Field((self.length,), np.int32, ("sequence",))}
     if masked:
@@ -84,13 +84,13 @@ class MaskedLM:
     }
 
   def example(self, record, rng, data) -> dict[str, np.ndarray]:
-    """Hides P tokens of a block."""
+    """Masks P tokens of a block."""
     return masking.mask_tokens(
       record["tokens"], record["mask"], rng, data.vocabulary, self.predictions
     )
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so that no softmax is over nothing."""
+    """`<s>` alone: one real token, so no softmax is empty."""
     tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
     tokens[0] = tokenizer_lib.BOS_ID
     return {
@@ -102,13 +102,13 @@ class MaskedLM:
     }
 
   def init_arguments(self):
-    """Tokens of the longest row that the model takes."""
+    """Returns tokens of the model's max_length."""
     return (jnp.zeros((1, self.model.max_length), jnp.int32),)
 
   def sums(self, variables, batch, key=None):
     """See `language.token_sums`."""
     names = ("positions", "targets", "weights")
-    # Of weight 0, so that devices that divide a sequence divide these as well.
+    # Pad with weight 0, so the sequence axis of the mesh divides P.
     short = -batch["positions"].shape[1] % layout.shards("sequence")
     positions, targets, weights = (
       jnp.pad(batch[name], [(0, 0), (0, short)]) for name in names
@@ -132,7 +132,7 @@ class MaskedLM:
     return language.unigram_perplexity(data.token_counts, batches)
 
   def flops(self) -> int:
-    """Encoder, and the head at P positions."""
+    """Counts the encoder, and the head at P positions."""
     return flops.encoder(self.model, self.length) + flops.token_head(
       self.model, self.predictions, dense=True
     )

@@ -84,7 +84,7 @@ def closest(name: str, names) -> str:
 
 
 def check_names_and_types(config: config_dict.ConfigDict):
-  """Raises a ValueError unless the fields and types are as in configs/base.py."""
+  """Raises a ValueError unless fields and types are as in configs/base.py."""
   types, values = _types(), flatten(config)
   unknown = values.keys() - types.keys()
   missing = {

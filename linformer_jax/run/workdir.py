@@ -85,7 +85,7 @@ def abandon(workdir):
 
 
 def _is_log(path) -> bool:
-  """Returns whether a file is named as a log or receives this process's output."""
+  """Returns whether a file is a log: by name, or as this process's output."""
   if not path.is_file():
     return False
   if path.suffix in _LOGS:

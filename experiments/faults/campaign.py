@@ -152,7 +152,7 @@ def _arguments():
 
 
 def work(given, words, lab) -> bool:
-  """Runs the missing jobs, printing progress; returns whether all ended well."""
+  """Runs the missing jobs; returns whether all trials ended well."""
   lab.prepare()
   known = records(given.results)
   wanted = [

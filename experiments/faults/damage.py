@@ -74,7 +74,7 @@ def ways(path: pathlib.Path) -> list[str]:
 
 
 def jobs(lab):
-  """Yields jobs: each file of a checkpoint, the token cache and a run, each way."""
+  """Yields jobs: every file of a checkpoint, token cache and run, every way."""
   newest = lab.whole / "checkpoints" / str(lab_lib.UPDATES)
   for name, path in roles(newest).items():
     if "/" in name:

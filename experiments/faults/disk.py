@@ -71,7 +71,7 @@ def fill(path: pathlib.Path):
 
 
 def jobs(lab):
-  """Yields jobs: several file size limits, and disks filled at random moments."""
+  """Yields jobs: file size limits, and disks filled at random moments."""
   for name, size in _limits(lab).items():
     run = functools.partial(large_file, lab, size)
     yield lab_lib.Job("disk full", f"RLIMIT_FSIZE, as of {name}", run, starts=2)

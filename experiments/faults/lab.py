@@ -111,7 +111,7 @@ class Lab:
   """A scratch folder, see the module.
 
   Attributes:
-    whole: the folder of the undisturbed, complete run; change only copies of it.
+    whole: the folder of the undisturbed, complete run; change only copies.
     text: the token cache of that run.
     expected: the outcome of that run.
     start_seconds: seconds from the start of a process to its first update.

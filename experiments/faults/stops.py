@@ -20,7 +20,7 @@ OTHERS = ("start", "running", "writing", "writing", "ending")
 
 
 def jobs(lab, kills: int = 100):
-  """Yields jobs: chains of SIGKILL, SIGTERM and SIGINT, and kills of tokenizing."""
+  """Yields jobs: chains of each signal, and kills while tokenizing."""
   for i in range(-(-kills // len(KILLS))):
     yield _chain(lab, signal.SIGKILL, i, KILLS)
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,7 +104,7 @@ def stop(lab, rng, workdir, number, kind, update):
 
 
 def check(ended, number, kind) -> str:
-  """Returns the last line of a stopped process, '' if it must not have one."""
+  """Returns the line that a stopped process ended with, '' if it needs none."""
   # Before and after the updates there is nothing to save.
   early = number == signal.SIGKILL or kind in ("start", "ending")
   if early and (ended.status, ended.err) == (-number, ""):

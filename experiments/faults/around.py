@@ -84,7 +84,7 @@ def clock(lab, seconds, when, rng):
   return [record | {"detail": f"at update {update}"}]
 
 
-def _busy(lab, rng):
+def _training_run(lab, rng):
   """Starts a run and waits until it trains."""
   workdir = lab.fresh()
   reached = stops.moment("running", workdir, rng.randrange(1, HALF))
@@ -95,7 +95,7 @@ def _busy(lab, rng):
 
 def second(lab, rng):
   """A second run is refused, and the first continues undisturbed."""
-  workdir, first = _busy(lab, rng)
+  workdir, first = _training_run(lab, rng)
   with lab_lib.paused(first):
     line = disk.refused(lab.run(workdir), workdir, 2)["line"]
   if "another process is training in --workdir=RUN" not in line:
@@ -121,7 +121,7 @@ def at_once(lab, rng):
 
 def after_a_kill(lab, rng):
   """The first process is killed, and the folder is free immediately."""
-  workdir, first = _busy(lab, rng)
+  workdir, first = _training_run(lab, rng)
   first.kill()
   lab.resume(workdir)
   return [lab_lib.record(lab_lib.SAME)]
@@ -129,7 +129,7 @@ def after_a_kill(lab, rng):
 
 def beside(lab, rng):
   """A run is evaluated while it trains."""
-  workdir, first = _busy(lab, rng)
+  workdir, first = _training_run(lab, rng)
   with lab_lib.paused(first):
     ended = lab.run(workdir, "evaluate")
   lab.finish(first).quiet()

@@ -58,10 +58,7 @@ def roles(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def role(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """Returns the file of a role, or the largest of its kind.
-
-  The number of files of a kind varies.
-  """
+  """Returns the file of a role; if there is none, the largest of its kind."""
   found = roles(folder)
   kind = name.split("[")[0]
   same = [path for other, path in found.items() if other.split("[")[0] == kind]

@@ -97,10 +97,7 @@ class Ended:
     return self
 
   def line(self, *statuses: int) -> str:
-    """Returns the error line if the status is one of these.
-
-    Raises Unexpected otherwise.
-    """
+    """Returns the error line; raises Unexpected for any other status."""
     good = self.err.startswith("linformer_jax: ") and self.err.count("\n") == 0
     if not good or self.status not in statuses:
       raise Unexpected(f"exit {self.status}: {self.err[-2000:]}")

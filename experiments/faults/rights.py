@@ -144,7 +144,7 @@ CASES = {
 
 
 def read_only_mount(lab, what, rng):
-  """A run on a read-only mount, to go on or to be evaluated."""
+  """Resumes or evaluates a run on a read-only mount."""
   del rng
   if what == "stopped run":
     workdir = lab.copy(lab_lib.UPDATES - lab_lib.EVERY)

@@ -30,7 +30,7 @@ def jobs(lab, kills: int = 100):
     yield lab_lib.Job(
       "SIGKILL while tokenising",
       f"kill {i}",
-      functools.partial(tokenising, lab),
+      functools.partial(tokenizing, lab),
       starts=2,
     )
 
@@ -120,7 +120,7 @@ def check(ended, number, kind) -> str:
   return line
 
 
-def tokenising(lab, rng):
+def tokenizing(lab, rng):
   """Kills a run while it writes its token cache."""
   workdir, text = lab.fresh(), lab.fresh()
   process = lab.start(workdir, text=text)

@@ -56,7 +56,9 @@ class Panel:
   seeds: tuple[int, ...] = (0,)
 
 
-def _of(name: str, label: str, argument: str, updates: int, flags=()) -> Point:
+def _point(
+  name: str, label: str, argument: str, updates: int, flags=()
+) -> Point:
   """Returns a point of the recipe with this number of updates."""
   if updates != UPDATES:
     name, argument = f"{name}-u{updates}", f"{argument},updates={updates}"
@@ -66,7 +68,7 @@ def _of(name: str, label: str, argument: str, updates: int, flags=()) -> Point:
 def softmax(n: int = N, updates: int = UPDATES) -> Point:
   """Returns the Transformer with sequence length n."""
   argument = f"n={n},k={K},attention=softmax"
-  return _of(f"n{n}-softmax", "softmax", argument, updates)
+  return _point(f"n{n}-softmax", "softmax", argument, updates)
 
 
 def linear(
@@ -80,7 +82,7 @@ def linear(
   name, argument = f"n{n}-k{k}", f"n={n},k={k}"
   if sharing != "none":
     name, argument = f"{name}-{sharing}", f"{argument},sharing={sharing}"
-  return _of(name, label or f"k = {k}", argument, updates)
+  return _point(name, label or f"k = {k}", argument, updates)
 
 
 def started(
@@ -210,7 +212,7 @@ WINDOW = 4  # rows on each side
 NEAR = 2 * WINDOW + 1
 
 
-def _near(updates=UPDATES):
+def _windowed(updates=UPDATES):
   """Replaces some slots by a local window; k = 1 is the control."""
   labels = {
     K - NEAR: f"k = {K - NEAR}, and {NEAR} rows around each query",
@@ -218,12 +220,12 @@ def _near(updates=UPDATES):
   }
   flags = (("model.local_window", str(WINDOW)),)
   return tuple(
-    _of(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
+    _point(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
     for k, label in labels.items()
   )
 
 
-def _closer():
+def _variants():
   """Returns variants that may close the gap to softmax attention at one k."""
   return (
     softmax(),
@@ -232,7 +234,7 @@ def _closer():
     started("windows", "means of neighbours", "mean_pool", 0),
     linear(label="means of neighbours, rate × 0.1, the recipe"),
     started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
-    *_near(),
+    *_windowed(),
   )
 
 
@@ -266,10 +268,10 @@ PANELS = {
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
   ),
-  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
+  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _variants(), (0, 1)),
   "l": Panel(
     f"(l) a window for longer, n = {N}",
-    (softmax(updates=LONG), linear(updates=LONG), *_near(LONG)),
+    (softmax(updates=LONG), linear(updates=LONG), *_windowed(LONG)),
   ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
   "g": Panel(

@@ -20,10 +20,7 @@ def projection(key, k: int, n: int):
 
 
 def scores(key, rows: int, setting: settings.Setting):
-  """Returns scale Q K^T / sqrt(d) [rows, n], of rank min(rows, d).
-
-  Q and K are Gaussian.
-  """
+  """Returns scale Q K^T / sqrt(d) [rows, n], with Q and K [., d] Gaussian."""
   q_key, k_key = jax.random.split(key)
   q = jax.random.normal(q_key, (rows, setting.d))
   k = jax.random.normal(k_key, (setting.n, setting.d))

@@ -87,14 +87,14 @@ def open_or_build(
   except OSError as error:
     raise ValueError(f"cannot write to cache_dir {root}: {error}") from error
   with lock:
-    alone = _lock(lock, directory)
+    locked = _lock(lock, directory)
     found = damage(directory, settings)
     if found is None:
       return directory
     if os.path.exists(directory):
       _log.warning("%s is damaged (%s): building it anew", directory, found)
     try:
-      _build(directory, settings, build, alone)
+      _build(directory, settings, build, locked)
     except OSError as error:
       if error.errno not in _NO_SPACE:
         raise
@@ -189,10 +189,10 @@ def _build(
   directory: str,
   settings: dict[str, Any],
   build: Callable[[Writer], None],
-  alone: bool,
+  locked: bool,
 ) -> None:
   prefix = f"{directory}.tmp-{socket.gethostname()}-"
-  if alone:
+  if locked:
     _remove_abandoned(prefix)
   temporary = f"{prefix}{uuid.uuid4().hex}"
   os.mkdir(temporary)

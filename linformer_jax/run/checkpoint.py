@@ -63,10 +63,7 @@ def _fingerprints(state):
 
 
 def fingerprint(state) -> list[int]:
-  """Returns an integer per leaf: equal bits give equal integers.
-
-  It does not depend on the sharding.
-  """
+  """Returns an integer per leaf that does not depend on the sharding."""
   return jax.device_get(_fingerprints(state)).tolist()
 
 
@@ -137,10 +134,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self):
-    """Raises a CheckpointError for errors in Orbax's threads.
-
-    Orbax raises them in a later call.
-    """
+    """Raises a CheckpointError for Orbax's errors, also from its threads."""
     try:
       yield
     except (ValueError, OSError) as error:

@@ -76,7 +76,7 @@ def _too_large(config, error):
 
 
 @contextlib.contextmanager
-def _fits(directory, config, is_new):
+def _removed_if_too_large(directory, config, is_new):
   """Removes a new run if its first update does not fit in memory."""
   try:
     yield
@@ -134,7 +134,7 @@ def train(config, directory, new: bool, extend: bool):
     raise _too_large(config, error) from error
   with (
     held or contextlib.nullcontext(),
-    _fits(directory, config, stored is None),
+    _removed_if_too_large(directory, config, stored is None),
   ):
     if free:
       report.say(workdir.extension(config))

@@ -57,10 +57,7 @@ class Signals:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def received(self, step: int) -> int | None:
-    """Returns the received signal, or None.
-
-    All processes must call this, at the same steps.
-    """
+    """Returns the signal or None; all processes must ask at the same steps."""
     if self._many:
       reached = multihost_utils.reached_preemption_sync_point(step)
       return signal.SIGTERM if reached else None

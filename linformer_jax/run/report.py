@@ -11,7 +11,7 @@ from linformer_jax.run import console, files, metrics
 
 RESULT = "result.json"
 # Values that an update returns besides the sums of its task.
-_NO_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
+_NOT_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
 
 
 class NonFiniteError(Exception):
@@ -188,7 +188,7 @@ class Window:
         f"update {step}: the loss is {loss}, the norm of its gradient "
         f"{norms[0]}, of the parameters after it {norms[1]}"
       )
-    for name in values.keys() - _NO_SUMS:
+    for name in values.keys() - _NOT_SUMS:
       self._sums[name] = self._sums.get(name, 0) + values[name]
     if self._silent:
       say(f"update {step:,}: loss {loss:.3f}; a line every {self._every:,}")

@@ -40,7 +40,7 @@ def _refused_flags() -> str | None:
   return told[1] if told else (done.stderr.strip().splitlines() or [""])[0]
 
 
-def _mode(jax) -> str | None:
+def _debugging_mode(jax) -> str | None:
   """Returns the name of an unsupported JAX debugging mode, if one is set."""
   for name, needed in (
     ("jax_disable_jit", (False,)),
@@ -65,7 +65,7 @@ def _problem() -> str | None:
     return missing(str(error))
   except (ValueError, RuntimeError) as error:
     return f"JAX refuses an environment variable: {error}"
-  if mode := _mode(jax):
+  if mode := _debugging_mode(jax):
     return f"{mode} is not supported: unset it, or what sets it for all"
   share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
   if share and not re.fullmatch(r"0*\.\d+|1(\.0*)?", share):

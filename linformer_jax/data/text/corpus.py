@@ -221,7 +221,7 @@ def open_cached(
         f"the text is not what this run was trained on: {changed}. Put it back "
         "as it was, or train anew in another --workdir"
       )
-    directory = cache.find(_places(root, known), known.tokens)
+    directory = cache.find(_candidate_folders(root, known), known.tokens)
   version = importlib.metadata.version("tokenizers")
   if directory is None:
     settings = text | {"format": cache.FORMAT, "tokenizers": version}
@@ -271,7 +271,7 @@ def _without_text(
   open_entry: Callable[..., Any],
 ) -> Any:
   """Opens the cached tokens of a run whose text is missing."""
-  directory = cache.find(_places(root, known), known.tokens)
+  directory = cache.find(_candidate_folders(root, known), known.tokens)
   if directory is None:
     raise ValueError(
       f"{error}; and the tokens of this run are neither in {known.directory} "
@@ -291,7 +291,7 @@ def _given_tokenizer(config: DataConfig) -> tokenizers.Tokenizer | None:
   return tokenizer_lib.load(path, config.vocab_size)
 
 
-def _places(root: str, known: provenance.Record) -> Iterator[str]:
+def _candidate_folders(root: str, known: provenance.Record) -> Iterator[str]:
   """Yields folders that may hold a run's tokens, the recorded one first."""
   yield known.directory
   if os.path.isdir(root):

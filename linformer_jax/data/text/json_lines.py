@@ -90,10 +90,7 @@ def _array(path: str) -> ValueError:
 def _diagnosis(
   error: ValueError, text: str, path: str, place: str, file: Any
 ) -> ValueError:
-  """Returns the error for a line that is not JSON.
-
-  `file` is given only for the first line.
-  """
+  """Returns the error for a line that is not JSON; `file` if it is first."""
   if not isinstance(error, json.JSONDecodeError):
     return ValueError(f"{place}: JSON that cannot be read: {error}")
   if file and text.startswith("["):

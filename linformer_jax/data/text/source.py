@@ -165,7 +165,7 @@ def files(
   if validation_patterns:
     found = manifest.find(validation_patterns, "data.validation_files")
     held = manifest.digests(found, cache_root)
-    train = _without(train, held)
+    train = _not_held_out(train, held)
 
   def documents(
     files: list[manifest.Digest], longest: int = reading.PART
@@ -193,7 +193,7 @@ def files(
   )
 
 
-def _without(
+def _not_held_out(
   train: list[manifest.Digest], held: list[manifest.Digest]
 ) -> list[manifest.Digest]:
   """Returns the training files whose content is not held out."""

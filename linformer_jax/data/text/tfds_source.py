@@ -128,7 +128,7 @@ def _builder(name: str, data_dir: str) -> Any:
     problem = _line(error)
     if match["config"] and "BuilderConfig" in problem:
       known = tensorflow_datasets.builder_cls(match["set"]).builder_configs
-      problem = f"no config {match['config']!r}; there is {_some(known)}"
+      problem = f"no config {match['config']!r}; there is {_listed(known)}"
     raise ValueError(f"data.tfds_name={name}: {problem}") from error
   except _failures() as error:
     raise source.MissingText(
@@ -153,10 +153,10 @@ def _check_feature(builder: Any, name: str) -> None:
     if name in features:
       kind = type(features[name]).__name__
       problem = f"feature {name!r} of {full_name} is {kind}, not text"
-    raise ValueError(f"data.text_feature: {problem}; there is {_some(text)}")
+    raise ValueError(f"data.text_feature: {problem}; there is {_listed(text)}")
 
 
-def _some(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
   names = sorted(names)
   more = len(names) - _NAMED_AT_ONCE
   listed = ", ".join(names[:_NAMED_AT_ONCE]) or "none"

@@ -191,10 +191,7 @@ def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
 
 
 def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
-  """Returns the ids of special tokens and those with no token.
-
-  They are never predicted.
-  """
+  """Returns ids that are never predicted: special tokens, ids of no token."""
   known = set(tokenizer.get_vocab(with_added_tokens=True).values())
   special = set(range(size(tokenizer))) - known
   special.update(SPECIAL_IDS.values())

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One door to the project; ./launch.sh --help lists what is behind it.
+# The project's commands; ./launch.sh --help lists them.
 set -euo pipefail
-stand="$PWD" # where relative paths of the user count from
+stand="$PWD" # the base of the user's relative paths
 script="${BASH_SOURCE[0]}"
 if [ -L "$script" ]; then script="$(readlink -f "$script")"; fi
 cd "$(dirname "$script")"
@@ -71,8 +71,8 @@ find_python() {
     "PYTHON=/path/to/python ./launch.sh"
 }
 
-# install NAME PIP_ARGUMENTS...: once, and again when they or the files that
-# they come from have changed.
+# install NAME PIP_ARGUMENTS...: runs pip once, and again if the arguments,
+# requirements.txt or pyproject.toml have changed.
 install() {
   local stamp=".venv/installed-$1" key
   shift
@@ -85,7 +85,8 @@ install() {
   fi
 }
 
-# setup [PLUGIN|test|plan|speed]: the virtual environment. One process at a time.
+# setup [PLUGIN|test|plan|speed]: makes the virtual environment, one process at
+# a time.
 setup() {
   exec 9>.venv.lock
   if command -v flock >/dev/null; then flock 9; fi
@@ -102,25 +103,25 @@ setup() {
     "") ;;
     tpu | cuda12 | cuda13) install plugin -r requirements.txt "jax[$1]" ;;
     test) install test -e ".[test]" ;;
-    # In a folder of its own: where JAX finds the TPU compiler it looks for TPUs
-    # at every start, and complains that there are none.
-    speed) install parity -e ".[parity]" ;; # torch and two Linformers of PyPI
+    speed) install parity -e ".[parity]" ;; # torch and two Linformers from PyPI
+    # Into a separate folder: if JAX finds the TPU compiler, it looks for TPUs
+    # at every start and warns that there are none.
     plan) install plan --no-deps --upgrade --target .venv/plan libtpu ;;
     *) fail "setup '$1' is not one of tpu, cuda12, cuda13" ;;
   esac
   exec 9>&-
 }
 
-# start PROGRAM WORDS...: one of .venv/bin, from where the user stands. It finds
-# the code in the checkout, and nothing in the user's folder in place of it.
+# start PROGRAM WORDS...: runs a program of .venv/bin in the user's folder, with
+# the code of the checkout and never with modules from the user's folder.
 start() {
   export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
   cd "$stand"
   exec "$root/.venv/bin/$1" "${@:2}"
 }
 
-# Huge pages for large buffers (glibc 2.35 or newer): a page fault each 4 kB of a
-# fresh one costs a CPU some percent of a step.
+# Huge pages for large buffers (glibc 2.35 or newer): on a CPU, page faults for
+# every 4 kB of a fresh buffer cost a few percent of a step.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 command="${1:-}"
@@ -173,7 +174,7 @@ case "$command" in
     .venv/bin/ruff check .
     .venv/bin/ruff format --check --quiet . ||
       fail "the code is not formatted: .venv/bin/ruff format ."
-    # A process a core, up to four; the tests of a file share what they set up.
+    # One process per core, up to four; the tests of a file share their setup.
     exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
       --dist=loadfile --no-loadscope-reorder -m "$marks" "$@"
     ;;

@@ -11,7 +11,7 @@ Stop a measurement when you like; the same command goes on.
 import subprocess
 import sys
 
-# The module that measures, if one does, and the module that renders the page.
+# (the module that measures, if any; the module that renders the page)
 EXPERIMENTS = {
   "smoke": (None, "smoke.render"),
   "speed": ("speed.measure", "speed.render"),
@@ -23,18 +23,18 @@ EXPERIMENTS = {
   "long": ("topologies.long", "topologies.render"),
   "faults": ("faults.campaign", "faults.render"),
 }
-# With these the pages' results stay as they are.
+# With these flags the committed results do not change.
 _LOOKS = ("--list", "--help", "-h", "--results")
 
 
 def run(module: str, *words: str) -> int:
-  """Runs a module of this package in a process of its own."""
+  """Runs a module of this package in a separate process."""
   command = [sys.executable, "-m", f"experiments.{module}", *words]
   with subprocess.Popen(command) as process:
     while True:
       try:
         return process.wait()
-      except KeyboardInterrupt:  # the process has it too, and says what it does
+      except KeyboardInterrupt:  # The process receives it too and reports it.
         continue
 
 

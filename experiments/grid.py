@@ -1,8 +1,8 @@
-"""Grids of measurements: what their file of JSON lines does not hold yet.
+"""Measures the items of a grid that its file of JSON lines does not hold yet.
 
-An item is a frozen dataclass, and says what is measured. A line of the file is
-its fields, what was found, on what and when. Stop a grid when you like; the
-same command goes on.
+An item is a frozen dataclass that describes a measurement. A line of the file
+has its fields, the result, the hardware and the time. A grid may be stopped at
+any time; the same command resumes it.
 """
 
 import argparse
@@ -19,21 +19,21 @@ from linformer_jax import hardware
 
 
 def lines(path: pathlib.Path) -> list[dict]:
-  """The lines of a file, without what a kill cut short."""
+  """Returns the lines of a file, without lines that a kill truncated."""
   found = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
       found.append(json.loads(line))
     except json.JSONDecodeError:
-      continue  # it is measured again
+      continue  # It is measured again.
   return found
 
 
 def append(path: pathlib.Path, line: dict):
-  """Adds a line to a file, and makes its folder where there is none."""
+  """Appends a line to a file, creating its folder if necessary."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:
-    if file.tell():  # a kill may have cut the last line short
+    if file.tell():  # A kill may have truncated the last line.
       file.seek(-1, os.SEEK_END)
       if file.read(1) != b"\n":
         file.write(b"\n")
@@ -41,7 +41,7 @@ def append(path: pathlib.Path, line: dict):
 
 
 def records(path: pathlib.Path, kind: type) -> dict:
-  """The lines of a file by their item, of class `kind`; a later one wins."""
+  """Returns the lines of a file by item, of class `kind`; the last one wins."""
   names = [field.name for field in dataclasses.fields(kind)]
   return {
     kind(**{name: line[name] for name in names}): line for line in lines(path)
@@ -49,12 +49,12 @@ def records(path: pathlib.Path, kind: type) -> dict:
 
 
 def key(item) -> str:
-  """An item as JSON."""
+  """Returns an item as JSON."""
   return json.dumps(dataclasses.asdict(item), sort_keys=True)
 
 
 def parser(doc: str, results: pathlib.Path) -> argparse.ArgumentParser:
-  """The flags that all grids have."""
+  """Returns a parser with the flags that all grids have."""
   made = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -76,13 +76,13 @@ def parser(doc: str, results: pathlib.Path) -> argparse.ArgumentParser:
 
 
 def work(items: list, given, measure: Callable, tell: Callable):
-  """Measures what is missing, a line each, and tells how far it is.
+  """Measures the missing items, appends a line for each, and prints progress.
 
   Args:
-    items: all of the grid.
-    given: flags of `parser`.
-    measure: item -> dict, what was found.
-    tell: line -> text, a record on the terminal.
+    items: all items of the grid.
+    given: the parsed flags of `parser`.
+    measure: item -> dict, the result.
+    tell: line -> text to print.
   """
   words = [word.strip() for word in given.only.split(",") if word.strip()]
   wanted = [item for item in items if all(word in key(item) for word in words)]

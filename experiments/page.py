@@ -1,4 +1,4 @@
-"""Pages whose parts are rendered from results, between marks."""
+"""Pages with parts that are rendered from results, between markers."""
 
 import pathlib
 
@@ -7,12 +7,12 @@ END = "<!-- end -->"
 
 
 def renew(page: str, parts: dict[str, str]) -> str:
-  """A page with what lies between its marks renewed.
+  """Returns a page with the text between its markers replaced.
 
   Args:
     page: Markdown.
-    parts: texts by the line that begins them; `END` ends each. A mark that the
-      page does not have is left out.
+    parts: texts by their begin marker; `END` ends each. Markers that the page
+      does not have are ignored.
   """
   for begin, text in parts.items():
     if begin in page:

@@ -2,7 +2,7 @@
 
   .venv/bin/python -m experiments.summary
 
-Writes README.md between its marks, from the files under experiments/*/results.
+Writes README.md between its markers, from the files in experiments/*/results.
 A test renders again and compares.
 """
 
@@ -20,14 +20,14 @@ from linformer_jax.run import report
 README = page_lib.ROOT / "README.md"
 MARK = "<!-- experiments/summary.py: {} -->"
 K = 128
-# n of the speedups over each baseline.
+# The sequence lengths n at which speedups over each baseline are reported.
 BASELINES = {"softmax": (512, 4_096, 65_536), "softmax_flash": (4_096, 65_536)}
 SPEEDUPS = (
   "[speedup](experiments/speed/README.md) of the forward pass over softmax "
   "attention",
   "… over memory-efficient softmax attention",
 )
-# Files that hold a compiler's reports for hardware on which nothing ran.
+# Files with compiler reports for hardware on which nothing was run.
 COMPILED = ("speed/results/memory.jsonl", "topologies/results/compiled.jsonl")
 
 
@@ -64,7 +64,7 @@ def speedups(times: speed.Times) -> list[tuple[str, ...]]:
 
 
 def gaps(found: curves.Curves) -> list[tuple[str, ...]]:
-  """Returns the rows of perplexity over that of softmax attention."""
+  """Returns the rows of perplexity relative to softmax attention."""
   rows = []
   name = (
     "[perplexity](experiments/perplexity/README.md) relative to softmax "
@@ -114,7 +114,7 @@ def hardware(results: pathlib.Path = page_lib.ROOT / "experiments") -> str:
 
 
 def parts() -> dict[str, str]:
-  """Returns the rendered parts of the README, by their marks."""
+  """Returns the rendered parts of the README, by marker."""
   found = {"results": table(), "hardware": hardware()}
   return {MARK.format(name): text for name, text in found.items()}
 

@@ -1,1 +1,1 @@
-"""Faults done to a run, and how each of them ended."""
+"""Injects faults into runs and records how each run ended."""

@@ -1,4 +1,4 @@
-"""Faults around a process: its clock, its neighbours, and what it unpickles."""
+"""Faults around a process: its clock, concurrent processes, and unpickling."""
 
 import functools
 import os
@@ -20,14 +20,14 @@ HALF = lab_lib.UPDATES // 2
 
 
 def hooked(**variables: str) -> dict[str, str]:
-  """An environment in which hooks/sitecustomize.py does faults."""
+  """Returns an environment in which hooks/sitecustomize.py injects faults."""
   before = os.environ.get("PYTHONPATH")
   path = [str(HOOKS), *([before] if before else [])]
   return {"PYTHONPATH": os.pathsep.join(path), **variables}
 
 
 def jobs(lab):
-  """Clocks that jump, runs in one folder, and pickles that are refused."""
+  """Yields jobs: clock jumps, runs in one folder, and refused pickles."""
   for name, seconds in JUMPS.items():
     for when in ("within a run", "before a kill", "between two runs"):
       run = functools.partial(clock, lab, seconds, when)
@@ -41,14 +41,14 @@ def jobs(lab):
 
 
 def touch(folder: pathlib.Path, seconds: float):
-  """Sets the times of all files of a folder, by some seconds from now."""
+  """Sets the times of all files in a folder to now plus `seconds`."""
   then = time.time() + seconds
   for path in [folder, *folder.rglob("*")]:
     os.utime(path, (then, then))
 
 
 def clock(lab, seconds, when, rng):
-  """The clock and the times of all files jump, half-way through a run."""
+  """Makes the clock and all file times jump, halfway through a run."""
   workdir, trigger = lab.fresh(), lab.fresh()
   environment = hooked(FAULT_CLOCK=f"{seconds}:{trigger}")
   update = HALF + rng.randrange(10)
@@ -70,7 +70,7 @@ def clock(lab, seconds, when, rng):
     process.kill()
   ended = lab.finish(process)
   record = lab_lib.record(lab_lib.SAME)
-  if ended.status == 1:  # Orbax reads the clock as it waits for a checkpoint
+  if ended.status == 1:  # Orbax reads the clock while waiting for a checkpoint.
     record = disk.refused(ended, workdir, 1)
   elif when == "within a run":
     ended.quiet()
@@ -84,8 +84,8 @@ def clock(lab, seconds, when, rng):
   return [record | {"detail": f"at update {update}"}]
 
 
-def _busy(lab, rng):
-  """A run that trains, stopped within an update or so."""
+def _training_run(lab, rng):
+  """Starts a run and waits until it trains."""
   workdir = lab.fresh()
   reached = stops.moment("running", workdir, rng.randrange(1, HALF))
   process = lab.start(workdir)
@@ -94,8 +94,8 @@ def _busy(lab, rng):
 
 
 def second(lab, rng):
-  """A second run is refused, and the first goes on unharmed."""
-  workdir, first = _busy(lab, rng)
+  """A second run is refused, and the first continues undisturbed."""
+  workdir, first = _training_run(lab, rng)
   with lab_lib.paused(first):
     line = disk.refused(lab.run(workdir), workdir, 2)["line"]
   if "another process is training in --workdir=RUN" not in line:
@@ -107,7 +107,7 @@ def second(lab, rng):
 
 
 def at_once(lab, rng):
-  """Two start at the same moment: one of them trains."""
+  """Two processes start at the same time: one of them trains."""
   del rng
   workdir = lab.fresh()
   both = [lab.start(workdir) for _ in range(2)]
@@ -120,8 +120,8 @@ def at_once(lab, rng):
 
 
 def after_a_kill(lab, rng):
-  """The first is killed, and the folder is free at once."""
-  workdir, first = _busy(lab, rng)
+  """The first process is killed, and the folder is free immediately."""
+  workdir, first = _training_run(lab, rng)
   first.kill()
   lab.resume(workdir)
   return [lab_lib.record(lab_lib.SAME)]
@@ -129,7 +129,7 @@ def after_a_kill(lab, rng):
 
 def beside(lab, rng):
   """A run is evaluated while it trains."""
-  workdir, first = _busy(lab, rng)
+  workdir, first = _training_run(lab, rng)
   with lab_lib.paused(first):
     ended = lab.run(workdir, "evaluate")
   lab.finish(first).quiet()
@@ -149,7 +149,7 @@ TOGETHER = {
 
 
 def refusals() -> int:
-  """How many ways of unpickling the hook lets through: none, if it works."""
+  """Counts the ways of unpickling that the hook allows: 0 if it works."""
   ways = [
     "pickle.loads(data)",
     "_pickle.loads(data)",
@@ -174,7 +174,7 @@ def refusals() -> int:
 
 
 def pickles(lab, rng):
-  """A whole life of a run in which every unpickling is refused and told."""
+  """Runs all commands on a run while every unpickling is refused and logged."""
   if refusals():
     raise lab_lib.Unexpected(f"{refusals()} ways of unpickling are open")
   log, text = lab.fresh(), lab.fresh()

@@ -29,7 +29,7 @@ from experiments.faults import lab as lab_lib
 from linformer_jax import hardware
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "faults.jsonl"
-# What a page says of a fault, by its name in the file.
+# The description of each fault on the page, by its name in the file.
 FAULTS = {
   "SIGKILL": "SIGKILL at a random moment, half of them while a checkpoint is "
   "written",
@@ -53,7 +53,7 @@ FAULTS = {
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
-  """Lines of a file by fault and trial; later ones of the same trial win."""
+  """Returns the lines of a file by fault and trial; a trial's last ones win."""
   found = {}
   for record in grid.lines(path):
     key = record["fault"], record["trial"]
@@ -64,19 +64,19 @@ def records(path: pathlib.Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
 
 
 def done(lines: list[dict] | None) -> bool:
-  """Whether a trial's lines are all there, and it ended well."""
+  """Returns whether a trial is complete and ended well."""
   whole = lines and len(lines) == lines[0]["parts"]
   return bool(whole) and all(line["ok"] for line in lines)
 
 
 def of_fault(found: dict, fault: str) -> list[dict]:
-  """All lines about a fault."""
+  """Returns all lines about a fault."""
   jobs = [lines for (name, _), lines in found.items() if name == fault]
   return [line for lines in jobs for line in lines]
 
 
 def attempt(lab, job: lab_lib.Job, seed: int) -> list[dict]:
-  """Does a job's trials; returns their records."""
+  """Runs a job's trials; returns their records."""
   rng = random.Random(f"{seed} {job.fault} {job.trial}")
   began = time.time()
   try:
@@ -93,7 +93,7 @@ def attempt(lab, job: lab_lib.Job, seed: int) -> list[dict]:
 
 
 def table(found: dict) -> str:
-  """Markdown: faults, how many trials, and how they ended."""
+  """Returns a Markdown table of faults, trials and outcomes."""
   rows = ["| fault | trials | how they ended |", "|---|---:|---|"]
   for fault, text in FAULTS.items():
     lines = of_fault(found, fault)
@@ -110,7 +110,7 @@ def table(found: dict) -> str:
 
 
 def every_job(lab, kills: int):
-  """All jobs, in the order in which they are done."""
+  """Yields all jobs, in the order in which they are run."""
   yield from damage.jobs(lab)
   yield from disk.jobs(lab)
   yield from rights.jobs(lab)
@@ -152,7 +152,7 @@ def _arguments():
 
 
 def work(given, words, lab) -> bool:
-  """Does what is missing, and tells how far it is. Whether all ended well."""
+  """Runs the missing jobs; returns whether all trials ended well."""
   lab.prepare()
   known = records(given.results)
   wanted = [
@@ -186,7 +186,7 @@ def work(given, words, lab) -> bool:
 
 
 def main() -> int:
-  """Does the campaign; returns the exit status."""
+  """Runs the campaign; returns the exit status."""
   given = _arguments()
   words = [word.strip() for word in given.only.split(",") if word.strip()]
   if given.list:
@@ -196,7 +196,7 @@ def main() -> int:
       print(f"{fault}: {len(trials)} trials, {sum(x['ok'] for x in trials)} ok")
     return 0
   jax.config.update("jax_platforms", "cpu")
-  absl.logging.set_verbosity(absl.logging.FATAL)  # of Orbax, as in a run
+  absl.logging.set_verbosity(absl.logging.FATAL)  # Silences Orbax, as in a run.
   with tempfile.TemporaryDirectory(prefix="faults-") as folder:
     lab = lab_lib.Lab(pathlib.Path(folder))
     try:

@@ -1,4 +1,4 @@
-"""Whether two runs ended alike: to the last bit, but for what a clock tells."""
+"""Compares two runs bit-for-bit, except for timings."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from ml_collections import config_dict
 from linformer_jax import train
 from linformer_jax.run import checkpoint, metrics, report, workdir
 
-# What depends on the clock and the machine, and not on the run.
+# Metrics that depend on the clock and the machine.
 CLOCK = {"time", "eval/seconds", "train/step_seconds", "train/memory_bytes"}
 CLOCK |= {"train/tokens_per_second", "train/mfu"}
 RESULT = ("step", "perplexity", "unigram_perplexity", "accuracy", "targets")
@@ -23,11 +23,11 @@ class Run:
   """What a complete run left behind.
 
   Attributes:
-    state: dtype, shape and bytes of every array, by its place in the tree.
-    data: place in the data.
-    window: sums of the updates that no row is about yet.
-    rows: of metrics.jsonl, without what the clock tells.
-    result: what result.json says of the run.
+    state: dtype, shape and bytes of every array, by its path in the tree.
+    data: the position in the data.
+    window: sums of the updates since the last row.
+    rows: the rows of metrics.jsonl, without `CLOCK`.
+    result: the fields of result.json that do not depend on the machine.
   """
 
   state: dict[str, tuple]
@@ -41,7 +41,7 @@ class Reader:
   """Reads runs of one config."""
 
   def __init__(self, whole: pathlib.Path, text: pathlib.Path):
-    """Args: folders of a run of that config, and of its token cache."""
+    """Takes the folders of a run of that config and of its token cache."""
     config = config_dict.ConfigDict(workdir.stored_config(whole))
     config.data.cache_dir = str(text)
     self._abstract = train.build(config).steps.abstract_state
@@ -66,12 +66,12 @@ class Reader:
 
 
 def without_clock(rows: list[dict]) -> list[dict]:
-  """Rows of metrics.jsonl, without what the clock tells."""
+  """Returns rows of metrics.jsonl without the metrics in `CLOCK`."""
   return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
 
 def difference(actual: Run, expected: Run) -> str:
-  """Where two runs differ first, in a few words; '' if nowhere."""
+  """Describes the first difference of two runs in a few words, '' if none."""
   for field in dataclasses.fields(Run):
     one, other = (getattr(run, field.name) for run in (actual, expected))
     if one == other:

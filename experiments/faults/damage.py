@@ -1,4 +1,4 @@
-"""Bytes flipped, files cut short and deleted: of checkpoints, tokens, a run."""
+"""Damages checkpoints, tokens and runs: flips, truncates or deletes files."""
 
 import filecmp
 import functools
@@ -8,7 +8,7 @@ import shutil
 
 from experiments.faults import lab as lab_lib
 
-# A name that Orbax makes up anew for every checkpoint.
+# A name that Orbax generates for every checkpoint.
 _HASH = re.compile(r"[0-9a-f]{16,}")
 
 
@@ -21,7 +21,7 @@ def _flip(place):
   return way
 
 
-# What becomes of a file's bytes, given a random generator; None: no file.
+# (bytes, random generator) -> the damaged bytes, or None to delete the file.
 WAYS = {
   "first byte flipped": _flip(lambda size, rng: 0),
   "middle byte flipped": _flip(lambda size, rng: size // 2),
@@ -42,9 +42,9 @@ def harm(path: pathlib.Path, way: str, rng):
 
 
 def roles(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Files by names that are the same in every checkpoint.
+  """Returns files by names that are the same in every checkpoint.
 
-  Hashes in a name become the file's place by size in its folder.
+  A hash in a name is replaced by the file's rank by size in its folder.
   """
   found = {}
   paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -58,7 +58,7 @@ def roles(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def role(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """The file of that role, or the largest of its kind: their number varies."""
+  """Returns the file of a role; if there is none, the largest of its kind."""
   found = roles(folder)
   kind = name.split("[")[0]
   same = [path for other, path in found.items() if other.split("[")[0] == kind]
@@ -66,12 +66,12 @@ def role(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def ways(path: pathlib.Path) -> list[str]:
-  """The ways that change a file: an empty one can only be deleted."""
+  """Returns the ways that change a file: an empty one can only be deleted."""
   return list(WAYS) if path.stat().st_size else ["deleted"]
 
 
 def jobs(lab):
-  """Every file of a checkpoint, of the token cache and of a run, every way."""
+  """Yields jobs: every file of a checkpoint, token cache and run, every way."""
   newest = lab.whole / "checkpoints" / str(lab_lib.UPDATES)
   for name, path in roles(newest).items():
     if "/" in name:
@@ -79,7 +79,7 @@ def jobs(lab):
       count = len(ways(path))
       yield lab_lib.Job("checkpoint damaged", name, run, count=count)
       continue
-    for way in ways(path):  # what Orbax adds is not under checksums
+    for way in ways(path):  # Checksums do not cover what Orbax adds.
       run = functools.partial(one_checkpoint, lab, name, way)
       yield lab_lib.Job("checkpoint damaged", f"{name}, {way}", run)
   yield lab_lib.Job(
@@ -102,7 +102,7 @@ def jobs(lab):
 
 
 def _complaints(ended, pattern):
-  """The lines of a command that went well, all of them of a pattern."""
+  """Returns the lines of a successful command, all of which match a pattern."""
   lines = ended.err.splitlines()
   wrong = [line for line in lines if not re.match(pattern, line)]
   if ended.status or wrong:
@@ -113,7 +113,7 @@ def _complaints(ended, pattern):
 def checkpoints(lab, name, rng):
   """Damages one file of each of the newest checkpoints, each in another way.
 
-  All have to be left out, newest first, for the one before them.
+  All of them must be skipped, newest first, in favor of the one before them.
   """
   workdir = lab.copy()
   records = []
@@ -151,7 +151,7 @@ def one_checkpoint(lab, name, way, rng):
 
 
 def every_checkpoint(lab, rng):
-  """Damages all: nothing may be changed, and a copy put back is enough."""
+  """Damages all: nothing may change, and restoring a copy must suffice."""
   del rng
   workdir = lab.copy()
   folder = workdir / "checkpoints"
@@ -177,7 +177,7 @@ def every_checkpoint(lab, rng):
 
 
 def tokens(lab, name, way, rng):
-  """Damages a file of the token cache, and trains on what is built anew."""
+  """Damages a file of the token cache, and trains on the rebuilt cache."""
   workdir = lab.copy(lab_lib.UPDATES - lab_lib.EVERY)
   text = shutil.copytree(lab.text, lab.fresh())
   [entry] = [path for path in text.iterdir() if path.is_dir()]
@@ -197,13 +197,13 @@ def tokens(lab, name, way, rng):
   return [lab_lib.record(lab_lib.REPORTED, way, line)]
 
 
-# Files of a run without checksums: a digit that is flipped in them stays so.
+# Files of a run without checksums: a flipped digit in them goes undetected.
 UNCHECKED = ("config.json", "corpus.json", "result.json")
 UNCHECKED_WAYS = ("cut to half", "emptied", "deleted", "unreadable byte")
 
 
 def unchecked(lab, name, way, rng):
-  """Damages a file of a run so that it cannot be read, or deletes it."""
+  """Makes a file of a run unreadable, or deletes it."""
   workdir = lab.copy()
   path, original = workdir / name, (lab.whole / name).read_bytes()
   path.write_bytes(original)

@@ -1,7 +1,7 @@
-"""A disk that is full, for files of a run and for the token cache.
+"""Full disks, for files of a run and for the token cache.
 
-Of two kinds, and the trial says which. Anyone can limit the size of a file
-(RLIMIT_FSIZE); where mounting is allowed, a small tmpfs is filled up.
+There are two kinds, named in the trial: a limit on the file size (RLIMIT_FSIZE)
+and, if mounting is allowed, a small tmpfs that is filled up.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import time
 from experiments.faults import lab as lab_lib
 from experiments.faults import stops
 
-# Becomes the command that follows, with a limit.
+# Runs the command that follows with a file size limit.
 _LIMITED = (
   sys.executable,
   "-c",
@@ -27,18 +27,18 @@ _LIMITED = (
   "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size));"
   "os.execv(sys.argv[2], sys.argv[2:])",
 )
-# Lines that its C++ prints of an event file, whatever is asked of it.
+# Lines about event files that TensorFlow's C++ prints at any log level.
 _TENSORFLOW = re.compile(r"WARNING: All log|[WE]\d{4} |\t")
 
 
 def limited(size: int) -> tuple[str, ...]:
-  """Words before a command that may write no file beyond some bytes."""
+  """Returns a command prefix that limits the file size to `size` bytes."""
   return (*_LIMITED, str(size))
 
 
 @contextlib.contextmanager
 def mounted(folder: pathlib.Path, *options: str):
-  """Mounts something on a new folder for a while."""
+  """Mounts something on a new folder within a context."""
   folder.mkdir(parents=True)
   subprocess.run(["mount", *options, str(folder)], check=True)
   try:
@@ -48,7 +48,7 @@ def mounted(folder: pathlib.Path, *options: str):
 
 
 def can_mount(folder: pathlib.Path) -> bool:
-  """Whether this user may mount."""
+  """Returns whether this user may mount."""
   if os.geteuid() or not shutil.which("mount"):
     return False
   try:
@@ -71,7 +71,7 @@ def fill(path: pathlib.Path):
 
 
 def jobs(lab):
-  """Limits of one or another size, and disks filled at some moment."""
+  """Yields jobs: file size limits, and disks filled at random moments."""
   for name, size in _limits(lab).items():
     run = functools.partial(large_file, lab, size)
     yield lab_lib.Job("disk full", f"RLIMIT_FSIZE, as of {name}", run, starts=2)
@@ -88,7 +88,7 @@ def jobs(lab):
 
 
 def _limits(lab):
-  """Sizes that one or another file of a run does not fit."""
+  """Returns file size limits that some file of a run exceeds."""
   newest = lab.whole / "checkpoints" / str(lab_lib.UPDATES)
   files = [path for path in newest.rglob("*") if path.is_file()]
   arrays = max(path.stat().st_size for path in files)
@@ -105,14 +105,14 @@ def _limits(lab):
 
 
 def refused(ended, workdir, *statuses):
-  """A record of one line and its exit status."""
+  """Returns a record of an error line and its exit status."""
   line = ended.line(*statuses).replace(str(workdir), "RUN")
   outcome = lab_lib.REFUSED.format(ended.status)
   return lab_lib.record(outcome, "", line)
 
 
 def large_file(lab, size, rng):
-  """No file may grow beyond a size."""
+  """Limits the file size while a run trains."""
   del rng
   workdir = lab.fresh()
   ended = lab.run(workdir, before=limited(size))
@@ -122,7 +122,7 @@ def large_file(lab, size, rng):
 
 
 def large_tokens(lab, rng):
-  """The same while text is tokenised."""
+  """Limits the file size while text is tokenized."""
   del rng
   workdir, text = lab.fresh(), lab.fresh()
   ended = lab.run(workdir, text=text, before=limited(20_000))
@@ -132,7 +132,7 @@ def large_tokens(lab, rng):
 
 
 def full_disk(lab, kind, rng):
-  """A small disk is filled up at some moment, and stays full."""
+  """Fills a small disk at a random moment and keeps it full."""
   with mounted(lab.fresh(), "-t", "tmpfs", "-o", "size=32m", "tmpfs") as disk:
     workdir, filler = disk / "run", disk / "filler"
     update = rng.randrange(lab_lib.UPDATES - 2 * lab_lib.EVERY)
@@ -144,7 +144,7 @@ def full_disk(lab, kind, rng):
       lab.wait(process, reached)
       time.sleep(rng.uniform(0, 0.05))
     while process.poll() is None:
-      fill(filler)  # again, as old checkpoints make room
+      fill(filler)  # Again, as deleted checkpoints free space.
       time.sleep(0.01)
     record = _full(lab.finish(process), workdir)
     filler.unlink()
@@ -153,7 +153,7 @@ def full_disk(lab, kind, rng):
 
 
 def _full(ended, workdir):
-  """As `refused`, where TensorFlow may have met the full disk first."""
+  """Like `refused`, but TensorFlow may have found the full disk first."""
   lines = ended.err.splitlines()
   ours = [line for line in lines if not _TENSORFLOW.match(line)]
   record = refused(
@@ -166,7 +166,7 @@ def _full(ended, workdir):
 
 
 def full_of_tokens(lab, rng):
-  """A disk too small for the token cache, which is made larger then."""
+  """Tokenizes on a disk that is too small, and again on a larger one."""
   del rng
   workdir = lab.fresh()
   with mounted(lab.fresh(), "-t", "tmpfs", "-o", "size=64k", "tmpfs") as text:

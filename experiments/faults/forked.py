@@ -1,8 +1,8 @@
-"""Commands that start at once: forked from a process that has imported all.
+"""Starts commands quickly, as forks of a process with everything imported.
 
-A campaign starts hundreds of processes, and importing JAX and TensorFlow takes
-most of the time of each. A fork of a process that has done so, and nothing
-else, runs the command's main() as python -m would.
+A campaign starts hundreds of processes, and each spends most of its time on
+importing JAX and TensorFlow. A fork of a process that has only imported them
+runs the command's main() as python -m would.
 """
 
 import logging
@@ -26,23 +26,23 @@ _CONTEXT.set_forkserver_preload(
 
 
 def _main(words, environment, files):
-  """The forked process."""
+  """Runs the command in the forked process."""
   from linformer_jax import main
 
   for number, file in files.items():
     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
   signal.signal(signal.SIGINT, signal.SIG_DFL)
-  logging.getLogger().handlers.clear()  # the command sets its own
+  logging.getLogger().handlers.clear()  # The command sets its own.
   os.environ.update(environment)
   sys.argv = ["main", *words]
   sys.exit(main.main())
 
 
 class Forked:
-  """As subprocess.Popen with pipes, for words of linformer_jax.main."""
+  """Like subprocess.Popen with pipes, for arguments of linformer_jax.main."""
 
   def __init__(self, words, environment, folder: pathlib.Path):
-    """Starts it; what it prints goes to files in an existing folder."""
+    """Starts the command, with output to files in an existing folder."""
     self._files = {1: str(folder / "out"), 2: str(folder / "err")}
     self._process = _CONTEXT.Process(
       target=_main, args=(words, environment, self._files), daemon=True
@@ -52,13 +52,13 @@ class Forked:
 
   @property
   def returncode(self) -> int | None:
-    """The status, -N for signal N, None while it runs."""
+    """The exit status, -N for signal N, or None while it runs."""
     return self._process.exitcode
 
   poll = returncode.fget
 
   def send_signal(self, number: int):
-    """Sends a signal, unless it has ended."""
+    """Sends a signal unless the process has ended."""
     if self.poll() is None:
       os.kill(self.pid, number)
 
@@ -67,7 +67,7 @@ class Forked:
     self.send_signal(signal.SIGKILL)
 
   def communicate(self, timeout=None) -> tuple[str, str]:
-    """Waits for the end; what it printed."""
+    """Waits for the process to end; returns its output."""
     self._process.join(timeout)
     if self.poll() is None:
       raise subprocess.TimeoutExpired("main", timeout)

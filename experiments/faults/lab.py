@@ -1,8 +1,8 @@
-"""Where faults are done: a tiny run, its commands, and how they have to end.
+"""The setup for injecting faults: a tiny run, its commands, their outcomes.
 
-Everything happens in one scratch folder: the token cache, compiled programs, an
-undisturbed run to compare with, and a folder for each run that a fault is done
-to. Runs are processes of the real command line, or forks that run it: `forked`.
+One scratch folder holds the token cache, compiled programs, an undisturbed run
+to compare with, and a folder for each run with a fault. Runs are processes of
+the real command line, or forks that run it, see `forked`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from linformer_jax.run import metrics, report
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 UPDATES, EVERY, KEPT = 100, 5, 8
-# Updates of milliseconds, with dropout, so that a place in it can be lost.
+# Updates take milliseconds. Dropout shows whether the random state is restored.
 FIELDS = {
   "data.source": "synthetic",
   "model.vocab_size": 300,
@@ -43,9 +43,9 @@ FIELDS = {
   "run.checkpoint_every_steps": EVERY,
   "run.keep_checkpoints": KEPT,
 }
-# What is told about text that is tokenised, and is no complaint.
+# Progress lines about tokenizing, which are not complaints.
 _NEWS = re.compile(r"(Reading|Training a tokenizer|Tokenizing|Waiting for) .*")
-_LONGEST = 300  # seconds that a command may take
+_LONGEST = 300  # the most seconds that a command may take
 
 SAME = "resumed, same bits"
 HARMLESS = "no effect, same bits"
@@ -54,20 +54,20 @@ REFUSED = "one line, exit {}; then resumed, same bits"
 
 
 class Unexpected(Exception):
-  """A fault did not end as it has to; the message says how."""
+  """A fault did not end as it must; the message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Trials of one fault that are done together.
+  """Trials of one fault that are run together.
 
   Attributes:
-    fault: a name of `campaign.FAULTS`.
-    trial: names it among those of the fault.
-    run: given a random generator, does the fault and returns a record a trial:
-      of `record`. Raises Unexpected.
-    starts: of processes, for the time that is left.
-    count: of records.
+    fault: a key of `campaign.FAULTS`.
+    trial: the trial's name, unique within the fault.
+    run: takes a random generator, injects the fault and returns a `record` per
+      trial. Raises Unexpected.
+    starts: the number of process starts, to estimate the remaining time.
+    count: the number of records.
   """
 
   fault: str
@@ -78,26 +78,26 @@ class Job:
 
 
 def record(outcome: str, detail: str = "", line: str = "") -> dict:
-  """How a trial ended: one of the outcomes, at what, and what was printed."""
+  """Returns how a trial ended: the outcome, a detail, and the printed line."""
   return {"outcome": outcome, "detail": detail, "line": line}
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-  """What a command left: its status, and its output without news."""
+  """The exit status of a command and its output, without progress lines."""
 
   status: int
   out: str
   err: str
 
   def quiet(self):
-    """Raises Unexpected unless all went well and nothing was complained of."""
+    """Raises Unexpected unless the command succeeded without complaints."""
     if self.status or self.err:
       raise Unexpected(f"exit {self.status}: {self.err}")
     return self
 
   def line(self, *statuses: int) -> str:
-    """The one line of an error with one of the statuses, else Unexpected."""
+    """Returns the error line; raises Unexpected for any other status."""
     good = self.err.startswith("linformer_jax: ") and self.err.count("\n") == 0
     if not good or self.status not in statuses:
       raise Unexpected(f"exit {self.status}: {self.err[-2000:]}")
@@ -108,10 +108,10 @@ class Lab:
   """A scratch folder, see the module.
 
   Attributes:
-    whole: folder of the undisturbed run, complete; copy it, change the copy.
-    text: its token cache.
-    expected: what the undisturbed run ended as.
-    start_seconds: from the start of a process to its first update.
+    whole: the folder of the undisturbed, complete run; change only copies.
+    text: the token cache of that run.
+    expected: the outcome of that run.
+    start_seconds: seconds from the start of a process to its first update.
   """
 
   def __init__(self, root: pathlib.Path):
@@ -129,7 +129,7 @@ class Lab:
     )
 
   def prepare(self):
-    """Makes the undisturbed run; the second one finds all compiled."""
+    """Makes the undisturbed run, twice: the second needs no compilation."""
     for folder in (self.root / "first", self.whole):
       began = time.monotonic()
       process = self.start(folder, anew=True)
@@ -141,13 +141,13 @@ class Lab:
     self.same(self.root / "first")
 
   def fresh(self) -> pathlib.Path:
-    """A path where there is nothing yet; gone after the job."""
+    """Returns an unused path, which is removed after the job."""
     self._made += 1
     self._runs.mkdir(exist_ok=True)
     return self._runs / str(self._made)
 
   def copy(self, newest: int = UPDATES) -> pathlib.Path:
-    """A copy of the undisturbed run, as killed once `newest` was saved."""
+    """Copies the undisturbed run as if it was killed after saving `newest`."""
     folder = shutil.copytree(self.whole, self.fresh())
     (folder / report.RESULT).unlink()
     for step in range(newest + EVERY, UPDATES + 1, EVERY):
@@ -157,16 +157,16 @@ class Lab:
   def start(
     self, workdir, *words, text=None, anew=False, before=(), **environment
   ):
-    """Starts a command on a folder: train, or what the words say.
+    """Starts a command on a folder: train, unless the words say otherwise.
 
     Args:
-      workdir: folder of the run.
+      workdir: the run's folder.
       *words: 'evaluate', or flags.
-      text: folder of the token cache, if not the lab's.
-      anew: python -m, and not a fork of a process that has imported all; so
-        does each of the following.
-      before: words before the command, which becomes theirs to start.
-      **environment: variables besides.
+      text: the folder of the token cache, if not the lab's.
+      anew: start python -m instead of a fork; `before` and `environment` imply
+        it.
+      before: a command prefix.
+      **environment: additional environment variables.
     """
     words = [*words, f"--workdir={workdir}"]
     if "evaluate" not in words:
@@ -199,11 +199,11 @@ class Lab:
     return Ended(process.returncode, out, err)
 
   def run(self, workdir, *words, **kwargs) -> Ended:
-    """Starts a command and waits for its end."""
+    """Starts a command and waits for it to end."""
     return self.finish(self.start(workdir, *words, **kwargs))
 
   def wait(self, process, moment: Callable[[], bool]):
-    """Returns once `moment()` holds, while the process is running."""
+    """Waits until `moment()` holds while the process is running."""
     deadline = time.monotonic() + _LONGEST
     while not moment():
       if process.poll() is not None:
@@ -214,19 +214,19 @@ class Lab:
       time.sleep(0.002)
 
   def same(self, workdir):
-    """Raises Unexpected where a complete run is not the undisturbed one."""
+    """Raises Unexpected if a complete run differs from the undisturbed one."""
     difference = compare.difference(self._reader.read(workdir), self.expected)
     left = unfinished(workdir)
     if difference or left:
       raise Unexpected(difference or f"unfinished checkpoints: {left}")
 
   def resume(self, workdir, **kwargs):
-    """The same command goes on to the end, and all is as undisturbed."""
+    """Resumes a run to its end and compares it with the undisturbed one."""
     self.run(workdir, **kwargs).quiet()
     self.same(workdir)
 
   def clean(self):
-    """Ends what a job left running, and removes its folders."""
+    """Ends the processes that a job left running, and removes its folders."""
     for process in self._processes:
       if process.poll() is None:
         process.kill()
@@ -237,7 +237,7 @@ class Lab:
 
 @contextlib.contextmanager
 def paused(process):
-  """Holds a process still, wherever it is, for a while."""
+  """Pauses a process within a context."""
   process.send_signal(signal.SIGSTOP)
   try:
     yield
@@ -246,7 +246,7 @@ def paused(process):
 
 
 def unfinished(workdir) -> dict[int, int]:
-  """{inode: step} of checkpoints that are, or were, being written."""
+  """Returns {inode: step} of checkpoints that are unfinished."""
   folder = workdir / "checkpoints"
   if not folder.exists():
     return {}
@@ -258,11 +258,11 @@ def unfinished(workdir) -> dict[int, int]:
 
 
 def last_update(workdir) -> int:
-  """The update of the last row of metrics.jsonl, 0 without any."""
+  """Returns the update of the last row in metrics.jsonl, or 0."""
   rows = metrics.read_json_lines(workdir)
   return rows[-1]["step"] if rows else 0
 
 
 def saved(workdir, step: int) -> bool:
-  """Whether a checkpoint is complete."""
+  """Returns whether a checkpoint is complete."""
   return (workdir / "checkpoints" / str(step)).exists()

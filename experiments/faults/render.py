@@ -2,8 +2,8 @@
 
   .venv/bin/python -m experiments.faults.render
 
-Writes experiments/faults/README.md between its marks. A test renders again and
-compares.
+Writes experiments/faults/README.md between its markers. A test renders again
+and compares.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ MARK = "<!-- experiments/faults/render.py: {} -->"
 
 
 def parts(found: dict) -> dict[str, str]:
-  """Returns the rendered parts of the page, by their marks."""
+  """Returns the rendered parts of the page, by marker."""
   return {
     MARK.format("table"): campaign.table(found),
     MARK.format("on"): environment(found),
@@ -24,7 +24,7 @@ def parts(found: dict) -> dict[str, str]:
 
 
 def environment(found: dict) -> str:
-  """How many trials, on what, and how long they took."""
+  """Describes the number of trials, the hardware and the time."""
   jobs = list(found.values())
   lines = [line for job in jobs for line in job]
   machines = sorted(

@@ -1,7 +1,7 @@
-"""Folders that cannot be written: by their rights, or by a read-only mount.
+"""Folders that cannot be written: by permissions, or by a read-only mount.
 
-chmod takes the right to write away. It does not bind root, so the command gives
-up the capability to write all the same (CAP_DAC_OVERRIDE) before it starts.
+chmod removes the write permission. Root ignores permissions, so the command
+drops the capability to do so (CAP_DAC_OVERRIDE) before it starts.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import sys
 from experiments.faults import disk, stops
 from experiments.faults import lab as lab_lib
 
-# Becomes the command that follows. Of prctl.h: PR_CAPBSET_DROP of
-# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH; without effect for others than root.
+# Runs the command that follows without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+# (prctl.h: 24 is PR_CAPBSET_DROP). It has no effect for users other than root.
 OBEDIENT = (
   sys.executable,
   "-c",
@@ -26,7 +26,7 @@ OBEDIENT = (
 
 
 def jobs(lab):
-  """Folders of a run and of tokens without the right to write."""
+  """Yields jobs: folders of runs and of tokens without write permission."""
   for name, function in CASES.items():
     run = functools.partial(function, lab)
     yield lab_lib.Job("read-only", f"chmod, {name}", run, starts=2)
@@ -40,7 +40,7 @@ def jobs(lab):
 
 @contextlib.contextmanager
 def unwritable(folder: pathlib.Path):
-  """Takes the right to write away from all in a folder for a while."""
+  """Removes the write permission of a folder and its files within a context."""
   paths = [folder, *folder.rglob("*")]
   for path in paths:
     path.chmod(path.stat().st_mode & ~0o222)
@@ -52,7 +52,7 @@ def unwritable(folder: pathlib.Path):
 
 
 def content(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
-  """What the files of a folder hold."""
+  """Returns the content of each file in a folder."""
   return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -65,7 +65,7 @@ def _unchanged(folder):
 
 
 def new_run(lab, rng):
-  """A run in a folder that cannot be made."""
+  """Trains in a folder that cannot be made."""
   del rng
   parent = lab.fresh()
   parent.mkdir()
@@ -77,7 +77,7 @@ def new_run(lab, rng):
 
 
 def half_run(lab, rng):
-  """A run that was stopped, and is to go on."""
+  """Resumes a stopped run in a folder that cannot be written."""
   del rng
   workdir = lab.copy(lab_lib.UPDATES - lab_lib.EVERY)
   with _unchanged(workdir), unwritable(workdir):
@@ -87,7 +87,7 @@ def half_run(lab, rng):
 
 
 def within(lab, rng):
-  """The right is taken away while the run trains."""
+  """Removes the write permission while the run trains."""
   workdir = lab.fresh()
   update = rng.randrange(10, lab_lib.UPDATES // 2)
   reached = stops.moment("running", workdir, update)
@@ -102,7 +102,7 @@ def within(lab, rng):
 
 
 def tokens(lab, rng):
-  """Tokens can be read, and those of a new cache cannot be written."""
+  """Reads tokens from a cache that cannot be written, or fails to add to it."""
   del rng
   workdir, text = lab.fresh(), lab.fresh()
   text.mkdir()
@@ -115,7 +115,7 @@ def tokens(lab, rng):
 
 
 def readable(lab, rng):
-  """A complete run: evaluated and summed up without writing."""
+  """Evaluates and summarizes a complete run without writing."""
   del rng
   workdir = shutil.copytree(lab.whole, lab.fresh())
   with _unchanged(workdir), unwritable(workdir):
@@ -124,7 +124,7 @@ def readable(lab, rng):
 
 
 def _read(lab, workdir, **kwargs):
-  """Evaluates a complete run, and asks to train it."""
+  """Evaluates a complete run, and runs train on it."""
   ended = lab.run(workdir, "evaluate", **kwargs).quiet()
   value = f"perplexity {lab.expected.result['perplexity']:.2f}"
   if value not in ended.out:
@@ -144,7 +144,7 @@ CASES = {
 
 
 def read_only_mount(lab, what, rng):
-  """A run on a read-only mount, to go on or to be evaluated."""
+  """Resumes or evaluates a run on a read-only mount."""
   del rng
   if what == "stopped run":
     workdir = lab.copy(lab_lib.UPDATES - lab_lib.EVERY)

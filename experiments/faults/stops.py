@@ -1,10 +1,10 @@
 """Signals at random moments: SIGKILL, SIGTERM and Ctrl-C, in chains.
 
-A chain is one run, stopped and started again until it is complete. Moments are
+A chain is one run, stopped and resumed until it is complete. The moments are
 
   start    importing, restoring or compiling
-  running  within the updates
-  writing  while a checkpoint is being written
+  running  during the updates
+  writing  while a checkpoint is written
   ending   after the last checkpoint, before result.json
 """
 
@@ -14,13 +14,13 @@ import time
 
 from experiments.faults import lab as lab_lib
 
-# Of ten kills: half within the writing of a checkpoint.
+# Ten kills, half of them while a checkpoint is written.
 KILLS = ("start", *["running"] * 3, *["writing"] * 5, "ending")
 OTHERS = ("start", "running", "writing", "writing", "ending")
 
 
 def jobs(lab, kills: int = 100):
-  """Chains of SIGKILL, SIGTERM and SIGINT, and kills of the tokenising."""
+  """Yields jobs: chains of each signal, and kills while tokenizing."""
   for i in range(-(-kills // len(KILLS))):
     yield _chain(lab, signal.SIGKILL, i, KILLS)
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,7 +30,7 @@ def jobs(lab, kills: int = 100):
     yield lab_lib.Job(
       "SIGKILL while tokenising",
       f"kill {i}",
-      functools.partial(tokenising, lab),
+      functools.partial(tokenizing, lab),
       starts=2,
     )
 
@@ -46,7 +46,7 @@ def _chain(lab, number, i, kinds):
 
 
 def chain(lab, number, kinds, rng):
-  """Stops a run once for each kind of moment; the last kind stays last."""
+  """Stops a run once at each kind of moment; the last kind stays last."""
   workdir = lab.fresh()
   kinds = list(kinds)
   order = rng.sample(kinds[:-1], len(kinds) - 1) + kinds[-1:]
@@ -59,8 +59,8 @@ def chain(lab, number, kinds, rng):
 
 
 def moment(kind, workdir, update):
-  """Whether a process is at a moment of a kind, from an update on."""
-  rows = workdir / "metrics.jsonl"  # replaced by every process
+  """Returns a test for a kind of moment, at or after an update."""
+  rows = workdir / "metrics.jsonl"  # Replaced by every process.
   inode = rows.stat().st_ino if rows.exists() else None
   before = lab_lib.unfinished(workdir)
 
@@ -80,7 +80,7 @@ def moment(kind, workdir, update):
 
 
 def stop(lab, rng, workdir, number, kind, update):
-  """Starts a process and stops it at a moment of a kind; returns a record."""
+  """Starts a process and stops it at a kind of moment; returns a record."""
   before = lab_lib.unfinished(workdir)
   process = None
   if kind == "start":
@@ -104,7 +104,7 @@ def stop(lab, rng, workdir, number, kind, update):
 
 
 def check(ended, number, kind) -> str:
-  """The line that a stopped process ended with, if it has to have one."""
+  """Returns the line that a stopped process ended with, '' if it needs none."""
   # Before and after the updates there is nothing to save.
   early = number == signal.SIGKILL or kind in ("start", "ending")
   if early and (ended.status, ended.err) == (-number, ""):
@@ -112,7 +112,7 @@ def check(ended, number, kind) -> str:
   if number == signal.SIGKILL:
     raise lab_lib.Unexpected(f"exit {ended.status}: {ended.err}")
   if kind == "ending" and ended.status == 0:
-    ended.quiet()  # all was saved, so it goes on to the end
+    ended.quiet()  # Everything was saved, so it runs to the end.
     return ""
   line = ended.line(128 + number)
   if f"{number.name}: saved at update " not in line:
@@ -120,7 +120,7 @@ def check(ended, number, kind) -> str:
   return line
 
 
-def tokenising(lab, rng):
+def tokenizing(lab, rng):
   """Kills a run while it writes its token cache."""
   workdir, text = lab.fresh(), lab.fresh()
   process = lab.start(workdir, text=text)

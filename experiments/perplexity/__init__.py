@@ -1,1 +1,1 @@
-"""Pretraining curves: Figure 3 of the paper, and what stands beside it."""
+"""Pretraining curves: Figure 3 of the paper, and further comparisons."""

@@ -1,4 +1,4 @@
-"""The curve of a run, and the files of curves: one JSON line a run."""
+"""The curve of a run, and the files of curves: one JSON line per run."""
 
 import json
 import pathlib
@@ -9,13 +9,13 @@ from linformer_jax import step
 from linformer_jax.run import files, metrics, report
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-# Columns of a record's evaluations: updates completed, tokens and FLOPs of
-# them, seconds spent in them without compilation, evaluation and saving, and
-# the validation perplexity.
+# Columns of a record's evaluations: updates completed and their tokens, seconds
+# (without compilation, evaluation and saving) and FLOPs, and the validation
+# perplexity.
 COLUMNS = ("step", "tokens", "seconds", "flops", "perplexity")
 # Fields whose names have changed since runs were recorded.
 _RENAMED = {"data.mask_rate": "task.mask_rate"}
-# Where text and runs lie, and how often one looks: no part of what was run.
+# Prefixes of fields that do not affect a run's result.
 _PLACES = (
   "run.",
   "mesh.",
@@ -26,15 +26,15 @@ _PLACES = (
 
 
 def plateau(evaluations, unigram: float) -> int | None:
-  """Updates to leave the plateau of word frequencies.
+  """Returns the updates needed to leave the plateau at unigram perplexity.
 
   Args:
     evaluations: rows of `COLUMNS`, in order.
-    unigram: perplexity of word frequencies on the same targets.
+    unigram: the unigram perplexity on the same targets.
 
   Returns:
-    The update of the first evaluation with less than half of the unigram
-    perplexity, or None if there is none.
+    The update of the first evaluation with less than half the unigram
+    perplexity, or None.
   """
   for row in evaluations:
     if row[-1] < unigram / 2:
@@ -43,7 +43,7 @@ def plateau(evaluations, unigram: float) -> int | None:
 
 
 def settings(config) -> dict:
-  """What a run is, as {'group.field': value}: its config without places."""
+  """Returns {'group.field': value} of a config without `_PLACES`."""
   flat = traverse_util.flatten_dict(
     json.loads(json.dumps(config.to_dict())), sep="."
   )
@@ -51,25 +51,25 @@ def settings(config) -> dict:
 
 
 def is_of(record: dict, config) -> bool:
-  """Whether a record is of a config. A field younger than it is passed over."""
+  """Returns whether a record has this config, ignoring fields added since."""
   theirs = {_RENAMED.get(k, k): x for k, x in record["config"].items()}
   return theirs.items() <= settings(config).items()
 
 
 def update_flops(config) -> int:
-  """FLOPs that one update needs, forward and backward."""
+  """Returns the FLOPs that one update needs, forward and backward."""
   return 3 * config.train.batch_size * step.task_of(config).flops()
 
 
 def evaluations(rows, config) -> list[list]:
-  """Rows of `COLUMNS` from those of a metrics.jsonl.
+  """Returns rows of `COLUMNS` from those of a metrics.jsonl.
 
-  A training row tells the mean seconds of the updates since the one before it.
+  A training row has the mean seconds of the updates since the previous one.
   """
   tokens = config.train.batch_size * config.data.sequence_length
   needed = update_flops(config)
   seconds, before, found = 0.0, 0, []
-  # At one update the training row comes first, whichever was written first.
+  # The training row of an update comes first, in whatever order they are.
   for row in sorted(rows, key=lambda row: (row["step"], "eval/loss" in row)):
     updates = row["step"]
     if "train/step_seconds" in row:
@@ -89,14 +89,14 @@ def evaluations(rows, config) -> list[list]:
 
 
 def record(name: str, point, seed: int, config, workdir) -> dict:
-  """The record of a run that is complete.
+  """Returns the record of a complete run.
 
   Args:
-    name: of the run.
+    name: the run's name.
     point: the `panels.Point`.
-    seed: of the run.
-    config: all of its config.
-    workdir: its folder.
+    seed: the run's seed.
+    config: the run's full config.
+    workdir: the run's folder.
   """
   folder = files.folder(workdir)
   result = json.loads((folder / report.RESULT).read_text())
@@ -114,7 +114,7 @@ def record(name: str, point, seed: int, config, workdir) -> dict:
 
 
 def records(path: pathlib.Path) -> dict[str, dict]:
-  """Records of a file by the name of their run."""
+  """Returns the records of a file by run name."""
   if not path.exists():
     return {}
   lines = map(json.loads, path.read_text().splitlines())
@@ -122,7 +122,7 @@ def records(path: pathlib.Path) -> dict[str, dict]:
 
 
 def save(path: pathlib.Path, found: dict[str, dict]):
-  """Writes the records of a file, all or none."""
+  """Writes the records of a file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
   text = "".join(json.dumps(line) + "\n" for line in found.values())
   files.write_atomically(path, text)

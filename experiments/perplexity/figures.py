@@ -1,4 +1,4 @@
-"""A figure a panel: perplexity against updates, time and FLOPs, and the gap."""
+"""Draws each panel: perplexity against updates, time and FLOPs, and the gap."""
 
 import pathlib
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from experiments.perplexity import curves, panels, paper
 
-# Relative gaps are drawn on a logarithmic axis, linear below this one: those of
-# the paper are some percent, those of a model on the plateau hundreds.
+# Relative gaps are drawn on a logarithmic axis that is linear below this gap:
+# those of the paper are a few percent, those on the plateau hundreds.
 _LINEAR_GAP = 0.02
 
 
 def path(name: str) -> pathlib.Path:
-  """Where the figure of a panel lies."""
+  """Returns the path of a panel's figure."""
   return curves.RESULTS / f"panel_{name}.png"
 
 
@@ -21,7 +21,7 @@ def draw(found, to: pathlib.Path | None = None):
 
   Args:
     found: `render.Curves`.
-    to: the file, default `path`.
+    to: the file; by default, `path`.
   """
   import matplotlib
 
@@ -58,7 +58,7 @@ def draw(found, to: pathlib.Path | None = None):
 
 
 def _curve(axes, of_seed, column, label, color):
-  """Mean of the seeds, and their spread as a band."""
+  """Draws the mean of the seeds, and their range as a band."""
   at = curves.COLUMNS.index(column)
   rows = np.array([record["evaluations"] for record in of_seed.values()])
   x, y = rows[..., at].mean(0), rows[..., -1]
@@ -68,7 +68,7 @@ def _curve(axes, of_seed, column, label, color):
 
 
 def _gaps(axes, found, points, color):
-  """Ours as lines with their spread, the paper's dashed."""
+  """Draws the measured gaps with their range, and the paper's dashed."""
   from matplotlib import ticker
 
   first = found.panel.points[0]
@@ -104,7 +104,7 @@ def _gaps(axes, found, points, color):
 
 
 def _plateaus(axes, found, points, color):
-  """Updates to leave the plateau, the mean of the seeds; hatched: not left."""
+  """Draws the mean updates to leave the plateau; hatched if a seed did not."""
   for i, point in enumerate(points):
     records = found.of(point).values()
     values = [record["plateau_updates"] for record in records]

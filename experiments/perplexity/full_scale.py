@@ -1,6 +1,6 @@
 """The runs of Figure 3 at the paper's own scale, as data.
 
-RoBERTa-base layers, 2^17 tokens an update whatever n.
+RoBERTa-base layers, 2^17 tokens per update for every n.
 """
 
 TOKENS = 2**17
@@ -19,8 +19,8 @@ DATA = {
   ),
 }
 COMMON = ("--config.model.dtype=bfloat16",)
-# (n, k or 0 for softmax, sharing) of Figure 3's models; panel c's
-# headwise one is taken to be panel a's k = 128, and d has two from a and b.
+# (n, k or 0 for softmax, sharing) of Figure 3's models. Panel c's headwise
+# model is taken to be panel a's k = 128, and d repeats two from a and b.
 _MODELS = [
   *((512, k, "headwise") for k in (0, 64, 128, 256)),
   *((1024, k, "headwise") for k in (0, 128, 256)),
@@ -30,7 +30,7 @@ _MODELS = [
 
 
 def runs() -> dict[str, list[str]]:
-  """The words of each run of Figure 3, by its name, without `COMMON`."""
+  """Returns the flags of each run of Figure 3, by name, without `COMMON`."""
   lines = {}
   for n, k, sharing in _MODELS:
     name = f"n{n}-" + (f"k{k}" if k else "softmax")

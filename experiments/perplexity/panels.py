@@ -1,7 +1,7 @@
-"""The points of each panel, as data: which models, under which flags and seeds.
+"""The points of each panel, as data: models, flags and seeds.
 
-Every point is a run of configs/pretrain_small.py: the same text, tokens an
-update and schedule. A point that stands in two panels is one run.
+Every point is a run of configs/pretrain_small.py, with the same text, tokens
+per update and schedule. A point in two panels is one run.
 """
 
 import dataclasses
@@ -10,9 +10,9 @@ from configs import pretrain_small
 from linformer_jax.attention import linformer, projection
 
 CONFIG = "configs/pretrain_small.py"
-N, K = 128, 32  # where a panel does not vary them
+N, K = 128, 32  # unless a panel varies them
 UPDATES = pretrain_small.UPDATES
-LONG = 3 * UPDATES  # of the panels of the paper's figure but the sharing
+LONG = 3 * UPDATES  # in the panels of the paper's figure, except sharing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Point:
   """One model.
 
   Attributes:
-    name: of its folder, with the seed; one name is one model in all panels.
-    label: in tables and figures.
-    argument: of `CONFIG`.
-    flags: fields of the config beside that, (field, value as text).
+    name: the folder's name, before the seed; it means the same model in all
+      panels.
+    label: the label in tables and figures.
+    argument: the argument of `CONFIG`.
+    flags: further fields of the config, (field, value as text).
   """
 
   name: str
@@ -32,7 +33,7 @@ class Point:
   flags: tuple[tuple[str, str], ...] = ()
 
   def words(self, seed: int) -> list[str]:
-    """The point's part of the command line."""
+    """Returns the point's part of the command line."""
     return [
       f"--config={CONFIG}:{self.argument}",
       f"--config.seed={seed}",
@@ -42,12 +43,12 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """What is drawn in one figure.
+  """The content of one figure.
 
   Attributes:
-    title: of the figure.
-    points: its models; the first is what the others are compared with.
-    seeds: of each point.
+    title: the figure's title.
+    points: the models; the first is the baseline of the others.
+    seeds: the seeds of each point.
   """
 
   title: str
@@ -55,17 +56,19 @@ class Panel:
   seeds: tuple[int, ...] = (0,)
 
 
-def _of(name: str, label: str, argument: str, updates: int, flags=()) -> Point:
-  """A point of the recipe, of as many updates."""
+def _point(
+  name: str, label: str, argument: str, updates: int, flags=()
+) -> Point:
+  """Returns a point of the recipe with this number of updates."""
   if updates != UPDATES:
     name, argument = f"{name}-u{updates}", f"{argument},updates={updates}"
   return Point(name, label, argument, flags)
 
 
 def softmax(n: int = N, updates: int = UPDATES) -> Point:
-  """The Transformer at a length."""
+  """Returns the Transformer with sequence length n."""
   argument = f"n={n},k={K},attention=softmax"
-  return _of(f"n{n}-softmax", "softmax", argument, updates)
+  return _point(f"n{n}-softmax", "softmax", argument, updates)
 
 
 def linear(
@@ -75,11 +78,11 @@ def linear(
   label: str = "",
   updates: int = UPDATES,
 ) -> Point:
-  """A Linformer with the recipe's start of E and F."""
+  """Returns a Linformer with the recipe's initialization of E and F."""
   name, argument = f"n{n}-k{k}", f"n={n},k={k}"
   if sharing != "none":
     name, argument = f"{name}-{sharing}", f"{argument},sharing={sharing}"
-  return _of(name, label or f"k = {k}", argument, updates)
+  return _point(name, label or f"k = {k}", argument, updates)
 
 
 def started(
@@ -91,7 +94,7 @@ def started(
   k: int = K,
   sharing: str = "none",
 ) -> Point:
-  """A Linformer with another start and learning rate of E and F.
+  """Returns a Linformer with another initialization and rate of E and F.
 
   At k = n, 'strided' is the identity.
   """
@@ -106,19 +109,19 @@ def started(
   return Point(f"n{N}-k{k}-{name}", label, argument, flags)
 
 
-AUTHORS = "normal", 0.02  # start of E and F
-# Labels of ways to share them.
+AUTHORS = "normal", 0.02  # initialization of E and F
+# Labels of ways to share E and F.
 SHARED = {"none": "an E and F for each head", "key_value": "key-value"}
 
 
 def _projected(kind):
-  """Another kind of projection, at the usual n and k, and the usual start."""
+  """Returns another kind of projection, with the default n, k and init."""
   label = kind.replace("_", " ")
   return Point(f"n{N}-k{K}-{kind}", label, f"n={N},k={K},projection={kind}")
 
 
 def _drawn_convolution():
-  """A convolution whose kernels start and learn like those of other layers."""
+  """Returns a convolution with the init and rate of other layers."""
   return Point(
     f"n{N}-k{K}-convolution-drawn",
     "convolution, random kernels",
@@ -130,12 +133,12 @@ def _drawn_convolution():
   )
 
 
-# k smaller in higher layers (section 4 of the paper), 32 on average.
+# Smaller k in higher layers (section 4 of the paper), 32 on average.
 NON_UNIFORM = (64, 32, 16, 16)
 
 
 def _suggested():
-  """What the paper suggests without results."""
+  """Returns the variants that the paper suggests without results."""
   tapered = Point(
     f"n{N}-tapered",
     f"k = {', '.join(map(str, NON_UNIFORM))}",
@@ -147,7 +150,7 @@ def _suggested():
 
 
 def _plateau():
-  """What keeps a model on the plateau: E's start, scale, rate, and sharing."""
+  """Returns causes of the plateau: E's init, scale, rate and sharing."""
 
   def start(name, label, init, std, rate=1.0, sharing="headwise"):
     return started(name, label, init, std, rate, N, sharing)
@@ -180,7 +183,7 @@ def _plateau():
 
 
 def _sizes():
-  """The recipe at another k, width, and number of tokens an update."""
+  """Returns the recipe with other k, widths and tokens per update."""
 
   def sized(name, label, *flags):
     return Point(f"n{N}-k{K}-{name}", label, f"n={N},k={K}", flags)
@@ -205,25 +208,25 @@ def _sizes():
   return recipe, *by_k, batch(4), batch(16), wide(64), wide(256)
 
 
-WINDOW = 4  # rows on either side
+WINDOW = 4  # rows on each side
 NEAR = 2 * WINDOW + 1
 
 
-def _near(updates=UPDATES):
-  """With a window in place of some slots; and, as a control, with one slot."""
+def _windowed(updates=UPDATES):
+  """Replaces some slots by a local window; k = 1 is the control."""
   labels = {
     K - NEAR: f"k = {K - NEAR}, and {NEAR} rows around each query",
     1: f"k = 1, and {NEAR} rows around each query",
   }
   flags = (("model.local_window", str(WINDOW)),)
   return tuple(
-    _of(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
+    _point(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
     for k, label in labels.items()
   )
 
 
-def _closer():
-  """What may close the gap to softmax attention at one k."""
+def _variants():
+  """Returns variants that may close the gap to softmax attention at one k."""
   return (
     softmax(),
     started("authors", "N(0, 0.02²), the authors'", *AUTHORS),
@@ -231,12 +234,12 @@ def _closer():
     started("windows", "means of neighbours", "mean_pool", 0),
     linear(label="means of neighbours, rate × 0.1, the recipe"),
     started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
-    *_near(),
+    *_windowed(),
   )
 
 
 def _by_k(n):
-  """Softmax attention, and k from n/8 to n/2."""
+  """Returns softmax attention, and k from n/8 to n/2."""
   lengths = (n // part for part in (8, 4, 2))
   return (softmax(n, LONG), *(linear(n, k, updates=LONG) for k in lengths))
 
@@ -265,10 +268,10 @@ PANELS = {
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
   ),
-  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _closer(), (0, 1)),
+  "f": Panel(f"(f) closer to softmax, k = {K}, n = {N}", _variants(), (0, 1)),
   "l": Panel(
     f"(l) a window for longer, n = {N}",
-    (softmax(updates=LONG), linear(updates=LONG), *_near(LONG)),
+    (softmax(updates=LONG), linear(updates=LONG), *_windowed(LONG)),
   ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
   "g": Panel(
@@ -276,4 +279,4 @@ PANELS = {
   ),
 }
 
-OF_PLATEAUS = ("p", "g")  # about the updates that it takes to leave them
+OF_PLATEAUS = ("p", "g")  # panels that show the updates to leave the plateau

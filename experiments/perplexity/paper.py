@@ -1,4 +1,4 @@
-"""The paper's Figure 3, read off its plots, as ratios."""
+"""The paper's Figure 3 as ratios, digitized from its plots."""
 
 import csv
 import functools
@@ -9,12 +9,12 @@ import numpy as np
 from experiments.perplexity import panels
 
 TABLE = pathlib.Path(__file__).parent / "paper_figure3.csv"
-UPDATES = 250_000  # of a whole run
+UPDATES = 250_000  # in a whole run
 
 
 @functools.cache
 def _curves() -> dict[tuple, list[tuple[int, float]]]:
-  """(panel, attention, n, k, sharing) -> (updates, perplexity)."""
+  """Returns {(panel, attention, n, k, sharing): [(updates, perplexity)]}."""
   found = {}
   with TABLE.open() as file:
     for row in csv.DictReader(line for line in file if line[0] != "#"):
@@ -26,10 +26,10 @@ def _curves() -> dict[tuple, list[tuple[int, float]]]:
 
 
 def _keys(panel: str, point):
-  """Keys of the curve that a point stands for, and of that it is held against.
+  """Returns the keys of the paper's curve for a point and of its baseline.
 
-  Panels a and b go by k / n, c by the sharing (its softmax curve is panel a's),
-  d by how many times longer n is than the shortest.
+  Panels a and b match by k / n, c by the sharing (its softmax curve is panel
+  a's), and d by the ratio of n to the shortest n.
   """
   points = panels.PANELS[panel].points
   sizes = dict(pair.split("=") for pair in point.argument.split(","))
@@ -43,17 +43,17 @@ def _keys(panel: str, point):
   if panel == "c":
     sharing = sizes.get("sharing", "none")
     return (panel, "linformer", 512, 0, sharing), ("a", "softmax", 512, 0, "")
-  if panel == "d":  # k / n is the same, too
+  if panel == "d":  # k / n matches too.
     key = (panel, "linformer", 256 * n // k, 256, "")
     return key, (panel, "linformer", 512, 256, "")
   return None
 
 
 def ratios(panel: str, point) -> list[tuple[float, float]]:
-  """The paper's curve of a point, over the one that it is held against.
+  """Returns the paper's curve for a point, relative to its baseline.
 
   Returns:
-    (share of `UPDATES`, ratio of perplexities); [] where the paper has none.
+    (share of `UPDATES`, ratio of perplexities); [] if the paper has none.
   """
   keys = _keys(panel, point)
   if keys is None or keys[0] not in _curves():
@@ -66,12 +66,12 @@ def ratios(panel: str, point) -> list[tuple[float, float]]:
 
 
 def label(panel: str, point) -> str:
-  """What the paper's curve of a point is of."""
+  """Returns the label of the paper's curve for a point."""
   _, _, n, k, sharing = _keys(panel, point)[0]
   return f"the paper's n = {n:,}, {sharing.replace('_', '-') or f'k = {k}'}"
 
 
 def final_ratio(panel: str, point) -> float | None:
-  """The last of `ratios`."""
+  """Returns the last ratio of `ratios`, or None."""
   found = ratios(panel, point)
   return found[-1][1] if found else None

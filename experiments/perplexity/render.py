@@ -27,7 +27,7 @@ PAGE = HERE / "README.md"
 TABLE = curves.RESULTS / "curves.csv"
 MARK = "<!-- experiments/perplexity/render.py: {} -->"
 PENDING = "Not run yet."
-CHIPS, CHIP = 16, "TPU v5 lite"  # the slice of the launch lines, v5e:4x4
+CHIPS, CHIP = 16, "TPU v5 lite"  # the slice in the launch lines, v5e:4x4
 MFU = 0.4  # assumed
 
 
@@ -46,7 +46,7 @@ class Curves:
     self.records = {run: there[run] for run in there if run in names}
 
   def of(self, point) -> dict[int, dict]:
-    """Records of a point by their seed."""
+    """Returns the records of a point by seed."""
     found = {
       seed: self.records.get(f"{point.name}-s{seed}")
       for seed in self.panel.seeds
@@ -54,10 +54,10 @@ class Curves:
     return {seed: record for seed, record in found.items() if record}
 
   def ratios(self, point) -> list[list[tuple[float, float]]]:
-    """Perplexity over the first point's of the same seed, a curve a seed.
+    """Returns perplexity relative to the first point with the same seed.
 
     Returns:
-      (share of the run's updates, ratio) at each evaluation.
+      A curve per seed: (share of the run's updates, ratio) at each evaluation.
     """
     base = self.of(self.panel.points[0])
     found = []
@@ -73,7 +73,7 @@ class Curves:
 
 
 def spread(values, text) -> str:
-  """Their mean, and the least and the largest where there are several."""
+  """Formats the mean of the values and, if there are several, their range."""
   values = list(values)
   if not values:
     return "–"
@@ -93,7 +93,7 @@ def _left(record):
 
 
 def _row(found: Curves, point) -> dict[str, str]:
-  """What the runs of a point came to, by the names of the columns."""
+  """Returns the results of a point's runs, by column name."""
   of_seed = found.of(point)
   records = list(of_seed.values())
   first = found.panel.points[0]
@@ -126,7 +126,7 @@ def _row(found: Curves, point) -> dict[str, str]:
 
 
 def table(found: Curves) -> str:
-  """What the runs of a panel came to."""
+  """Returns a table of the results of a panel."""
   rows = [_row(found, point) for point in found.panel.points]
   if not any(row["the paper's"] for row in rows):
     for row in rows:
@@ -138,7 +138,7 @@ def table(found: Curves) -> str:
 
 
 def environment(found: Curves) -> str:
-  """On what text and machine the runs of a panel were made."""
+  """Describes the text and the hardware of a panel's runs."""
   records = found.records.values()
   data = {
     f"{r['train_blocks'] * r['config']['data.sequence_length']:,} tokens of "
@@ -160,7 +160,7 @@ def environment(found: Curves) -> str:
 
 
 def section(found: Curves) -> str:
-  """Returns what the page shows of a panel."""
+  """Returns the section of the page on a panel."""
   if not found.records:
     return PENDING
   total = len(found.panel.points) * len(found.panel.seeds)
@@ -173,7 +173,7 @@ def section(found: Curves) -> str:
 
 
 def launch_lines() -> str:
-  """Launch lines of the paper's own scale."""
+  """Returns the launch lines for runs at the paper's own scale."""
   lines = [
     f"{data}=({shlex.join([*full_scale.COMMON, *words])})"
     for data, words in full_scale.DATA.items()
@@ -187,7 +187,7 @@ def launch_lines() -> str:
 
 
 def full_scale_time() -> str:
-  """What the updates of each run of the paper's scale would take."""
+  """Estimates the time of each run at the paper's own scale."""
   peak = CHIPS * flops.PEAK_FLOPS[CHIP]
   lines = [
     f"| run | sequences an update | TFLOP an update | hours at the peak "
@@ -206,7 +206,7 @@ def full_scale_time() -> str:
 
 
 def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
-  """All curves of all panels as CSV, a row an evaluation."""
+  """Returns all curves of all panels as CSV, one row per evaluation."""
   text = io.StringIO()
   rows = csv.writer(text, lineterminator="\n")
   rows.writerow(("panel", "model", "n", "seed", *curves.COLUMNS))
@@ -221,7 +221,7 @@ def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
 
 
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
-  """Returns the rendered parts of the page, by their marks."""
+  """Returns the rendered parts of the page, by marker."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
   parts["full scale"] = launch_lines()
   parts["time at full scale"] = full_scale_time()
@@ -229,7 +229,7 @@ def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
 
 
 def main():
-  """Renders the page, and figures and curves of panels that have results."""
+  """Renders the page, and the figures and curves of panels with results."""
   PAGE.write_text(page_lib.renew(PAGE.read_text(), sections()))
   TABLE.write_text(curves_table())
   for name in panels.PANELS:

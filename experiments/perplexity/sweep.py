@@ -31,15 +31,15 @@ from linformer_jax.run import report
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OVER = 124  # the status of timeout(1)
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-# A run needs this long to start and to be of use.
+# A shorter run is not worth starting.
 _LEAST_SECONDS = 30
 
 
 def config_of(words: list[str]):
-  """The config that the flags of a command line make.
+  """Returns the config that command line flags give.
 
   Raises:
-    ValueError: in one line, for flags that make none.
+    ValueError: in one line, for invalid flags.
   """
   values = flags.FlagValues()
   argv = ["sweep", *words]
@@ -53,7 +53,7 @@ def config_of(words: list[str]):
 
 
 class Run:
-  """One seed of a point: its words on the command line, folder and config."""
+  """One seed of a point: its command line, folder and config."""
 
   def __init__(self, point, seed: int, text: str, workdir: str, extra=()):
     self.point, self.seed = point, seed
@@ -70,14 +70,14 @@ class Run:
     self.flops = curves.update_flops(self.config) * self.config.train.num_steps
 
   def record(self) -> dict:
-    """Its record, once it is complete."""
+    """Returns the record of the run, which must be complete."""
     return curves.record(
       self.name, self.point, self.seed, self.config, self.workdir
     )
 
 
 def runs(panel: panels.Panel, *places) -> list[Run]:
-  """All runs of a panel, one seed of all points after another."""
+  """Returns all runs of a panel: all points of one seed, then the next seed."""
   return [
     Run(point, seed, *places) for seed in panel.seeds for point in panel.points
   ]
@@ -86,11 +86,11 @@ def runs(panel: panels.Panel, *places) -> list[Run]:
 def launch(words: list[str], seconds: float = math.inf) -> int:
   """Runs the training command, and stops it after some seconds.
 
-  A signal to this process is passed on to the run, which saves. It has a
-  session of its own, so that Ctrl-C does not reach it twice.
+  A signal to this process is forwarded to the run, which saves. The run has its
+  own session, so that Ctrl-C does not reach it twice.
 
   Returns:
-    Its exit status, or 128 + the signal that ended it.
+    The exit status, or 128 + the signal that ended the run.
   """
   environment = os.environ | {
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -112,7 +112,7 @@ def launch(words: list[str], seconds: float = math.inf) -> int:
       env=environment,
       start_new_session=True,
     )
-    for number in received:  # before there was a process
+    for number in received:  # Before the process was started.
       process.send_signal(number)
     status = process.wait(None if math.isinf(seconds) else seconds)
   except subprocess.TimeoutExpired:
@@ -125,7 +125,7 @@ def launch(words: list[str], seconds: float = math.inf) -> int:
 
 
 def known(wanted: list[Run], results: pathlib.Path) -> dict[str, dict]:
-  """Records of these runs in any panel's file: a point may stand in several."""
+  """Returns the records of these runs from the files of all panels."""
   found = {}
   for path in sorted(results.glob("*.jsonl")):
     there = curves.records(path)
@@ -142,16 +142,16 @@ def go_through(
   budget: float = math.inf,
   launch=launch,
 ) -> int:
-  """Runs what is missing, and writes each record as soon as it is complete.
+  """Makes the missing runs, and writes each record once its run is complete.
 
   Args:
     wanted: the runs of a panel.
     path: the panel's file of results.
-    budget: seconds.
+    budget: the most seconds to spend.
     launch: (words, seconds) -> exit status; see `launch`.
 
   Returns:
-    An exit status, as the module's docstring tells them.
+    An exit status; the module's docstring lists them.
   """
   start, broken = time.monotonic(), []
   found = known(wanted, path.parent)
@@ -173,7 +173,7 @@ def go_through(
     if status in _STOPPED:
       over = time.monotonic() - start >= budget
       return _stopped(OVER if over else status)
-    if status == 2:  # the flags are wrong for all
+    if status == 2:  # The flags are wrong for all runs.
       return 2
     if status:
       broken.append(run.name)
@@ -191,7 +191,7 @@ def _stopped(status):
 
 
 def _time_left(missing, found):
-  """The time of the runs that are left, by the speed of those that are done."""
+  """Estimates the time of the missing runs from the speed of complete ones."""
   needed = sum(record["evaluations"][-1][3] for record in found.values())
   if not needed:
     return ""
@@ -235,7 +235,7 @@ def _arguments(argv):
 
 
 def main(argv=None) -> int:
-  """Reads the flags and goes through a panel; returns the exit status."""
+  """Parses the flags and runs a panel; returns the exit status."""
   given, extra = _arguments(argv)
   panel = panels.PANELS[given.panel]
   try:

@@ -17,7 +17,7 @@ BEGIN = "<!-- experiments/smoke/render.py -->"
 
 
 def table(result: dict) -> str:
-  """A Markdown table of a result.json."""
+  """Returns a Markdown table of a result.json."""
   share = result["perplexity"] / result["unigram_perplexity"]
   minutes, seconds = divmod(round(result["busy_seconds"]), 60)
   total_minutes, total_seconds = divmod(round(result["wall_seconds"]), 60)
@@ -40,7 +40,7 @@ def table(result: dict) -> str:
 
 
 def render(page: str, result: dict) -> str:
-  """The page with the table between its marks renewed."""
+  """Returns the page with the table between its markers replaced."""
   return page_lib.renew(page, {BEGIN: table(result)})
 
 

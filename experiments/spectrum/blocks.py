@@ -1,4 +1,4 @@
-"""Text to whole blocks of WordPiece tokens, as BERT reads them."""
+"""Cuts text into full blocks of WordPiece tokens, as BERT reads them."""
 
 import itertools
 import os
@@ -7,18 +7,18 @@ import numpy as np
 import tokenizers
 
 CLS, SEP = "[CLS]", "[SEP]"
-# English text has about five characters a token; a block may need more.
+# English text has about five characters per token; a block may need more.
 _CHARACTERS = 16
-# Of multiples of it, modulo 1, any first few are spread evenly.
+# Its first multiples modulo 1 are spread evenly, however many they are.
 _GOLDEN = (5**0.5 - 1) / 2
-# Two of the first `count` multiples are no closer than 1 / (3 count).
+# Any two of the first `count` multiples are at least 1 / (3 count) apart.
 _CLOSEST = 3
 
 
 def wordpiece(
   vocab: str | os.PathLike[str], lowercase: bool = True
 ) -> tokenizers.Tokenizer:
-  """BERT's tokenizer of a vocab.txt.
+  """Returns BERT's tokenizer for a vocab.txt.
 
   Raises:
     ValueError: for a file that cannot be read or has no [CLS], [SEP], [UNK].
@@ -43,18 +43,18 @@ def wordpiece(
 def spread(
   documents: list[str], tokenizer: tokenizers.Tokenizer, length: int, count: int
 ) -> np.ndarray:
-  """Blocks of tokens from places spread evenly over the text.
+  """Returns token blocks that start at evenly spread places in the text.
 
-  Block i starts at the next word from i times the golden ratio on, modulo 1, of
-  all characters, so that more blocks begin with the same ones. It is [CLS],
-  tokens, [SEP]; where a document ends [SEP] and the next document follow, and
-  after the last one the first.
+  Block i starts at the first word after the fraction (i times the golden ratio)
+  modulo 1 of all characters, so a larger `count` keeps the first blocks. A
+  block is [CLS], tokens, [SEP]. At the end of a document, [SEP] and the next
+  document follow; the first document follows the last one.
 
   Args:
     documents: the text.
-    tokenizer: of `wordpiece`.
-    length: N, tokens of a block.
-    count: of blocks.
+    tokenizer: as returned by `wordpiece`.
+    length: N, the number of tokens in a block.
+    count: the number of blocks.
 
   Returns:
     int32 [count, N].
@@ -81,7 +81,7 @@ def spread(
     ids = []
     for number in itertools.count(first):
       text = documents[number % len(documents)]
-      if start:  # to where a word begins
+      if start:  # Move to the start of a word.
         start += len(text[start:].split(maxsplit=1)[0])
       piece = text[start : start + _CHARACTERS * length]
       ids += tokenizer.encode(piece, add_special_tokens=False).ids

@@ -24,9 +24,9 @@ import pathlib
 import sys
 import time
 
-# On a CPU the matrices of a batch are shared out over the cores already. More
-# threads for each would spin while they wait, and on a busy machine for long:
-# 40 seconds a block and not two.
+# On a CPU, the matrices of a batch are already distributed over the cores. More
+# threads per matrix would spin while they wait: on a busy machine, 40 seconds
+# per block instead of two.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
@@ -40,16 +40,16 @@ from linformer_jax.run import metrics, preemption, report
 from linformer_jax.tools import spectrum
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "spectrum.jsonl"
-UNFINISHED = 75  # exit status when --budget is spent
+UNFINISHED = 75  # The exit status when --budget is spent.
 _SAVE_EVERY = 10  # blocks
 _TELL_EVERY = 10.0  # seconds
 
 
 class Unfinished(Exception):
-  """Stopped before the last block; all done so far is kept.
+  """Stopped before the last block; the sums so far are saved.
 
   Attributes:
-    status: of the exit.
+    status: the exit status.
   """
 
   def __init__(self, message: str, status: int):
@@ -93,7 +93,7 @@ def _parse(words):
 
 
 def _load(subject, path):
-  """Sums over the subject's first blocks, and the seconds they took."""
+  """Loads the sums over the subject's first blocks and the seconds spent."""
   if not path.exists():
     return spectrum.Moments(), 0.0
   with np.load(path) as file:
@@ -105,7 +105,7 @@ def _load(subject, path):
       f"{path} has the sums of {moments.count} blocks, more than the "
       f"{len(subject.tokens)} asked for: ask for as many, or delete it"
     )
-  if subject.digest(moments.count) != digest:  # of other text
+  if subject.digest(moments.count) != digest:  # From another text.
     return spectrum.Moments(), 0.0
   return moments, seconds
 
@@ -119,15 +119,16 @@ def _save(subject, path, moments, seconds):
 
 
 def read(subject: subjects.Subject, sums: pathlib.Path, stop) -> dict:
-  """The spectrum of a subject on all its blocks.
+  """Measures the spectrum of a subject on all its blocks.
 
   Args:
-    subject: what is measured.
-    sums: file from which a stopped reading goes on, and one of more blocks.
-    stop: called after each block; an exit status to stop there, or None.
+    subject: the model and the text to measure.
+    sums: the file of sums, from which a stopped reading resumes and one with
+      more blocks continues.
+    stop: called after each block; returns an exit status to stop, or None.
 
   Returns:
-    `spectrum.summary` and the seconds, of all parts.
+    `spectrum.summary` and the total seconds.
 
   Raises:
     Unfinished: when stopped.
@@ -157,21 +158,21 @@ def read(subject: subjects.Subject, sums: pathlib.Path, stop) -> dict:
 
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
-  """The readings of a file, each as it was made last."""
+  """Returns the readings in a file, the last one of each."""
   lines = grid.lines(path)
   named = {(x["model"], x["text"], x["step"]): x for x in lines}
   return list(named.values())
 
 
 def label(record: dict) -> str:
-  """What a reading is called in a figure."""
+  """Returns the label of a reading in a figure."""
   if record["step"] is None:
     return record["text"]
   return f"update {record['step']:,}"
 
 
 def write_image(folder, record: dict):
-  """The figure of a reading for TensorBoard, tag spectrum/<text>."""
+  """Writes the figure of a reading for TensorBoard, as spectrum/<text>."""
   image = spectrum.picture(spectrum.draw({label(record): record}))
   with metrics.Writer(folder) as writer:
     writer.images(record["step"] or 0, {f"spectrum/{record['text']}": image})
@@ -207,7 +208,7 @@ def _measure(given, stop):
 
 
 def main(words=None) -> int:
-  """Measures what the words say; returns the exit status."""
+  """Runs the command line; returns the exit status."""
   start = time.perf_counter()
   try:
     given = _parse(words)

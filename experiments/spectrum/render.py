@@ -3,7 +3,7 @@
   .venv/bin/python -m experiments.spectrum.render
 
 Writes results/figure1.png (imported weights), results/<run>.png for each run,
-and the page between its marks. A test renders the page again and compares.
+and the page between its markers. A test renders the page again and compares.
 """
 
 import pathlib
@@ -18,19 +18,19 @@ PAGE = HERE / "README.md"
 MARK = "<!-- experiments/spectrum/render.py: {} -->"
 IMPORTED = "MiniLM-L6"
 FIGURE = "figure1.png"
-# Another reading of the same weights at index 128, by other code on other text:
-# of all heads, and layer by layer.
+# An independent reading of the same weights at index 128, by other code and on
+# other text: the mean of all heads, and each layer.
 OTHER_MEAN = 0.83
 OTHER_LAYERS = (0.81, 0.69, 0.76, 0.86, 0.87, 0.97)
 
 
 def imported(found: list[dict]) -> list[dict]:
-  """Readings of the imported weights."""
+  """Returns the readings of imported weights."""
   return [record for record in found if record["model"] == IMPORTED]
 
 
 def runs(found: list[dict]) -> dict[str, list[dict]]:
-  """Readings of our own runs, by run and in the order of their updates."""
+  """Returns the readings of runs trained here, by run and ordered by update."""
   by_name = {}
   for record in found:
     if record["step"] is not None:
@@ -49,7 +49,7 @@ def _cell(level, index=None):
 
 
 def layer_table(found: list[dict]) -> str:
-  """Of the imported weights, layer by layer, at index n/4."""
+  """Returns a table of the imported weights by layer, at index n/4."""
   readings = imported(found)
   names = " | ".join(record["text"] for record in readings)
   lines = [
@@ -70,7 +70,7 @@ def layer_table(found: list[dict]) -> str:
 
 
 def environment(found: list[dict]) -> str:
-  """On what the imported weights were measured."""
+  """Describes the hardware and versions for the imported weights."""
   lines = []
   for record in imported(found):
     each = record["seconds"] / record["blocks"]
@@ -87,7 +87,7 @@ def environment(found: list[dict]) -> str:
 
 
 def run_tables(found: list[dict]) -> str:
-  """Of our own runs, update by update."""
+  """Returns tables of the runs trained here, by update."""
   parts = []
   for name, readings in runs(found).items():
     last = readings[-1]
@@ -113,7 +113,7 @@ def run_tables(found: list[dict]) -> str:
 
 
 def sections(found: list[dict]) -> dict[str, str]:
-  """The rendered parts of the page, by their marks."""
+  """Returns the rendered parts of the page, by marker."""
   parts = {
     "layers": layer_table(found),
     "on": environment(found),
@@ -123,7 +123,7 @@ def sections(found: list[dict]) -> dict[str, str]:
 
 
 def figures(found: list[dict]) -> dict[str, list[dict]]:
-  """Readings of each figure, by its file."""
+  """Returns the readings of each figure, by file."""
   by_file = {FIGURE: imported(found)}
   by_file |= {f"{name}.png": readings for name, readings in runs(found).items()}
   return {name: readings for name, readings in by_file.items() if readings}

@@ -1,4 +1,4 @@
-"""What spectra are measured of: imported weights, or checkpoints of a run."""
+"""The subjects of spectra: imported weights, or checkpoints of a run."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,12 @@ class Subject:
   """A model and the text that it reads.
 
   Attributes:
-    name: of the model.
-    text: name of the text.
+    name: the model's name.
+    text: the text's name.
     step: updates completed, None for imported weights.
-    config: of the encoder.
-    variables: of the encoder.
-    weights: SHA-256 of the weights: of the file, or of a checkpoint's arrays.
+    config: the encoder's config.
+    variables: the encoder's variables.
+    weights: SHA-256 of the weights file, or of a checkpoint's arrays.
     tokens: int32 [blocks, N].
   """
 
@@ -40,7 +40,7 @@ class Subject:
   tokens: np.ndarray
 
   def identity(self) -> dict:
-    """JSON, equal for what gives equal results."""
+    """Returns JSON that is equal for subjects with equal results."""
     config = self.config
     return {
       "model": self.name,
@@ -56,11 +56,11 @@ class Subject:
     }
 
   def digest(self, count: int) -> str:
-    """SHA-256 of the first blocks of tokens."""
+    """Returns the SHA-256 of the first `count` blocks of tokens."""
     return hashlib.sha256(self.tokens[:count].tobytes()).hexdigest()
 
   def key(self) -> str:
-    """A short name for a file, whatever the number of blocks."""
+    """Returns a short file name, independent of the number of blocks."""
     identity = self.identity()
     del identity["blocks"], identity["tokens_sha256"]
     text = json.dumps(identity, sort_keys=True)
@@ -68,7 +68,7 @@ class Subject:
 
 
 def of_weights(given) -> Subject:
-  """The subject of --weights and --text.
+  """Returns the subject of --weights and --text.
 
   Raises:
     ValueError: for files that are missing or do not fit each other.
@@ -92,7 +92,7 @@ def of_weights(given) -> Subject:
   documents = source.files(given.text, "text").train()
   tokens = blocks.spread(list(documents), tokenizer, length, given.blocks)
   path = pretrained.find(given.weights)
-  if path.suffix == ".json":  # the index of several files
+  if path.suffix == ".json":  # The index of several files.
     digest = _digest(variables)
   else:
     with open(path, "rb") as file:
@@ -109,19 +109,19 @@ def of_weights(given) -> Subject:
 
 
 def _held_out(corpus, count):
-  """At most `count` whole validation blocks in a random order: [count, N]."""
+  """Returns at most `count` full validation blocks, shuffled: [count, N]."""
   whole = len(corpus.validation)
   if whole and not corpus.validation[whole - 1]["mask"].all():
     whole -= 1
   if not whole:
     raise ValueError("the validation split has no whole block")
-  # Always the same order, so that more blocks begin with the same ones.
+  # The order is fixed, so a larger `count` keeps the first blocks.
   picked = np.random.default_rng(0).permutation(whole)[:count].tolist()
   return np.stack([corpus.validation[i]["tokens"] for i in picked])
 
 
 def _digest(tree):
-  """SHA-256 of the arrays of a tree."""
+  """Returns the SHA-256 of the arrays of a tree."""
   found = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
     found.update(np.asarray(leaf).tobytes())
@@ -129,10 +129,10 @@ def _digest(tree):
 
 
 def of_run(given) -> Iterator[Subject]:
-  """Subjects of --workdir: its checkpoints, and 0 for its start.
+  """Yields the subjects of --workdir: its checkpoints, and 0 for its start.
 
   Raises:
-    ValueError: when the folder holds no run or its text is not to be had.
+    ValueError: if the folder holds no run or its text is not available.
     checkpoint.CheckpointError: for a step without a checkpoint.
   """
   folder = files.folder(given.workdir)

@@ -1,4 +1,4 @@
-"""Measures one cell, in a process of its own, and prints one JSON line.
+"""Measures one cell, in a separate process, and prints one JSON line.
 
 python -m experiments.speed.cell '{"scope": "layer", ...}' SECONDS BYTES
 """
@@ -18,18 +18,18 @@ from experiments.speed import cells
 from linformer_jax import attention, flops, hardware, models, step
 from linformer_jax.parallel import sharding
 
-# Positions at a time, of one sequence and of all of them together: their rows
-# and scores then stay in the cache.
+# Queries at a time, per sequence and in total, so that their rows and scores
+# stay in the cache.
 QUERY_BLOCK, QUERY_ROWS = 1024, 2048
-# Bytes of scores that plain attention may hold: beyond them it would not fit
-# into 24 GB of memory, in one buffer for the scores and one for the weights;
-# forward and backward in three of each of two layers.
+# The most bytes of scores for plain attention that fit into 24 GB of memory.
+# The forward pass needs one buffer for the scores and one for the weights;
+# forward and backward need three for each of two layers.
 PLAIN_BYTES = {"forward": 4 * 2**30, "forward_backward": 2 * 2**30}
 PLAIN_BLOCK_BYTES = 2**30
 
 
 def _blocks(cell):
-  """query_block and implementation of a cell of ours."""
+  """Returns query_block and implementation for a cell of this library."""
   if cell.implementation != "softmax":
     return min(QUERY_BLOCK, QUERY_ROWS // cell.batch), "flash"
   row = 4 * cells.HEADS * cell.batch * cell.n
@@ -57,7 +57,7 @@ def _layer(cell):
 
 
 def model_config(cell, dtype="float32", **changes):
-  """The ModelConfig of a stack."""
+  """Returns the ModelConfig of a stack."""
   query_block, implementation = _blocks(cell)
   kind = "softmax" if cell.implementation in cells.SOFTMAX else "linformer"
   return models.ModelConfig(
@@ -89,7 +89,7 @@ def _stack(cell):
 
 
 def _jax_call(cell):
-  """A compiled call without arguments, and what the compiler says of it."""
+  """Returns a compiled call without arguments, and the compiler's report."""
   module, x = _stack(cell) if cell.scope == "stack" else _layer(cell)
   variables = jax.jit(module.init)(jax.random.key(0), x[:1])
   function, arguments = module.apply, (variables, x)
@@ -100,7 +100,7 @@ def _jax_call(cell):
     def loss(variables, x, toward):
       return jnp.sum(module.apply(variables, x) * toward)
 
-    wanted = 0 if cell.scope == "stack" else (0, 1)  # tokens have no gradient
+    wanted = 0 if cell.scope == "stack" else (0, 1)  # Tokens have no gradient.
     function = jax.grad(loss, wanted)
     arguments = (variables, x, toward)
   compiled = jax.jit(function).lower(*arguments).compile()
@@ -116,7 +116,7 @@ def _jax_call(cell):
 
 
 def _compile_seconds(cell):
-  """Seconds to trace and to compile the train step, from nothing."""
+  """Returns the seconds to trace and to compile the train step, uncached."""
   config = base.get_config()
   config.model.num_layers = cell.depth
   if cell.implementation == "softmax":
@@ -131,9 +131,9 @@ def _compile_seconds(cell):
 
 
 def needed(cell: cells.Cell) -> int:
-  """FLOPs that the pass of a cell needs; the two of PyPI need more."""
+  """Returns the FLOPs that a cell needs; the PyPI layers need more."""
   n, k, m, h = cell.n, cell.k, cells.WIDTH, cells.HEADS
-  if cell.implementation in cells.PYPI:  # E and F after W_K and W_V
+  if cell.implementation in cells.PYPI:  # They apply E and F after W_K and W_V.
     layer = 8 * n * m * m + 8 * n * k * m
   elif cell.k:
     sharing = cell.implementation.removeprefix("linformer_")
@@ -144,7 +144,7 @@ def needed(cell: cells.Cell) -> int:
 
 
 def measure(cell: cells.Cell, budget: float) -> dict:
-  """The record of a cell: raw seconds, FLOPs, bytes, product rate."""
+  """Returns a cell's record: raw seconds, FLOPs, bytes, product rate."""
   rate = hardware.matrix_product_rate()
   if cell.scope == "compile":
     times, report = _compile_seconds(cell)
@@ -168,7 +168,7 @@ def measure(cell: cells.Cell, budget: float) -> dict:
 
 
 if __name__ == "__main__":
-  # Fail here for want of memory, rather than take the machine along.
+  # Fail in this process when memory runs out, instead of on the whole machine.
   limit = int(sys.argv[3])
   resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
   pathlib.Path("/proc/self/oom_score_adj").write_text("1000")

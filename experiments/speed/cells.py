@@ -1,4 +1,4 @@
-"""What is measured: the grid of the paper's Table 3 and the baselines."""
+"""The cells to measure: the grid of the paper's Table 3 and the baselines."""
 
 import csv
 import dataclasses
@@ -6,7 +6,7 @@ import pathlib
 
 LENGTHS = [512 * 2**i for i in range(8)]  # n, 512 ... 65,536 tokens
 PROJECTED = [128, 256, 512, 1024, 2048]  # k
-TOKENS = 8192  # of a batch, where one sequence is shorter
+TOKENS = 8192  # per batch, unless one sequence is longer
 LINEAR_LENGTHS = [4096 * 2**i for i in range(9)]  # 4,096 ... 1,048,576
 
 # RoBERTa-base.
@@ -27,10 +27,10 @@ class Cell:
     scope: 'layer', one attention layer; 'stack', encoder layers; 'length', one
       attention layer on one sequence; 'compile', the train step.
     implementation: one of the names above.
-    n: tokens of a sequence.
+    n: sequence length in tokens.
     k: projected length, 0 for softmax attention.
     what: one of `PASSES`, or 'compile'.
-    depth: layers.
+    depth: the number of layers.
   """
 
   scope: str
@@ -42,11 +42,11 @@ class Cell:
 
   @property
   def batch(self) -> int:
-    """Sequences."""
+    """The number of sequences."""
     return 1 if self.scope == "length" else max(1, TOKENS // self.n)
 
   def flops(self, of_layer) -> int:
-    """FLOPs that a pass needs, by FLOPs of one attention layer's forward."""
+    """Returns the FLOPs of a pass, given those of attention's forward pass."""
     layer = of_layer
     if self.scope == "stack":
       layer += 4 * self.n * WIDTH * MLP
@@ -55,17 +55,17 @@ class Cell:
 
 
 def grid() -> list[tuple[int, int]]:
-  """The (n, k) of Table 3: k below n."""
+  """Returns the (n, k) of Table 3: k below n."""
   return [(n, k) for n in LENGTHS for k in PROJECTED if k < n]
 
 
 def depth(n: int) -> int:
-  """Layers of a stack: two where time allows, times are by layer."""
+  """Returns the layers of a stack: two if time allows; times are per layer."""
   return 2 if n <= 16_384 else 1
 
 
 def every_cell() -> list[Cell]:
-  """All cells, those first that Table 3 needs, and short before long."""
+  """Returns all cells: those of Table 3 first, and short before long."""
   cells = []
   for what in PASSES:
     for scope in ("stack", "layer"):
@@ -92,7 +92,7 @@ def every_cell() -> list[Cell]:
 
 
 def paper_table(name: str) -> dict[tuple[int, int], float]:
-  """A table of the paper, 'table3_time' or 'table3_memory': {(n, k): ratio}."""
+  """Returns 'table3_time' or 'table3_memory' of the paper: {(n, k): ratio}."""
   path = pathlib.Path(__file__).parent / f"paper_{name}.csv"
   with path.open() as file:
     rows = list(csv.reader(line for line in file if line[0] != "#"))

@@ -19,20 +19,20 @@ from experiments import grid
 from experiments.speed import cells
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "time.jsonl"
-# Words of the ways in which XLA, torch and the kernel say it.
+# How XLA, torch and the C++ runtime report that memory has run out.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "allocate memory", "bad_alloc")
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[cells.Cell, dict]:
-  """Records of a file by their cell; a later line wins."""
+  """Returns the records of a file by cell; the last one wins."""
   return grid.records(path, cells.Cell)
 
 
 def run(cell: cells.Cell, budget: float, limit: int) -> dict:
-  """Measures a cell in a process of its own; returns its record."""
+  """Measures a cell in a separate process; returns its record."""
   command = [sys.executable, "-m", "experiments.speed.cell", grid.key(cell)]
-  # Huge pages: a fresh buffer of 25 MB costs a page fault each 4 kB otherwise.
-  # The compiled programs of earlier cells would make a compile look short.
+  # Huge pages avoid a page fault for every 4 kB of a fresh buffer. No cache of
+  # compiled programs, as earlier cells would shorten a compile.
   environment = os.environ | {
     "GLIBC_TUNABLES": os.environ.get(
       "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
@@ -53,13 +53,13 @@ def run(cell: cells.Cell, budget: float, limit: int) -> dict:
 
 
 def out_of_memory(done: subprocess.CompletedProcess) -> bool:
-  """Whether that is why a process broke down."""
+  """Returns whether a process failed because memory ran out."""
   killed = done.returncode == -9
   return killed or any(word in done.stderr for word in _NO_MEMORY)
 
 
 def main():
-  """Runs what is missing."""
+  """Measures the missing cells."""
   parser = grid.parser(__doc__, RESULTS)
   parser.add_argument(
     "--budget",
@@ -85,7 +85,7 @@ def main():
 
 
 def tell(line: dict) -> str:
-  """A record in a line."""
+  """Formats a record as one line."""
   name = "{scope} {implementation} n={n} k={k} {what}".format(**line)
   if line.get("out_of_memory"):
     return f"{name}: out of memory"

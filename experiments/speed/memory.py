@@ -26,18 +26,18 @@ from linformer_jax.tools import aot
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "memory.jsonl"
 LAYERS = 12
-QUERY_BLOCK = 256  # of Linformer and of exact attention in blocks
+QUERY_BLOCK = 256  # for Linformer and for blockwise exact attention
 NAMES = ("linformer_layerwise", *cells.SOFTMAX)
 MOST = 65_536  # sequences
 
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
-  """All compiles of a file."""
+  """Returns all compiles in a file."""
   return grid.lines(path)
 
 
 def configuration(name: str, n: int, k: int) -> models.ModelConfig:
-  """The encoder of a row; plain attention takes all queries at once."""
+  """Returns the encoder of a row; plain attention takes all queries at once."""
   plain = name == "softmax"
   return cell_lib.model_config(
     cells.Cell("stack", name, n, k, depth=LAYERS),
@@ -49,14 +49,14 @@ def configuration(name: str, n: int, k: int) -> models.ModelConfig:
 
 
 def report(name, n, k, batch, device) -> aot.Report:
-  """What the device's compiler says of a forward pass."""
+  """Returns the compiler's report on a forward pass."""
   encoder = models.Encoder(configuration(name, n, k))
   on = SingleDeviceSharding(device)
   tokens = jax.ShapeDtypeStruct((batch, n), jnp.int32, sharding=on)
   variables = jax.eval_shape(
     encoder.init, jax.random.key(0), jnp.zeros((1, n), jnp.int32)
   )
-  # As a server holds them: in the dtype of the products.
+  # In the dtype of the matrix products, as for serving.
   variables = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=on),
     variables,
@@ -65,14 +65,14 @@ def report(name, n, k, batch, device) -> aot.Report:
 
 
 def search(bytes_of, limit: float, start: int) -> int:
-  """The largest batch that fits, within 3%; 0 where one sequence does not.
+  """Returns the largest batch that fits, within 3%; 0 if one sequence does not.
 
-  Doubles as long as something fits, for a compiler may pack more tightly the
-  fuller the device gets, and bisects from there.
+  Doubles the batch while it fits, as a compiler may pack more tightly on a
+  fuller device, and then bisects.
 
   Args:
-    bytes_of: bytes at a batch.
-    limit: bytes that there are.
+    bytes_of: batch -> bytes.
+    limit: the bytes available.
     start: the first batch to try, a power of two.
   """
   batch = start
@@ -89,7 +89,7 @@ def search(bytes_of, limit: float, start: int) -> int:
   while high - low > max(1, low // 32):
     slope = (bytes_of(high) - bytes_of(low)) / (high - low)
     guess = (low + high) // 2
-    if 0 < slope < math.inf:  # memory is nearly affine in the batch
+    if 0 < slope < math.inf:  # Memory is nearly affine in the batch.
       guess = low + int((limit - bytes_of(low)) / slope)
       least = max(1, low // 64)
       guess = min(max(guess, low + least), high - least)
@@ -101,7 +101,7 @@ def search(bytes_of, limit: float, start: int) -> int:
 
 
 def affine_search(bytes_of, limit: float, start: int) -> int:
-  """`search` in fewer compiles, for memory that is affine in the batch."""
+  """Like `search`, with fewer compiles if memory is affine in the batch."""
   first, second = bytes_of(start), bytes_of(2 * start)
   if not first < second <= limit:
     return search(bytes_of, limit, start)
@@ -113,13 +113,13 @@ def affine_search(bytes_of, limit: float, start: int) -> int:
 
   expected = int(start + start * (limit - first) / (second - first))
   most = aot.largest(kept, limit, MOST, dict(tried), max(1, expected // 32))
-  if expected > 1.1 * most:  # not so affine: the step was too long
+  if expected > 1.1 * most:  # Not affine enough: the step was too long.
     most = aot.largest(kept, limit, MOST, dict(tried), max(1, most // 32))
   return most
 
 
 def rows():
-  """(name, n, k) of every row."""
+  """Returns (name, n, k) of every row."""
   for n in cells.LENGTHS:
     for name in NAMES:
       of_k = [0]
@@ -130,7 +130,7 @@ def rows():
 
 
 def measure(topology: str, path: pathlib.Path):
-  """Compiles what is missing."""
+  """Compiles the missing rows."""
   device = aot.devices(topology)[0]
   limit = aot.capacity(device)
   known = {
@@ -166,7 +166,7 @@ def measure(topology: str, path: pathlib.Path):
       peak = known[name, n, k, batch]
       return math.inf if peak is None else peak
 
-    # Plain attention is scheduled anew at each size, and its memory jumps.
+    # The schedule of plain attention changes with the size: its memory jumps.
     find = search if name == "softmax" else affine_search
     most = find(bytes_of, limit, max(1, 65_536 // n))
     print(
@@ -177,7 +177,7 @@ def measure(topology: str, path: pathlib.Path):
 
 
 def largest(found: list[dict], topology: str, name: str, n: int, k: int):
-  """The largest batch that fits, or None where the search has not ended."""
+  """Returns the largest batch that fits; None if the search is unfinished."""
   row = [
     r
     for r in found
@@ -196,7 +196,7 @@ def largest(found: list[dict], topology: str, name: str, n: int, k: int):
 
 
 def table(found: list[dict], topology: str = "v5e:1") -> str:
-  """Table 3 right: ratios of largest batches, beside the paper's."""
+  """Returns Table 3 (right): ratios of largest batches, with the paper's."""
   paper = cells.paper_table("table3_memory")
   lines = [
     "| n | softmax | exact in blocks | "

@@ -2,8 +2,8 @@
 
   .venv/bin/python -m experiments.speed.render
 
-Writes experiments/speed/README.md between its marks, and results/*.png. A test
-renders again and compares.
+Writes experiments/speed/README.md between its markers, and results/*.png. A
+test renders again and compares.
 """
 
 import csv
@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
 MARK = "<!-- experiments/speed/render.py: {} -->"
 FIGURE = HERE / "results" / "figure2.png"
-# How a number is marked that a footnote speaks of.
+# Footnote marks of numbers.
 BLOCKED, FEW = "†", "‡"
 
 
@@ -33,12 +33,12 @@ class Times:
     self.records = records
 
   def record(self, scope, name, n, k=0, what="forward"):
-    """A record, or None where the cell was not measured."""
+    """Returns a record, or None if the cell was not measured."""
     depth = cells.depth(n) if scope == "stack" else 1
     return self.records.get(cells.Cell(scope, name, n, k, what, depth))
 
   def seconds(self, *where):
-    """Seconds a layer and sequence, or nan."""
+    """Returns the seconds per layer and sequence, or nan."""
     record = self.record(*where)
     if record is None or "seconds" not in record:
       return math.nan
@@ -46,14 +46,14 @@ class Times:
     return statistics.median(record["seconds"]) / record["depth"] / batch
 
   def mark(self, *where):
-    """Footnotes of a cell."""
+    """Returns the footnote marks of a cell."""
     record = self.record(*where) or {}
     few = FEW if len(record.get("seconds", [0] * 3)) < 3 else ""
     plain = where[1] == "softmax" and record.get("query_block")
     return (BLOCKED if plain else "") + few
 
   def share(self, *where):
-    """FLOPs needed over time and over the product rate of the same process."""
+    """Returns needed FLOP/s over the product rate of the same process."""
     record = self.record(*where)
     if record is None or "seconds" not in record:
       return math.nan
@@ -76,7 +76,7 @@ def _number(x, unit=""):
 
 
 def by_n_and_k(cell_text) -> str:
-  """A table of cell_text(n, k) over the grid."""
+  """Returns a table of cell_text(n, k) over the grid."""
   rows = []
   for n in cells.LENGTHS:
     texts = [cell_text(n, k) if k < n else "" for k in cells.PROJECTED]
@@ -85,7 +85,7 @@ def by_n_and_k(cell_text) -> str:
 
 
 def needed_ratio(scope, other, n, k, sharing="layerwise"):
-  """FLOPs that `other` needs over those of Linformer."""
+  """Returns the ratio of the FLOPs `other` needs to those of Linformer."""
 
   def count(name, k):
     return cell_lib.needed(cells.Cell(scope, name, n, k))
@@ -95,7 +95,7 @@ def needed_ratio(scope, other, n, k, sharing="layerwise"):
 
 
 def against_softmax(times, baseline, what="forward", sharing="layerwise"):
-  """Table 3 left: how many times faster than `baseline`, stacks of layers."""
+  """Returns Table 3 (left): the speedup of stacks over `baseline`."""
   paper = cells.paper_table("table3_time")
 
   def text(n, k):
@@ -114,7 +114,7 @@ def against_softmax(times, baseline, what="forward", sharing="layerwise"):
 
 
 def against_pypi(times, sharing, what="forward"):
-  """How many times faster than the faster Linformer of PyPI, one layer."""
+  """Returns the speedup of a layer over the faster Linformer from PyPI."""
 
   def text(n, k):
     others = [times.seconds("layer", name, n, k, what) for name in cells.PYPI]
@@ -129,7 +129,7 @@ def against_pypi(times, sharing, what="forward"):
 
 
 def shares(times, scope, what="forward"):
-  """Share of the product rate, by implementation; of Linformer, each k."""
+  """Returns a table of `Times.share` by implementation and, if Linformer, k."""
   names = [*cells.SOFTMAX, *([cells.TORCH] if scope == "layer" else [])]
   columns = [f"k = {k}" for k in cells.PROJECTED] + names
   rows = []
@@ -149,7 +149,7 @@ def _percent(x):
 
 
 def lengths(times) -> tuple[str, float]:
-  """Time and memory against n at fixed k, and the log-log slope."""
+  """Returns a table of time and memory against n, and the log-log slope."""
   rows, ns, seconds = [], [], []
   for n in cells.LINEAR_LENGTHS:
     record = times.record("length", "linformer_layerwise", n, 128)
@@ -177,7 +177,7 @@ def lengths(times) -> tuple[str, float]:
 
 
 def compile_times(times) -> str:
-  """Seconds to compile the train step at two depths."""
+  """Returns a table of the seconds to compile the train step at two depths."""
   rows = []
   for name, k in (("linformer_headwise", 128), ("softmax", 0)):
     both = []
@@ -191,7 +191,7 @@ def compile_times(times) -> str:
 
 
 def figure(times, path=FIGURE):
-  """Figure 2: seconds a layer for 65,536 tokens against n, ours and theirs."""
+  """Draws Figure 2: seconds per layer for 65,536 tokens against n."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -262,7 +262,7 @@ def sections(times) -> dict[str, str]:
 
 
 def environment(times) -> str:
-  """On what the cells were measured."""
+  """Describes the hardware and versions of the measurements."""
   found = {
     "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
     "{commit}".format(**record)
@@ -274,7 +274,7 @@ def environment(times) -> str:
 
 
 def render(page: str, parts: dict[str, str]) -> str:
-  """A page with what lies between its marks renewed."""
+  """Returns the page with the text between its markers replaced."""
   marked = {MARK.format(name): text for name, text in parts.items()}
   return page_lib.renew(page, marked)
 

@@ -1,4 +1,4 @@
-"""Attention layers of torch: two Linformers of PyPI and fused attention."""
+"""Attention layers in torch: two Linformers from PyPI and fused attention."""
 
 import functools
 
@@ -10,7 +10,7 @@ from experiments.speed import cells
 
 
 class FusedAttention(torch.nn.Module):
-  """Multi-head self-attention on torch's scaled_dot_product_attention."""
+  """Multi-head self-attention with torch's scaled_dot_product_attention."""
 
   def __init__(self):
     super().__init__()
@@ -28,7 +28,7 @@ class FusedAttention(torch.nn.Module):
 
 
 def layer(cell: cells.Cell) -> torch.nn.Module:
-  """The module of a cell, in its package's default form, float32."""
+  """Returns the module of a cell with its package's defaults, float32."""
   torch.manual_seed(0)
   if cell.implementation == cells.TORCH:
     return FusedAttention()
@@ -55,7 +55,7 @@ def layer(cell: cells.Cell) -> torch.nn.Module:
 
 
 def calls(cell: cells.Cell):
-  """A call without arguments that runs the cell's pass, and the threads."""
+  """Returns a function that runs the cell's pass, and the thread count."""
   module = layer(cell)
   x, toward = torch.randn(2, cell.batch, cell.n, cells.WIDTH)
   if cell.what == "forward":

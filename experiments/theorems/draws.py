@@ -10,17 +10,17 @@ import numpy as np
 from experiments.theorems import bounds, settings
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Floats of the largest array of draws that are made at once.
+# The most floats in an array of draws that are made at once.
 _AT_ONCE = 2**24
 
 
 def projection(key, k: int, n: int):
-  """R [k, n] with entries N(0, 1/k), so that E[R^T R] is the identity."""
+  """Returns R [k, n] with entries N(0, 1/k): E[R^T R] is the identity."""
   return jax.random.normal(key, (k, n)) / k**0.5
 
 
 def scores(key, rows: int, setting: settings.Setting):
-  """scale Q K^T / sqrt(d) [rows, n] of rank min(rows, d), Q and K Gaussian."""
+  """Returns scale Q K^T / sqrt(d) [rows, n], with Q and K [., d] Gaussian."""
   q_key, k_key = jax.random.split(key)
   q = jax.random.normal(q_key, (rows, setting.d))
   k = jax.random.normal(k_key, (setting.n, setting.d))
@@ -28,20 +28,20 @@ def scores(key, rows: int, setting: settings.Setting):
 
 
 def values(key, columns: int, setting: settings.Setting):
-  """V W_V [n, columns], entries N(0, 1) or N(1, 1)."""
+  """Returns V W_V [n, columns], with entries N(0, 1) or N(1, 1)."""
   mean = {"zero_mean": 0.0, "mean_one": 1.0}[setting.values]
   return mean + jax.random.normal(key, (setting.n, columns))
 
 
 def theorem1(key, setting: settings.Setting) -> dict:
-  """P~ = P R^T R against P on one column w of V W_V.
+  """Compares P~ = P R^T R with P on one column w of V W_V.
 
   Returns:
     printed: |P~ w - P w| / |P w|, which the theorem bounds by epsilon.
     supported: |P~ w - P w| / (|P|_F |w|), which follows from the lemma.
     worst_row: the largest |P~_i w - P_i w| / (|P_i| |w|), which the union bound
-      over rows is about; the one before is never more.
-    rows_over: share of rows where that is over each of `bounds.EPSILONS`.
+      over rows covers; at least `supported`.
+    rows_over: the share of rows where that exceeds each of `bounds.EPSILONS`.
     zero: |P w| / (|P|_F |w|), the supported error of P~ = 0.
     concentration: |P|_F^2, from 1 for uniform rows to n for one position each.
   """
@@ -67,7 +67,7 @@ def theorem1(key, setting: settings.Setting) -> dict:
 
 
 def constructed(w, v, r, delta):
-  """softmax(w E^T) F V with E = delta R and F = exp(-delta) R.
+  """Returns softmax(w E^T) F V with E = delta R and F = exp(-delta) R.
 
   Args:
     w: rows of scores [..., n].
@@ -79,22 +79,22 @@ def constructed(w, v, r, delta):
 
 
 def theorem2(key, setting: settings.Setting, delta) -> dict:
-  """The construction of theorem 2 on a row w of scores, and three others.
+  """Measures theorem 2's construction on a row w of scores, and three others.
 
-  The delta of the setting is an argument, so that one program serves all.
+  The setting's delta is an argument, so that one compiled program serves all.
 
   Errors are |. - softmax(w) V| / (|softmax(w)| |V|_F), which the theorem bounds
-  by epsilon: of the construction, of softmax(w) R^T R V ('plain'), of zero, and
-  of the mean of V. `exp` is the same for the unnormalised form,
-  |exp(w E^T) F V - exp(w) V| / (|exp(w)| |V|_F). The others:
+  by epsilon: for the construction, softmax(w) R^T R V ('plain'), zero, and the
+  mean of V. `exp` is the same for the unnormalized form,
+  |exp(w E^T) F V - exp(w) V| / (|exp(w)| |V|_F). The other statistics:
 
-    relative: |softmax(w E^T) F V - softmax(w) V| / |softmax(w) V|; likewise
+    relative: |softmax(w E^T) F V - softmax(w) V| / |softmax(w) V|; similarly
       plain_relative and mean_relative.
     step: |exp(-delta) exp(w E^T) - exp(w) R^T| / |exp(w)|, the two sides whose
       products with R V the triangle inequality compares.
     normalisers: sum exp(w E^T) over sum exp(w).
-    response: how far the output moves from one row of scores to another, over
-      how far softmax(w) V moves.
+    response: the change of the output from one row of scores to another,
+      over the change of softmax(w) V.
   """
   w_key, v_key, r_key = jax.random.split(key, 3)
   both = scores(w_key, 2, setting)
@@ -126,7 +126,7 @@ def theorem2(key, setting: settings.Setting, delta) -> dict:
   }
 
 
-# Of the statistics of a draw, those that a theorem holds against epsilon.
+# The statistics that a theorem bounds by epsilon.
 CLAIMS = {
   "theorem1": ("printed", "supported", "worst_row", "zero"),
   "theorem2": ("construction", "plain", "zero", "mean", "exp"),
@@ -135,7 +135,7 @@ CLAIMS = {
 
 @functools.partial(jax.jit, static_argnames=("setting",))
 def many(keys, setting: settings.Setting, delta=None) -> dict:
-  """Statistics of a draw for each key, several at a time."""
+  """Returns the statistics of a draw for each key, several at a time."""
   if setting.check == "theorem1":
     draw = functools.partial(theorem1, setting=setting)
     size = max(setting.k, setting.n) * setting.n
@@ -146,16 +146,16 @@ def many(keys, setting: settings.Setting, delta=None) -> dict:
 
 
 def measure(setting: settings.Setting, seed: int = 0) -> dict:
-  """Quantiles of all statistics, and how often a claim failed.
+  """Returns quantiles of all statistics, and how often each claim failed.
 
   Returns:
-    quantiles: by statistic, those of `QUANTILES` over seeds.
-    rms: by claim, root mean square over seeds.
-    failures: by claim, seeds of which it was over each of `bounds.EPSILONS`.
-    rows_over: (theorem 1) mean share of rows over each epsilon.
+    quantiles: by statistic, the `QUANTILES` over seeds.
+    rms: by claim, the root mean square over seeds.
+    failures: by claim, the seeds where it exceeded each of `bounds.EPSILONS`.
+    rows_over: (theorem 1) the mean share of rows that exceed each epsilon.
     lemma_tail: the lemma's bound for one row, by epsilon.
-    union_bound: the same for all that has to hold at once: n rows (theorem 1),
-      or one row and d columns (theorem 2, of softmax(w) R^T R V alone).
+    union_bound: the same for all events together: n rows (theorem 1), or one
+      row and d columns (theorem 2, for softmax(w) R^T R V alone).
   """
   keys = jax.random.split(jax.random.key(seed), setting.seeds)
   same_program = dataclasses.replace(setting, delta=None)

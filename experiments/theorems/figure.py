@@ -9,12 +9,12 @@ from experiments.theorems import bounds, draws, settings
 FIGURE = pathlib.Path(__file__).parent / "results" / "theorems.png"
 _N = 512
 _EPSILON = 0.5
-# A rate of nothing in 500 draws is shown where it would be one in a thousand.
+# A rate of 0 in 500 draws is drawn at 1 in 1,000.
 _FLOOR = 1e-3
 
 
 def by_delta(found: dict, n: int, values: str) -> list[dict]:
-  """Records of theorem 2 at theorem 1's k for eps = 0.5, by rising delta."""
+  """Returns theorem 2's records at theorem 1's k for eps = 0.5, by delta."""
   k = bounds.theorem_k(n, _EPSILON)
   records = [
     record
@@ -25,7 +25,7 @@ def by_delta(found: dict, n: int, values: str) -> list[dict]:
 
 
 def by_k(found: dict, values: str) -> list[dict]:
-  """Records of theorem 1 at n = 512, d = 64, by rising k."""
+  """Returns theorem 1's records at n = 512, d = 64, by k."""
   records = [
     record
     for s, record in found.items()
@@ -56,7 +56,7 @@ def _failures(axes, found):
   axes.axvline(bounds.theorem_k(_N, _EPSILON), color="0.6", label="theorem's k")
   axes.set_yscale("log")
   axes.set_ylim(_FLOOR, 1.5)
-  axes.set_xlim(7, 4000)  # room for the legend
+  axes.set_xlim(7, 4000)  # Leaves room for the legend.
   axes.set_title(f"Theorem 1: share of draws over ε = {_EPSILON}, n = {_N}")
   axes.set_xlabel(
     f"k (bottom edge: none of {by_k(found, 'mean_one')[0]['seeds']})"
@@ -97,7 +97,7 @@ def _deltas(axes, found):
   ]
   for name, style, label in lines:
     ys = [x["quantiles"][name][middle] for x in records]
-    # The response is zero in the limit.
+    # The response is zero at delta = 0.
     ys = [max(y, 1e-3) for y in ys]
     axes.plot(xs, ys, style, label=label, markersize=4)
   axes.set_yscale("log")
@@ -129,7 +129,7 @@ def _practice(axes, found):
 
 
 def draw(found: dict, path: pathlib.Path = FIGURE):
-  """Four panels: failures and errors against k, against delta, in practice."""
+  """Draws failures and errors against k, against delta and in practice."""
   import matplotlib
 
   matplotlib.use("Agg")

@@ -18,19 +18,19 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "checks.jsonl"
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[settings.Setting, dict]:
-  """Records of a file by their setting; a later line wins."""
+  """Returns the records of a file by setting; the last one wins."""
   return grid.records(path, settings.Setting)
 
 
 def measure(setting: settings.Setting) -> dict:
-  """The record of a setting."""
+  """Returns the record of a setting."""
   if setting.check == "practice":
     return practice.measure(setting)
   return draws.measure(setting)
 
 
 def tell(line: dict) -> str:
-  """A record in a line."""
+  """Formats a record as one line."""
   if line["check"] == "practice":
     errors = line["relative"]
   else:
@@ -47,7 +47,7 @@ def tell(line: dict) -> str:
 
 
 def main():
-  """Runs what is missing, and tells how far it is."""
+  """Measures the missing settings."""
   given = grid.parser(__doc__, RESULTS).parse_args()
   grid.work(settings.every_setting(), given, measure, tell)
 

@@ -1,4 +1,4 @@
-"""E and F fitted to a source of sequences, beside those of the theorem."""
+"""Compares E and F fitted to a source of sequences with the theorem's."""
 
 import functools
 
@@ -8,18 +8,18 @@ import optax
 
 from experiments.theorems import draws, settings
 
-RANK = 16  # of keys and values over positions, where the source has structure
-NOISE = 0.3  # standard deviation, beside 1 of the structure
-QUERIES = 64  # of a sequence
+RANK = 16  # of keys and values over positions, if the source has structure
+NOISE = 0.3  # standard deviation; that of the structure is 1
+QUERIES = 64  # per sequence
 BATCH = 16  # sequences
 STEPS = 300
-LEARNING_RATE = 3e-3  # the peak, 5% warm-up and cosine decay to zero
+LEARNING_RATE = 3e-3  # the peak; 5% warmup and cosine decay to zero
 HELD_OUT = 64  # sequences
-RANDOM = 8  # draws of R that an error is averaged over
+RANDOM = 8  # draws of R to average an error over
 
 
 def basis(key, setting: settings.Setting):
-  """B [n, RANK], entries of variance about 1/RANK: the same for a source."""
+  """Returns a source's B [n, RANK], with entries of variance about 1/RANK."""
   if setting.values == "low_rank":
     return jax.random.normal(key, (setting.n, RANK)) / RANK**0.5
   positions = (jnp.arange(setting.n) + 0.5) / setting.n
@@ -29,11 +29,11 @@ def basis(key, setting: settings.Setting):
 
 
 def sequences(key, b, number: int, setting: settings.Setting):
-  """Queries, keys and values; the source is what `setting.values` says.
+  """Draws queries, keys and values from the source `setting.values`.
 
-  'gaussian' has independent positions, so nothing that E could know. Else keys
-  and values are B C + noise, with B fixed and C drawn for each sequence, scaled
-  to variance 1.
+  In 'gaussian', positions are independent, so E has nothing to learn.
+  Otherwise keys and values are B C + noise, with B fixed and C drawn for each
+  sequence, scaled to variance 1.
 
   Returns:
     q [number, QUERIES, d], times the scale of scores; k and v [number, n, d].
@@ -52,23 +52,23 @@ def sequences(key, b, number: int, setting: settings.Setting):
 
 
 def attend(q, k, v):
-  """softmax(q k^T / sqrt(d)) v and the norms of the rows of the softmax."""
+  """Returns softmax(q k^T / sqrt(d)) v and the row norms of the softmax."""
   p = jax.nn.softmax(q @ k.swapaxes(1, 2) / q.shape[-1] ** 0.5)
   return p @ v, jnp.linalg.norm(p, axis=-1)
 
 
 def linformer(q, k, v, e, f):
-  """softmax(q (E k)^T / sqrt(d)) F v."""
+  """Returns softmax(q (E k)^T / sqrt(d)) F v."""
   return attend(q, e @ k, f @ v)[0]
 
 
 def relative_error(out, exact):
-  """|out - exact| / |exact| over everything, one number."""
+  """Returns |out - exact| / |exact| over all entries."""
   return jnp.linalg.norm(out - exact) / jnp.linalg.norm(exact)
 
 
 def fit(key, b, setting: settings.Setting):
-  """E and F of least mean squared error, by Adam on fresh sequences.
+  """Fits E and F to least mean squared error, by Adam on fresh sequences.
 
   Returns:
     E and F [k, n], and the loss of each update over the mean square of the
@@ -102,13 +102,13 @@ def fit(key, b, setting: settings.Setting):
 
 
 def mean_pool(setting: settings.Setting):
-  """E [k, n] that averages windows of n / k positions."""
+  """Returns E [k, n] that averages windows of n / k positions."""
   window = setting.n // setting.k
   return jnp.repeat(jnp.eye(setting.k), window, axis=1) / window
 
 
 def outputs(key, batch, fitted, setting: settings.Setting) -> dict:
-  """What each method gives for a batch, [draws of R, sequences, rows, d]."""
+  """Returns each method's output, [draws of R, sequences, rows, d]."""
   q, k, v = batch
 
   def random(key):
@@ -144,20 +144,20 @@ def _errors(key, setting):
     rows = jnp.linalg.norm(out - exact, axis=-1) / unit
     each = jax.vmap(relative_error, (0, None))(out, exact)
     found[name] = jnp.mean(each), jnp.median(rows)
-  # What is left of the loss at the end, and a tenth of the updates earlier.
+  # The loss at the end, and a tenth of the updates earlier.
   tenth = STEPS // 10
   ends = losses[-2 * tenth : -tenth].mean(), losses[-tenth:].mean()
   return found, ends
 
 
 def measure(setting: settings.Setting, seed: int = 0) -> dict:
-  """Errors of each method on held-out sequences.
+  """Returns the errors of each method on held-out sequences.
 
   Returns:
-    relative: by method, |out - exact| / |exact| over all of them.
+    relative: by method, |out - exact| / |exact| over all sequences.
     theorem: by method, the median row's error in the unit of theorem 2.
     training: `relative` of the fit on its last two tenths of updates.
-    steps: updates.
+    steps: the number of updates.
   """
   found, ends = _errors(jax.random.key(seed), setting)
   return {

@@ -2,7 +2,7 @@
 
   .venv/bin/python -m experiments.theorems.render
 
-Writes experiments/theorems/README.md between its marks, and
+Writes experiments/theorems/README.md between its markers, and
 results/theorems.png. A test renders again and compares.
 """
 
@@ -44,12 +44,12 @@ def _share(failures, record) -> str:
 
 
 def median(record, name) -> float:
-  """The median of a statistic."""
+  """Returns the median of a statistic."""
   return record["quantiles"][name][draws.QUANTILES.index(0.5)]
 
 
 def promised() -> str:
-  """k of the theorems, and what the lemma leaves of them."""
+  """Returns a table of the theorems' k and the lemma's bounds there."""
   rows = []
   for n in settings.LENGTHS:
     for epsilon in bounds.EPSILONS:
@@ -74,7 +74,7 @@ def promised() -> str:
 
 
 def theorem1(found) -> str:
-  """Each form of theorem 1 at its own k, d = 64."""
+  """Returns a table of each form of theorem 1 at its own k, d = 64."""
   rows = []
   for n in settings.LENGTHS:
     for i, epsilon in enumerate(bounds.EPSILONS):
@@ -112,7 +112,7 @@ def theorem1(found) -> str:
 
 
 def concentration(found) -> str:
-  """The printed form where attention looks at fewer positions."""
+  """Returns a table of the printed form for more concentrated attention."""
   rows = []
   k = bounds.theorem_k(512, 0.5)
   for scale, seeds in ((1.0, 500), (4.0, 1000)):
@@ -139,7 +139,7 @@ def concentration(found) -> str:
 
 
 def theorem2(found) -> str:
-  """The construction against delta, n = 512."""
+  """Returns a table of the construction against delta, n = 512."""
   rows = []
   for values in settings.VALUES:
     for record in figure.by_delta(found, 512, values):
@@ -166,7 +166,7 @@ def theorem2(found) -> str:
 
 
 def lengths(found) -> str:
-  """Shares over epsilon at delta = 1/n and theorem 1's k for 0.5."""
+  """Returns a table of failures at delta = 1/n and theorem 1's k for 0.5."""
   rows = []
   for n in settings.LENGTHS:
     for values in settings.VALUES:
@@ -192,7 +192,7 @@ def lengths(found) -> str:
 
 
 def practice(found) -> str:
-  """Relative errors on held-out sequences."""
+  """Returns a table of relative errors on held-out sequences."""
   rows = []
   for setting, record in found.items():
     if setting.check != "practice":
@@ -226,7 +226,7 @@ def practice(found) -> str:
 
 
 def environment(found) -> str:
-  """On what the checks were run."""
+  """Describes the hardware and versions of the checks."""
   on = {
     "{device}, {host}, Python {python}, jax {jax}, optax {optax}".format(
       **record
@@ -242,8 +242,8 @@ def environment(found) -> str:
 
 
 def sections(found: dict) -> dict[str, str]:
-  """The rendered parts of the page, by their marks."""
-  # A file may be in any order: it grows by whatever was missing.
+  """Returns the rendered parts of the page, by marker."""
+  # The file may be in any order, as missing settings are appended.
   found = {s: found[s] for s in settings.every_setting() if s in found}
   parts = {
     "on": environment(found),

@@ -1,4 +1,4 @@
-"""The grid: what is drawn for each line of the results."""
+"""The grid of settings, one for each line of the results."""
 
 import dataclasses
 
@@ -17,13 +17,14 @@ class Setting:
 
   Attributes:
     check: one of `CHECKS`.
-    n: length; k: projected length; d: of queries and keys, the rank of scores.
-    values: where V comes from: N(0, 1) or N(1, 1) entries for the theorems, a
+    n: the sequence length; k: the projected length; d: the dimension of queries
+      and keys, which is the rank of scores.
+    values: the source of V: N(0, 1) or N(1, 1) entries for the theorems, a
       source of sequences in practice.
-    scale: of the scores Q K^T / sqrt(d), whose entries have variance 1 before.
-    delta: of E = delta R, F = exp(-delta) R; None where that does not appear.
-    seeds: independent draws of R and of the input; of E and F to start from, in
-      practice.
+    scale: the factor on the scores Q K^T / sqrt(d), which have variance 1.
+    delta: the delta in E = delta R, F = exp(-delta) R; None if it is not used.
+    seeds: the number of draws of R and of the input; in practice, the number of
+      initial E and F.
   """
 
   check: str
@@ -37,14 +38,14 @@ class Setting:
 
 
 def projected(n: int) -> list[int]:
-  """k of theorem 1 for each epsilon, and n/8, n/4, n/2; more at n = 512."""
+  """Returns theorem 1's k for each epsilon, n/8, n/4, n/2; more at n = 512."""
   theorem = [bounds.theorem_k(n, epsilon) for epsilon in bounds.EPSILONS]
   small = [n // 64, n // 32, n // 16] if n == 512 else []
   return sorted({*small, n // 8, n // 4, n // 2, *theorem})
 
 
 def seeds_of(n: int) -> int:
-  """Draws that a length is checked with."""
+  """Returns the number of draws for a length."""
   return {128: 1000, 512: 500, 2048: 100}[n]
 
 
@@ -54,7 +55,7 @@ def _theorem1():
       for values in VALUES:
         for k in projected(n):
           yield Setting("theorem1", n, d, k, values, seeds=seeds_of(n))
-  for values in VALUES:  # attention that looks at few positions
+  for values in VALUES:  # Attention concentrated on few positions.
     for k in (128, bounds.theorem_k(512, 0.5)):
       yield Setting("theorem1", 512, 64, k, values, scale=4.0)
 
@@ -77,5 +78,5 @@ def _practice():
 
 
 def every_setting() -> list[Setting]:
-  """All settings."""
+  """Returns all settings."""
   return [*_theorem1(), *_theorem2(), *_practice()]

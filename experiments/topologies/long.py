@@ -21,8 +21,8 @@ from experiments import grid
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "long.jsonl"
 DEVICES = 8
-# A device that waits for others holds a thread of the pool, which would have
-# one for each core; and on two cores eight devices wait long.
+# A device that waits for others blocks a thread of the pool, which by default
+# has one thread per core. On two cores, eight devices wait long.
 CPU = {
   "JAX_PLATFORMS": "cpu",
   "JAX_NUM_CPU_DEVICES": str(DEVICES),
@@ -34,12 +34,12 @@ CPU = {
 
 
 def records(path: pathlib.Path = RESULTS) -> list[dict]:
-  """All runs of a file."""
+  """Returns all runs in a file."""
   return grid.lines(path)
 
 
 def make_config(n: int, width: int, k: int):
-  """The config of a run."""
+  """Returns the config of a run."""
   from configs import linformer
 
   config = linformer.get_config(f"n={n},k={k},sharing=layerwise")
@@ -65,10 +65,10 @@ def make_config(n: int, width: int, k: int):
 
 
 def updates(config, limit: int) -> dict:
-  """Losses and seconds of two updates on random tokens, after compiling.
+  """Returns losses and seconds of two updates on random tokens.
 
-  Where the program asks for more than `limit` bytes it is not run: a device
-  that gets no memory would leave the others waiting for it.
+  Compiles first. A program that needs more than `limit` bytes is not run, as
+  the other devices would wait forever for one that is out of memory.
   """
   import jax
   import numpy as np
@@ -114,7 +114,7 @@ def updates(config, limit: int) -> dict:
 
 
 def main():
-  """Runs the updates in a process of its own, and writes what came out."""
+  """Runs the updates in a separate process and writes the result."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

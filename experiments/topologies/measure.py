@@ -23,7 +23,7 @@ from linformer_jax.parallel import sharding
 from linformer_jax.tools import aot, plan
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compiled.jsonl"
-TOKENS = 4096  # of an update, on each chip
+TOKENS = 4096  # per chip and update
 MILLION = 2**20
 POD = "v5e:16x16"
 GROUPS = ("lengths", "chips", "million")
@@ -34,15 +34,15 @@ class Row:
   """One compile.
 
   Attributes:
-    group: 'lengths', sequences of many lengths on one slice; 'chips', one
-      length on slices of many sizes; 'million', one sequence of 2^20 tokens.
+    group: 'lengths', many sequence lengths on one slice; 'chips', one length on
+      slices of many sizes; 'million', one sequence of 2^20 tokens.
     topology: the slice.
     size: 'base' or 'large'.
     attention: 'linformer' or 'softmax'.
-    n: tokens of a sequence.
+    n: sequence length in tokens.
     k: projected length, 0 for softmax attention.
-    sequence: chips that share a sequence.
-    sharing: of E and F.
+    sequence: the number of chips that a sequence is sharded over.
+    sharing: how E and F are shared.
   """
 
   group: str
@@ -56,7 +56,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-  """All rows, quick ones first."""
+  """Returns all rows, the fastest first."""
   found = [
     Row("chips", topology, "base", "linformer", 512, 128)
     for topology in ("v5e:2x4", "v5e:8x8", POD, "v5p:2x2x2", "v5p:4x4x4")
@@ -71,7 +71,7 @@ def rows() -> list[Row]:
       for n in cells.LENGTHS
     ]
   found += [
-    # E and F of each layer would be 26 GB of parameters; one for all is 1 GB.
+    # E and F per layer would be 26 GB of parameters; shared by all, 1 GB.
     Row(
       "million", topology, "base", "linformer", MILLION, 256, chips, "layerwise"
     )
@@ -81,12 +81,12 @@ def rows() -> list[Row]:
 
 
 def chips_of(n: int) -> int:
-  """Chips that share a sequence, so that none has more than `TOKENS`."""
+  """Returns the number of chips that hold n tokens at `TOKENS` per chip."""
   return max(1, n // TOKENS)
 
 
 def make_config(row: Row, num_devices: int):
-  """The config of a row: bfloat16, no dropout of attention weights."""
+  """Returns the config of a row: bfloat16, without attention dropout."""
   if row.attention == "softmax":
     config = transformer.get_config(f"n={row.n},size={row.size}")
   else:
@@ -94,7 +94,7 @@ def make_config(row: Row, num_devices: int):
       f"n={row.n},k={row.k},size={row.size},sharing={row.sharing}"
     )
   config.model.dtype = "bfloat16"
-  # Attention weights need not be kept where none are dropped.
+  # Without dropout, attention weights need not be stored.
   config.model.attention_dropout_rate = 0.0
   config.model.remat = row.n > 65_536
   config.mesh.sequence = row.sequence
@@ -104,13 +104,13 @@ def make_config(row: Row, num_devices: int):
 
 
 def measure(row: Row) -> dict:
-  """What the compiler says of a row."""
+  """Returns the compiler's report on a row."""
   devices = aot.devices(row.topology)
   config = make_config(row, len(devices))
   start = time.perf_counter()
   report = plan.compile_update(config, devices)
   seconds = time.perf_counter() - start
-  counted = None  # two compiles more, where speed is asked for
+  counted = None  # Takes two more compiles; needed only to estimate speed.
   if row.group == "chips" and not report.exhausted:
     counted = plan.counts(config, devices)
   mesh = sharding.make_mesh(config.mesh, devices)
@@ -134,12 +134,12 @@ def measure(row: Row) -> dict:
 
 
 def records(path: pathlib.Path = RESULTS) -> dict[Row, dict]:
-  """Records of a file by their row; a later line wins."""
+  """Returns the records of a file by row; the last one wins."""
   return grid.records(path, Row)
 
 
 def tell(line: dict) -> str:
-  """A record in a line."""
+  """Formats a record as one line."""
   peak = "more" if line["peak"] is None else f"{line['peak'] / 2**30:.2f} GiB"
   told = (
     f"{line['topology']} {line['size']} n={line['n']:,} k={line['k']}: {peak} "
@@ -151,7 +151,7 @@ def tell(line: dict) -> str:
 
 
 def main():
-  """Compiles what is missing, and tells how far it is."""
+  """Compiles the missing rows."""
   given = grid.parser(__doc__, RESULTS).parse_args()
   grid.work(rows(), given, measure, tell)
 

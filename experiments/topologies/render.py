@@ -1,9 +1,9 @@
-"""Renders the compiled rows into tables, and what they let one expect.
+"""Renders the compiled rows, and estimates from them, into tables.
 
   .venv/bin/python -m experiments.topologies.render
 
-Writes experiments/topologies/README.md between its marks. A test renders again
-and compares.
+Writes experiments/topologies/README.md between its markers. A test renders
+again and compares.
 """
 
 import pathlib
@@ -16,8 +16,8 @@ HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
 MARK = "<!-- experiments/topologies/render.py: {} -->"
 
-# Published rates of a chip, bytes per second: of its memory, and of all its
-# links to neighbours together. Google Cloud's pages on TPU v5e (819 GB/s; 1,600
+# Published bandwidths of a chip in bytes per second: its memory, and the sum of
+# its links to neighbors. Google Cloud's pages on TPU v5e (819 GB/s; 1,600
 # Gbit/s) and v5p (2,765 GB/s; 4,800 Gbit/s).
 RATES = {
   "TPU v5 lite": (819e9, 1600e9 / 8),
@@ -26,12 +26,12 @@ RATES = {
 
 
 def exchange_seconds(record: dict) -> float:
-  """Of all collectives, on rings that use all links and wait for nothing.
+  """Returns the seconds of all collectives on ideal rings that use all links.
 
-  On p chips an all-reduce of S bytes sends and gets 2 S (p - 1) / p, a gather
-  to S bytes and an exchange of S half of that, a reduce-scatter to S bytes
-  S (p - 1). p is taken as large, and of a scatter as the mesh's smaller axes
-  give it.
+  On p chips, an all-reduce of S bytes sends and receives 2 S (p - 1) / p bytes,
+  an all-gather to S bytes and an all-to-all of S bytes half of that, and a
+  reduce-scatter to S bytes S (p - 1). p is taken as large, and for a
+  reduce-scatter as the largest axis of the mesh.
   """
   _, links = RATES[record["device"]]
   total = 0.0
@@ -46,7 +46,7 @@ def exchange_seconds(record: dict) -> float:
 
 
 def expected(record: dict) -> dict[str, float]:
-  """Seconds of an update by each of three limits."""
+  """Returns the seconds of an update under each of three limits."""
   memory, _ = RATES[record["device"]]
   peak = flops.PEAK_FLOPS[record["device"]]
   return {
@@ -57,7 +57,7 @@ def expected(record: dict) -> dict[str, float]:
 
 
 def tokens_per_second(record: dict, overlap: bool) -> float:
-  """Tokens a second of the slice; links beside or after all else."""
+  """Returns the slice's tokens/s, with communication overlapped or not."""
   limits = expected(record)
   own = max(limits["products"], limits["memory"])
   time = max(own, limits["links"]) if overlap else own + limits["links"]
@@ -75,7 +75,7 @@ def _mesh(record):
 
 
 def compiled_table(found: dict, group: str) -> str:
-  """Memory and work of a chip in each row of a group."""
+  """Returns a table of memory and FLOPs per chip for the rows of a group."""
   lines = [
     "| slice | model | n | k | mesh | sequences | state GiB | peak GiB | of "
     "| GFLOP needed | GB exchanged |",
@@ -85,7 +85,7 @@ def compiled_table(found: dict, group: str) -> str:
     record = found.get(row)
     if row.group != group or record is None:
       continue
-    exchanged = "–"  # the compiler does not print every program for v5p
+    exchanged = "–"  # The compiler does not print every program for v5p.
     if record["collectives"]:
       exchanged = f"{sum(record['collectives'].values()) / 1e9:,.3f}"
     fits = record["peak"] is not None and record["peak"] <= record["capacity"]
@@ -100,7 +100,7 @@ def compiled_table(found: dict, group: str) -> str:
 
 
 def scaling_table(found: dict) -> str:
-  """What the limits let one expect on slices of several sizes."""
+  """Returns a table of estimated speed on slices of several sizes."""
   lines = [
     "| slice | n | mesh | GFLOP compiled | GB moved | products ms | memory ms "
     "| links ms | tokens/s, links beside the rest | tokens/s, links after it "
@@ -129,7 +129,7 @@ def scaling_table(found: dict) -> str:
 
 
 def long_table(found: list[dict]) -> str:
-  """Updates that were run on eight CPU devices."""
+  """Returns a table of the updates run on eight CPU devices."""
   lines = [
     "| n | width | k | layers | seconds an update | loss, before and after one "
     "| peak resident GiB |",
@@ -153,7 +153,7 @@ def _hosts(found):
 
 
 def sections(found: dict, run: list[dict]) -> dict[str, str]:
-  """Returns the rendered parts of the page, by their marks.
+  """Returns the rendered parts of the page, by marker.
 
   Args:
     found: the compiled rows.

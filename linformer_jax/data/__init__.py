@@ -1,1 +1,1 @@
-"""Text in, batches for masked language modeling out; start at `pipeline`."""
+"""Turns text into batches; start at `pipeline`."""

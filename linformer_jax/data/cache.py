@@ -1,8 +1,8 @@
-"""Cache entries: written once and whole, and checked whenever opened.
+"""Cache entries, written atomically and checked whenever they are opened.
 
-An entry is a folder named by the hash of its settings. It is written under
-another name, flushed to disk and renamed, so a reader sees all of it or none.
-Processes of one host queue at a lock; across hosts on a network filesystem,
+An entry is a folder named by the hash of its settings. It is written under a
+temporary name, flushed to disk and renamed, so a reader sees all of it or none.
+Processes on one host wait for a lock. Across hosts on a network filesystem,
 where locks may not work, the first rename wins and the others use its entry.
 """
 
@@ -26,13 +26,13 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 2
 META = "meta.json"
-# Sizes are always checked; contents up to here, as hashing 1 GB takes seconds.
+# Hashing 1 GB takes seconds, so larger files are checked by size alone.
 HASHED_BYTES = 256 * 2**20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def root_directory(configured: str) -> str:
-  """The folder of all entries: `configured`, $LINFORMER_CACHE or the default.
+  """Returns the cache folder: `configured`, $LINFORMER_CACHE or the default.
 
   Args:
     configured: a path, or ''.
@@ -41,7 +41,7 @@ def root_directory(configured: str) -> str:
     An absolute path.
 
   Raises:
-    ValueError: for a URL, or a home folder that is not known.
+    ValueError: for a URL, or if the home folder is unknown.
   """
   name, path = "data.cache_dir", configured
   if not path:
@@ -51,7 +51,7 @@ def root_directory(configured: str) -> str:
 
 
 def key(settings: dict[str, Any]) -> str:
-  """The sha256, in hex, of the settings as canonical JSON."""
+  """Returns the sha256, in hex, of the settings as canonical JSON."""
   text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -62,19 +62,19 @@ def open_or_build(
   settings: dict[str, Any],
   build: Callable[["Writer"], None],
 ) -> str:
-  """Returns the folder of a sound entry, building it where there is none.
+  """Returns the folder of an undamaged entry, building it if necessary.
 
   Args:
-    root: the folder of all entries; made if absent.
-    name: a readable prefix of the entry's name.
-    settings: JSON-like; whatever the contents depend on.
+    root: the cache folder; created if absent.
+    name: a readable prefix for the entry's name.
+    settings: JSON-like; everything the contents depend on.
     build: writes the files of the entry.
 
   Returns:
     The path of the entry.
 
   Raises:
-    ValueError: if `root` cannot be written, or has no space.
+    ValueError: if `root` cannot be written or is full.
   """
   settings = json.loads(json.dumps(settings))
   slug = re.sub(r"[^A-Za-z0-9.]+", "_", name)
@@ -87,14 +87,14 @@ def open_or_build(
   except OSError as error:
     raise ValueError(f"cannot write to cache_dir {root}: {error}") from error
   with lock:
-    alone = _lock(lock, directory)
+    locked = _lock(lock, directory)
     found = damage(directory, settings)
     if found is None:
       return directory
     if os.path.exists(directory):
       _log.warning("%s is damaged (%s): building it anew", directory, found)
     try:
-      _build(directory, settings, build, alone)
+      _build(directory, settings, build, locked)
     except OSError as error:
       if error.errno not in _NO_SPACE:
         raise
@@ -105,24 +105,24 @@ def open_or_build(
 def find(
   directories: Iterable[str], files: dict[str, dict[str, Any]]
 ) -> str | None:
-  """Returns the first sound entry that holds just these files, if any.
+  """Returns the first undamaged entry with exactly these files, or None.
 
   Args:
-    directories: where to look; some may not exist or be no entries.
-    files: name to bytes and sha256, as `files_of` returns them.
+    directories: where to look; they need not be entries, or exist.
+    files: name to bytes and sha256, as returned by `files_of`.
   """
   for directory in directories:
     try:
       found = files_of(directory)
     except (OSError, ValueError, KeyError, TypeError):
-      continue  # not an entry, or damaged: as good as absent
+      continue  # Not an entry, or damaged.
     if found == files and damage(directory) is None:
       return directory
   return None
 
 
 def files_of(directory: str) -> dict[str, dict[str, Any]]:
-  """Returns bytes and sha256 of each file of an entry, as they were written."""
+  """Returns the recorded bytes and sha256 of each file of an entry."""
   with open(os.path.join(directory, META), encoding="utf-8") as file:
     return json.load(file)["files"]
 
@@ -130,11 +130,11 @@ def files_of(directory: str) -> dict[str, dict[str, Any]]:
 def damage(
   directory: str, settings: dict[str, Any] | None = None
 ) -> str | None:
-  """What is wrong with an entry, in a few words, or None if it is sound.
+  """Returns a short description of an entry's damage, or None.
 
   Args:
-    directory: of the entry.
-    settings: what it should have been made from; None for anything.
+    directory: the entry.
+    settings: the settings expected; None accepts any.
   """
   try:
     with open(os.path.join(directory, META), encoding="utf-8") as file:
@@ -161,7 +161,7 @@ def damage(
 
 
 class Writer:
-  """Writes the files of one entry and remembers their sizes and hashes."""
+  """Writes the files of one entry and records their sizes and hashes."""
 
   def __init__(self, directory: str):
     self._directory = directory
@@ -189,10 +189,10 @@ def _build(
   directory: str,
   settings: dict[str, Any],
   build: Callable[[Writer], None],
-  alone: bool,
+  locked: bool,
 ) -> None:
   prefix = f"{directory}.tmp-{socket.gethostname()}-"
-  if alone:
+  if locked:
     _remove_abandoned(prefix)
   temporary = f"{prefix}{uuid.uuid4().hex}"
   os.mkdir(temporary)
@@ -211,7 +211,7 @@ def _build(
 
 
 def _publish(temporary: str, directory: str, settings: dict[str, Any]) -> None:
-  """Renames the new entry into place, unless a sound one is there by now."""
+  """Renames the new entry into place unless another process has done so."""
   try:
     os.rename(temporary, directory)
   except OSError as error:
@@ -229,7 +229,7 @@ def _publish(temporary: str, directory: str, settings: dict[str, Any]) -> None:
 
 
 def _remove_abandoned(prefix: str) -> None:
-  """Removes what a killed process of this host left: the lock is ours now."""
+  """Removes what killed processes of this host left; needs the lock."""
   parent, start = os.path.split(prefix)
   for name in os.listdir(parent):
     if name.startswith(start):
@@ -237,7 +237,7 @@ def _remove_abandoned(prefix: str) -> None:
 
 
 def _lock(lock: BinaryIO, directory: str) -> bool:
-  """Takes the lock until the file is closed; False if there are no locks."""
+  """Takes the lock until the file is closed; False if locks do not work."""
   try:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""Texts, or pairs of texts, with labels: JSON lines to rows of tokens.
+"""Reads labeled texts, or labeled pairs of texts, from JSON lines.
 
-An object a line: `text` (or the field that the config names), `text_pair` if
-it is about two texts, and `label`, an integer or a string. Labels are numbered
-in the order in which they sort.
+Each line is an object with `text` (or the field that the config names), an
+optional `text_pair`, and `label`, an integer or a string. Labels are numbered
+in sorted order.
 """
 
 import dataclasses
@@ -34,24 +34,24 @@ from linformer_jax.data.text import tokenizer as tokenizer_lib
 _log = logging.getLogger(__name__)
 
 _LABELS = "labels.json"
-# Tokens of both texts of all rows, and [rows, 3]: of each, the tokens of its
-# first text, those of its second, and its label.
+# The tokens of all rows, and [rows, 3]: the number of tokens in each row's
+# first text, the number in its second, and its label.
 _TOKENS, _ROWS = "{}.bin", "{}_rows.bin"
 _ROWS_AT_ONCE = 4096
 
-# A row as it is read: its texts, and its label.
+# (text, text_pair, label)
 Labeled = tuple[str, str, int | str]
 
 
 class Rows:
   """Random access to labeled rows: `len(rows)`, `rows[i]`.
 
-  A row is {'text': int32 [n], 'pair': int32 [m], 'label': int}, of any length
-  and without special tokens; m is 0 where there is one text.
+  A row is {'text': int32 [n], 'pair': int32 [m], 'label': int}, untruncated
+  and without special tokens; m is 0 if there is one text.
 
   Attributes:
     labels: int64 [rows].
-    sequence_length: N, for which the rows are meant.
+    sequence_length: N, the length the task builds its examples at.
   """
 
   def __init__(self, directory: str, split: str, config: corpus.DataConfig):
@@ -78,14 +78,14 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabeledTexts:
-  """Labeled texts, opened from the cache.
+  """Tokenized labeled texts, opened from the cache.
 
   Attributes:
     tokenizer: the tokenizer.
     train, validation: the rows.
-    labels: names of the labels, by their numbers.
+    labels: the names of the labels, indexed by number.
     directory: the cache entry.
-    record: what identifies all this, for the folder of a run.
+    record: identifies the data, for the run's folder.
   """
 
   tokenizer: tokenizers.Tokenizer
@@ -106,14 +106,14 @@ class LabeledTexts:
 def prepare(
   config: corpus.DataConfig, known: provenance.Record | None = None
 ) -> LabeledTexts:
-  """Opens labeled texts, tokenizing them first if the cache has them not.
+  """Opens labeled texts, tokenizing them first if they are not cached.
 
   Without `validation_files`, rows are held out by a hash of their texts, so
-  that copies of a row are on one side.
+  copies of a row fall into the same split.
 
   Raises:
-    ValueError: as `corpus.prepare`; for a line without a label, or a label of
-      the validation split that training has not.
+    ValueError: as `corpus.prepare`; also for a line without a label, or a
+      label that only the validation split has.
   """
   return corpus.open_cached(config, known, _source, _build, _open)
 
@@ -231,7 +231,7 @@ def _build(
 
 
 def _trained(source, config) -> tokenizers.Tokenizer:
-  """A tokenizer of the training texts, as many as the config allows."""
+  """Trains a tokenizer on the training texts, up to the configured size."""
   left = config.tokenizer_train_megabytes * 1e6
 
   def texts() -> Iterator[str]:

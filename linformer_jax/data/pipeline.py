@@ -1,10 +1,9 @@
-"""From records to batches of a task, the same on any number of processes.
+"""Makes batches for a task, the same ones on any number of processes.
 
-`prepare` opens a corpus, tokenized once and cached; `train_iterator` and
-`validation_batches` make the task's examples as they are read. Every process
-makes the same decisions from the same numbers, so nothing is exchanged between
-hosts, and the rows of global batch b are the same, in the same order, for any
-number of processes.
+`prepare` opens a corpus, tokenized once and cached. `train_iterator` and
+`validation_batches` build the task's examples on the fly. Every process derives
+them from the same seeds without communication, and global batch b has the same
+rows, in the same order, for any number of processes.
 """
 
 from collections.abc import Iterator
@@ -17,21 +16,21 @@ from linformer_jax.data import pairs
 from linformer_jax.data.text import corpus as corpus_lib
 from linformer_jax.data.text import provenance
 
-# What a user of batches needs is here; where it comes from, in `corpus`.
+# Re-exported so that callers need only this module.
 DataConfig = corpus_lib.DataConfig
 Corpus = corpus_lib.Corpus
 Record = provenance.Record
 read_record = provenance.from_json
-# How the records of a `data.source` are opened. A config file may add to it.
+# Opens the records of each `data.source`. A config file may add entries.
 DATASETS = dict.fromkeys(corpus_lib.SOURCES, corpus_lib.prepare)
 DATASETS["labeled"] = pairs.prepare
 
-# Draws of validation belong to no seed and no epoch of training: every run on a
-# corpus is scored on the same predictions.
+# Validation has its own seed and an epoch that training never reaches, so every
+# run on a corpus is scored on the same predictions.
 _VALIDATION_SEED = 0
 _VALIDATION_EPOCH = 2**32 - 1
-# Blocks of "endless" training: batches of them are counted in floating point by
-# grain, which is exact up to here.
+# The number of blocks in "endless" training: grain counts their batches in
+# floating point, which is exact up to here.
 _ENDLESS = 2**53
 
 
@@ -40,12 +39,12 @@ def prepare(config: DataConfig, known: Record | None = None) -> Any:
 
   Returns:
     An object with `train` and `validation`, sequences of dicts of numpy arrays
-    that have a `sequence_length`; `directory`, where they lie, for a message;
-    `record` and `tokenizer_json`, for the run's folder, or None; and what the
-    task needs of it.
+    with a `sequence_length`; `directory`, their location, for messages;
+    `record` and `tokenizer_json`, for the run's folder, or None; and whatever
+    else the task needs.
 
   Raises:
-    ValueError: in one line, for a source that is none, or cannot be used.
+    ValueError: in one line, for a source that is unknown or unusable.
   """
   if config.source not in DATASETS:
     raise ValueError(
@@ -64,30 +63,31 @@ def train_iterator(
   num_threads: int = 1,
   prefetch: int = 16,
 ) -> grain.DatasetIterator:
-  """Endless training batches.
+  """Returns an iterator of training batches that never ends.
 
-  Every epoch has an order and draws of its own and every record once; a batch
-  may span two epochs, so nothing is dropped. The state, `{'next_index': b}`,
-  counts global batches: it is the same on every process and holds for another
-  number of processes.
+  Every epoch visits each record once, in a new order and with new random draws.
+  A batch may span two epochs, so nothing is dropped. The state,
+  `{'next_index': b}`, counts global batches: it is the same on every process
+  and stays valid if the number of processes changes.
 
   Args:
-    corpus: from `prepare(config)`.
-    task: a `tasks.Task`, which makes rows of records.
-    seed: of the order and of the task's draws.
-    batch_size: rows of the global batch.
-    process_index: of this process.
-    process_count: a divisor of `batch_size`. This process gets the rows from
-      `process_index * batch_size // process_count` on.
-    num_threads: that read ahead; 0 reads when asked.
+    corpus: as returned by `prepare`.
+    task: a `tasks.Task`, which turns records into rows.
+    seed: seeds the order and the task's draws.
+    batch_size: the number of rows in the global batch.
+    process_index: the index of this process.
+    process_count: a divisor of `batch_size`. This process gets
+      `batch_size // process_count` rows, starting at
+      `process_index * batch_size // process_count`.
+    num_threads: threads that read ahead; 0 reads on demand.
     prefetch: batches to read ahead.
 
   Returns:
-    A grain iterator: `next`, `get_state`, `set_state`; `grain.checkpoint`
-    saves it.
+    A grain iterator with `next`, `get_state` and `set_state`, which
+    `grain.checkpoint` saves.
 
   Raises:
-    ValueError: if sizes disagree.
+    ValueError: if the sizes disagree.
   """
   rows = _rows(corpus, task, batch_size, process_index, process_count)
   fields = task.spec(masked=task.short)
@@ -98,9 +98,9 @@ def train_iterator(
     row = task.example(corpus.train[record], rng, corpus)
     return {name: row[name] for name in fields}
 
-  # The example is made before the shuffle, where the index still says the
-  # epoch: epoch * length + record. Records and not blocks are the source, as
-  # grain measures each element of a source at the cost of making it.
+  # Examples are built before the shuffle, where the index is still
+  # epoch * length + record. The source is a range and not the records, as grain
+  # builds elements of a source to measure them.
   dataset = (
     grain.MapDataset.range(len(corpus.train))
     .map_with_index(example)
@@ -109,7 +109,7 @@ def train_iterator(
     .repeat(_ENDLESS // len(corpus.train))
     .batch(rows)
   )
-  # The process's batches, of every `process_count` in turn.
+  # Each global batch is `process_count` of these; take this process's.
   dataset = dataset.slice(slice(process_index, None, process_count))
   return iter(
     dataset.to_iter_dataset(
@@ -125,22 +125,22 @@ def validation_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The whole held-out split, once, in order, under draws that never change.
+  """Returns the held-out split, once and in order, with fixed random draws.
 
-  The task's filler, of weight 0, fills up the last batch.
+  The task's filler rows, which have weight 0, complete the last batch.
 
   Args:
-    corpus: from `prepare(config)`.
-    task: a `tasks.Task`, which makes rows of records.
-    batch_size: rows of the global batch.
-    process_index: of this process.
+    corpus: as returned by `prepare`.
+    task: a `tasks.Task`, which turns records into rows.
+    batch_size: the number of rows in the global batch.
+    process_index: the index of this process.
     process_count: a divisor of `batch_size`.
 
   Returns:
-    As many batches on every process.
+    An iterator with the same number of batches on every process.
 
   Raises:
-    ValueError: if sizes disagree; at the call, not at the first batch.
+    ValueError: if the sizes disagree; at the call, not at the first batch.
   """
   rows = _rows(corpus, task, batch_size, process_index, process_count)
 
@@ -169,7 +169,7 @@ def _rows(
   process_index: int,
   process_count: int,
 ) -> int:
-  """Rows of one process's share of a batch, after checking the sizes."""
+  """Returns the rows per process and batch, after checking the sizes."""
   if corpus.train.sequence_length != task.length:
     raise ValueError(
       f"the corpus has blocks of {corpus.train.sequence_length}, the task"
@@ -188,20 +188,16 @@ def _rows(
 
 
 def record_rng(seed: int, epoch: int, record: int) -> np.random.Generator:
-  """A generator of its own for each (seed, epoch, record).
+  """Returns an independent generator for each (seed, epoch, record).
 
-  Philox is counter-based: streams under different keys are independent, so
-  the key can be the three numbers themselves, unhashed, and what is drawn for a
-  record depends on nothing else: not on the batch, the order of reading or the
-  number of processes.
+  Philox is counter-based: streams with different keys are independent, so the
+  three numbers serve as the key without hashing. The draws for a record do not
+  depend on the batch, the order of reading or the number of processes.
 
   Args:
     seed: below 2**32.
     epoch: below 2**32.
     record: below 2**64.
-
-  Returns:
-    A fresh generator.
   """
   return np.random.Generator(
     np.random.Philox(key=(seed << 96) | (epoch << 64) | record)

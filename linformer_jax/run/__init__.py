@@ -1,1 +1,1 @@
-"""What surrounds a run: command line, folder, checkpoints, records."""
+"""The infrastructure of a run: command line, folder, checkpoints, metrics."""

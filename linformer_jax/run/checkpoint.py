@@ -1,10 +1,9 @@
-"""Orbax checkpoints: a state, a note of what belongs to it, and checksums.
+"""Orbax checkpoints: a state, a JSON note about it, and checksums.
 
-A checkpoint is trusted only when what is read has the checksums of what was
-saved, as storage formats do not notice every flipped byte. Those of the files
-are looked at before anything is parsed: given a damaged file, parsers fail in
-ways that help nobody. The fingerprint of the arrays tells whether what went to
-disk is what was in memory.
+A checkpoint is used only if its checksums match, as storage formats do not
+detect every flipped byte. File checksums are compared before anything is
+parsed, as the errors of parsers on damaged files are obscure. A fingerprint of
+the arrays verifies that the disk holds what was in memory.
 """
 
 import contextlib
@@ -31,29 +30,30 @@ class CheckpointError(Exception):
 
 
 def _reason(error) -> str:
-  """The start of an error's message, on one line, or what it is a code for."""
+  """Returns the start of an error's message, or the meaning of its code."""
   if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
     return os.strerror(int(code[1]))
   return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _leaf_fingerprint(x):
-  """Position-weighted sum of the bits of an array, modulo 2^32.
+  """Returns the position-weighted sum of an array's bits, modulo 2^32.
 
-  Integer sums do not depend on their order, so neither on the sharding.
+  An integer sum does not depend on its order, and so not on the sharding.
   """
   if x.dtype == bool:
     x = x.astype(jnp.uint8)
-  # Of 8 bytes (jax_enable_x64) each half is a number.
+  # Eight-byte values (jax_enable_x64) become two numbers.
   width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-  # The place in the flat array, made without one, which would be gathered.
+  # The index in the flat array, computed without flattening, which would
+  # gather a sharded array.
   place = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
     place = place * np.uint32(size) + jax.lax.broadcasted_iota(
       jnp.uint32, bits.shape, axis
     )
-  # Odd weights are invertible modulo 2^32: one changed value always shows.
+  # Odd weights are invertible modulo 2^32, so one changed value is detected.
   return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
@@ -63,15 +63,15 @@ def _fingerprints(state):
 
 
 def fingerprint(state) -> list[int]:
-  """One integer a leaf, equal for equal bits whatever the sharding."""
+  """Returns an integer per leaf that does not depend on the sharding."""
   return jax.device_get(_fingerprints(state)).tolist()
 
 
 def _file_checksums(folder) -> dict[str, int]:
-  """CRC-32 of the files of the saved items, by their names."""
+  """Returns the CRC-32 of each file of the saved items, by name."""
   found = {}
   for path in files.below(folder):
-    if path.parent != folder:  # Orbax adds to the folder itself
+    if path.parent != folder:  # Orbax adds files to the folder itself.
       crc = 0
       with path.open("rb") as file:
         while block := file.read(2**24):
@@ -81,15 +81,15 @@ def _file_checksums(folder) -> dict[str, int]:
 
 
 class Checkpoints:
-  """The checkpoints of one run, in <workdir>/checkpoints; use as a context."""
+  """The checkpoints in <workdir>/checkpoints; a context manager."""
 
   def __init__(self, workdir, keep: int = 1, read_only: bool = False):
     """Opens or makes the folder.
 
     Args:
-      workdir: folder of the run.
-      keep: how many of the newest stay; older ones are deleted once a newer one
-        is on disk.
+      workdir: the run's folder.
+      keep: the number of checkpoints to keep; older ones are deleted once a
+        newer one is on disk.
       read_only: change nothing, as another process may be saving there.
     """
     workdir = files.folder(workdir)
@@ -98,9 +98,10 @@ class Checkpoints:
     self._directory = workdir / "checkpoints"
     self._keep = keep
     self._read_only = read_only
-    self._saving = None  # the newest step on its way to the disk
+    self._saving = None  # The last step to be saved.
     if not read_only and jax.process_index() == 0:
-      # Of a kill. Orbax would do so in a thread that a second manager races.
+      # Left by a kill. Orbax removes them in a thread, which would race with a
+      # second manager.
       for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
         files.remove(path)
     self._manager = self._open()
@@ -113,7 +114,7 @@ class Checkpoints:
         create=not self._read_only,
         read_only=self._read_only,
         save_interval_steps=0 if self._read_only else 1,
-        # Opening reads no file, so damage is met where it is handled.
+        # Opening reads no file, so damage is found where it is handled.
         lightweight_initialize=True,
         async_options=ocp.AsyncOptions(
           post_finalization_callback=self._write_checksums
@@ -127,13 +128,13 @@ class Checkpoints:
   def __exit__(self, kind, *_):
     failed = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
     if failed and jax.process_count() > 1:
-      return  # closing waits for all processes, and one may be dead
+      return  # Closing waits for all processes, and one may be dead.
     with self._writing():
       self._manager.close()
 
   @contextlib.contextmanager
   def _writing(self):
-    """What goes wrong in Orbax's threads is raised by a later call of it."""
+    """Raises a CheckpointError for Orbax's errors, also from its threads."""
     try:
       yield
     except (ValueError, OSError) as error:
@@ -143,20 +144,20 @@ class Checkpoints:
       ) from error
 
   def steps(self) -> list[int]:
-    """Updates at which there is a checkpoint."""
+    """Returns the steps of the checkpoints, sorted."""
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state, note: dict):
-    """Starts to save; training may go on meanwhile. No-op when it is there.
+    """Starts to save in the background, unless the checkpoint exists.
 
     Args:
       step: updates completed.
       state: a tree of arrays, which may be donated once this returns.
-      note: JSON of what belongs to it: the place in the data, the config.
+      note: JSON that belongs to the state: position in the data, config.
     """
     if step in self._manager.all_steps():
       return
-    self.wait()  # as Orbax does anyway
+    self.wait()  # Orbax would wait anyway.
     self._saving = step
     note = note | {"fingerprint": fingerprint(state)}
     with self._writing():
@@ -165,14 +166,14 @@ class Checkpoints:
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
         ),
-        force=True,  # whether it is due is for the caller to say
+        force=True,  # The caller decides whether a checkpoint is due.
       )
 
   def _write_checksums(self):
     """Called by Orbax on the first process, in the thread that saves.
 
-    The items are complete, the folder has its temporary name: the renaming that
-    makes it a checkpoint makes the checksums part of it.
+    The items are complete, but the folder still has its temporary name, so the
+    rename that completes the checkpoint includes the checksums.
     """
     step = str(self._saving)
     entries = self._directory.iterdir()
@@ -181,10 +182,10 @@ class Checkpoints:
     (folder / _CHECKSUMS).write_text(text)
 
   def wait(self):
-    """Returns when all that was saved is on disk.
+    """Waits until the last checkpoint is on disk.
 
     Raises:
-      CheckpointError: when it cannot be written, e.g. to a full disk.
+      CheckpointError: if it cannot be written, e.g. to a full disk.
     """
     with self._writing():
       self._manager.wait_until_finished()
@@ -203,7 +204,7 @@ class Checkpoints:
       self._check_files(step)
     except (ValueError, OSError) as error:
       problem = error
-    # Reading is for all processes together, or one would wait for the others.
+    # All processes must restore, or none; otherwise some would wait forever.
     if jax.process_count() > 1:
       sound = multihost_utils.process_allgather(np.array(problem is None))
       if not problem and not sound.all():
@@ -225,21 +226,21 @@ class Checkpoints:
     return restored.state, note
 
   def restore(self, abstract_state, step: int | None = None):
-    """The newest checkpoint that is whole, or that of one step.
+    """Restores the newest undamaged checkpoint, or that of one step.
 
-    Damaged ones are reported; once an older one has been read they are set
-    aside, as damaged-<step> in the folder of the run.
+    Damaged checkpoints are reported. Once an older one has been read, they are
+    set aside as damaged-<step> in the run's folder.
 
     Args:
       abstract_state: the tree of shapes and shardings to restore to.
       step: updates completed, or None for the newest.
 
     Returns:
-      (state, note), or None when nothing has been saved.
+      (state, note), or None if there is no checkpoint.
 
     Raises:
-      CheckpointError: when there are checkpoints and none can be read, or none
-        is of the step that is wanted.
+      CheckpointError: if there are checkpoints but none can be read, or none is
+        of the requested step.
     """
     steps, damaged = self.steps(), []
     if step is not None:
@@ -272,7 +273,7 @@ class Checkpoints:
     return None
 
   def _set_aside(self, steps):
-    """Makes room for these steps to be saved again, and deletes nothing."""
+    """Renames damaged checkpoints, so that their steps can be saved again."""
     self._manager.close()
     if jax.process_index() == 0:
       for step in steps:

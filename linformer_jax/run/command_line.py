@@ -1,4 +1,4 @@
-"""The flags of the command line, and one line for what is wrong with them."""
+"""Parses the flags of the command line, and reports errors in one line."""
 
 import itertools
 import os
@@ -15,16 +15,16 @@ from linformer_jax.run import paths
 
 MODES = ("train", "evaluate", "plan")
 _CHECKOUT = pathlib.Path(__file__).parents[2]
-# Globs: of two flags the second would silently take the place of the first.
+# Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 
 
 class UsageError(Exception):
-  """What the user asked for cannot be done; the message says why."""
+  """The user's request cannot be fulfilled; the message says why."""
 
 
 def make_flags() -> flags.FlagValues:
-  """The flags, unparsed, in a set of their own and not absl's global one."""
+  """Returns the unparsed flags, separate from absl's global ones."""
   values = flags.FlagValues()
   flags.DEFINE_string(
     "config",
@@ -75,9 +75,9 @@ def make_flags() -> flags.FlagValues:
 
 
 def _config_file(given: str) -> tuple[str, list[str]]:
-  """The file that --config names, and its argument if it has one.
+  """Returns the file that --config names, and its argument if it has one.
 
-  A path that leads nowhere from where the user stands counts from the checkout.
+  A path that does not exist in the current folder is looked up in the checkout.
   """
   argument = re.fullmatch(r"(?s)(.*?\.py):(.*)", given)
   if argument and not os.path.exists(given):
@@ -105,7 +105,7 @@ def _config_file(given: str) -> tuple[str, list[str]]:
 
 
 def _problem(path, error):
-  """An exception from a config file in a line, with the place in that file."""
+  """Describes an exception from a config file in one line, with its place."""
   if isinstance(error, SyntaxError):
     place, lines, text = error.filename or path, [error.lineno], error.msg
   else:
@@ -126,14 +126,14 @@ def load_config(given: str) -> config_dict.ConfigDict:
     given: FILE.py or FILE.py:ARGUMENT.
 
   Raises:
-    UsageError: for whatever is wrong with the file, naming its line.
+    UsageError: for any error in the file, naming its line.
   """
   from linformer_jax.run import config_fields
 
   path, argument = _config_file(given)
   module = types.ModuleType("config_file")
   module.__file__ = path
-  sys.modules[module.__name__] = module  # where dataclasses look for it
+  sys.modules[module.__name__] = module  # Dataclasses look it up there.
   try:
     exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), vars(module))
     if not callable(getattr(module, "get_config", None)):
@@ -141,7 +141,7 @@ def load_config(given: str) -> config_dict.ConfigDict:
     config = module.get_config(*argument)
   except UsageError:
     raise
-  except (Exception, SystemExit) as error:  # the file is the user's program
+  except (Exception, SystemExit) as error:  # The file may raise anything.
     raise UsageError(f"--config={_problem(path, error)}") from error
   if not isinstance(config, config_dict.ConfigDict):
     raise UsageError(
@@ -149,7 +149,7 @@ def load_config(given: str) -> config_dict.ConfigDict:
       "ml_collections ConfigDict"
     )
   try:
-    # A copy of a frozen one can be changed by flags.
+    # Flags can change the copy even if the original is frozen.
     config = config_dict.ConfigDict(config)
     config_fields.check_names_and_types(config)
   except (ValueError, config_dict.RequiredValueError) as error:
@@ -158,7 +158,7 @@ def load_config(given: str) -> config_dict.ConfigDict:
 
 
 def _take_config(words):
-  """The last value of --config, or None, and all other words."""
+  """Returns the last value of --config, or None, and all other words."""
   value, rest = None, []
   words = iter(words)
   for word in words:
@@ -176,7 +176,7 @@ def _take_config(words):
 
 
 def _check_fields(words, config):
-  """Raises a UsageError unless each --config.x.y names a field, once."""
+  """Raises a UsageError for an unknown field or a repeated list of globs."""
   from linformer_jax.run import config_fields
 
   names, seen = config_fields.flatten(config), set()
@@ -210,7 +210,7 @@ def _check_fields(words, config):
 
 
 def _check_values(words, given):
-  """Raises a UsageError for a flag that would take the next one for a value."""
+  """Raises a UsageError for a flag whose value would be the next flag."""
   for word, following in itertools.pairwise(words):
     name = word.lstrip("-")
     if word == "--":
@@ -221,12 +221,12 @@ def _check_values(words, given):
 
 
 def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
-  """Reads the flags; returns the words that are none.
+  """Parses the flags; returns the positional arguments.
 
-  Of a flag that is repeated the last one counts, as is usual.
+  The last occurrence of a repeated flag counts, as usual.
 
   Raises:
-    UsageError: in one line, for what is wrong with a flag or the config.
+    UsageError: in one line, for an error in a flag or the config.
   """
   try:
     words = given.read_flags_from_files(argv[1:], force_gnu=False)
@@ -250,17 +250,17 @@ def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
 
 
 def check(given, mode=MODES[0], *extra) -> str:
-  """Checks that flags go with each other and numbers are in their ranges.
+  """Checks that the flags are compatible and numbers are in their ranges.
 
   Args:
     given: parsed flags.
-    mode, *extra: the words that are no flags.
+    mode, *extra: the positional arguments.
 
   Returns:
     The mode.
 
   Raises:
-    UsageError: naming what does not.
+    UsageError: naming the problem.
   """
   from linformer_jax.run import config_fields
 
@@ -296,10 +296,10 @@ def check(given, mode=MODES[0], *extra) -> str:
 
 
 def folder(given):
-  """The folder of the run, which may not be there yet.
+  """Returns the run's folder, which need not exist.
 
   Raises:
-    UsageError: for a text that names none.
+    UsageError: for an invalid path.
   """
   from linformer_jax.run import files
 
@@ -310,10 +310,10 @@ def folder(given):
 
 
 def origin(given) -> str:
-  """The run that --init_from names, as an absolute path or one in a bucket.
+  """Returns the run that --init_from names: an absolute path or a gs:// path.
 
   Raises:
-    UsageError: for a path that cannot be one.
+    UsageError: for an invalid path.
   """
   try:
     path = paths.expand(given.init_from, "--init_from", bucket=True)

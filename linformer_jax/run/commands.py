@@ -1,4 +1,4 @@
-"""What the command line does: train, evaluate, plan."""
+"""Implements the commands: train, evaluate, plan."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ Next:
 
 
 def _scores(task, result):
-  """Lines on the metrics of a run beside the floor of its task."""
+  """Yields (name, text) for the metrics of a run and its task's floor."""
   value, floor = result[task.headline], result[task.floor_name]
   name = task.floor_name.replace("_", " ")
   yield (
@@ -54,7 +54,7 @@ def _summary(task, result, workdir):
 
 
 def _finished(directory, task, num_steps):
-  """The summary of a complete run, or None where there is none to read."""
+  """Returns the summary of a complete run, or None."""
   path = directory / report.RESULT
   if not path.exists():
     return None
@@ -76,8 +76,8 @@ def _too_large(config, error):
 
 
 @contextlib.contextmanager
-def _fits(directory, config, is_new):
-  """Takes a new run away again when its first update does not fit in memory."""
+def _removed_if_too_large(directory, config, is_new):
+  """Removes a new run if its first update does not fit in memory."""
   try:
     yield
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -91,16 +91,16 @@ def _fits(directory, config, is_new):
 
 
 def train(config, directory, new: bool, extend: bool):
-  """Trains a run, or says that it is complete.
+  """Trains a run, or reports that it is complete.
 
   Args:
-    config: of the run; `train` and `data` may be filled in.
-    directory: its folder.
-    new: start another one where the folder holds a run.
-    extend: go on with a complete one.
+    config: the run's config; fields of `train` and `data` may be filled in.
+    directory: the run's folder.
+    new: start another run if the folder holds one.
+    extend: train a complete run further.
 
   Raises:
-    UsageError: before anything is written; and all that training raises.
+    UsageError: before anything is written. Errors of training pass through.
   """
   held = None
   try:
@@ -114,7 +114,7 @@ def train(config, directory, new: bool, extend: bool):
     elif stored is not None:
       config.train.restarts = tuple(stored["train"].get("restarts", ()))
     if stored is not None:
-      # Of use only once; a resumed run need not be told again.
+      # Needed only at the start; resuming works without the flag.
       origin = config.train.init_from or stored["train"].get("init_from", "")
       config.train.init_from = origin
       workdir.check_same(directory, stored, config, free)
@@ -130,11 +130,11 @@ def train(config, directory, new: bool, extend: bool):
       held = workdir.claim(directory, config, experiment.corpus, free)
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
-  except MemoryError as error:  # of NumPy, where arrays of the start are made
+  except MemoryError as error:  # From NumPy, for initial arrays.
     raise _too_large(config, error) from error
   with (
     held or contextlib.nullcontext(),
-    _fits(directory, config, stored is None),
+    _removed_if_too_large(directory, config, stored is None),
   ):
     if free:
       report.say(workdir.extension(config))
@@ -144,7 +144,7 @@ def train(config, directory, new: bool, extend: bool):
 
 
 def _check_place(directory):
-  """Raises a ValueError where the folder of a run cannot be written."""
+  """Raises a ValueError if the run's folder cannot be written."""
   try:
     files.check_place(directory)
   except OSError as error:
@@ -154,7 +154,7 @@ def _check_place(directory):
 
 
 def _build(config, known, fresh):
-  """The experiment; the weights that it starts from are looked at first."""
+  """Builds the experiment, and checks the weights that it starts from."""
   source = config.train.init_from
   if source and not config.data.tokenizer_path:
     config.data.tokenizer_path = load.tokenizer_path(source, fresh)
@@ -177,8 +177,8 @@ def evaluate(directory):
 
 
 def plan(config, topology):
-  """Prints what an update of a config would take on other hardware."""
-  # Compiled for others; what this host has is left alone.
+  """Prints what an update of a config would need on other hardware."""
+  # Compilation needs no device, so leave this host's accelerators alone.
   jax.config.update("jax_platforms", "cpu")
   try:
     plan_lib.run(config, topology)

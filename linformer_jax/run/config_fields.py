@@ -1,7 +1,7 @@
-"""The fields of a config: their names, their types and their ranges.
+"""Checks the names, types and ranges of config fields.
 
 The groups `model` and `data` are dataclasses, which check most of their values;
-the rest is listed here. configs/base.py has the defaults and the units.
+the other ranges are listed here. configs/base.py has the defaults and units.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _COUNT_OR_NONE = (int, 0, _INT32)
 _FLOAT = (float, 0.0, 3e38)  # finite in float32
 _TINY, _ALMOST_ONE = math.ulp(0.0), math.nextafter(1, 0)
 _ABOVE_ZERO = (float, _TINY, 3e38)
-# (type, smallest, largest) of a value.
+# (type, minimum, maximum) of a value.
 _RANGES = {
   "seed": (int, 0, 2**32 - 1),
   "data.holdout_fraction": (float, _TINY, _ALMOST_ONE),
@@ -51,7 +51,7 @@ _RANGES = {
 
 
 def _types():
-  """The type of every field, by its name with that of its group."""
+  """Returns the type of every field, by names such as 'model.max_length'."""
   types = {name: kind for name, (kind, *_) in _RANGES.items()}
   for group, made in (
     ("model", model_config.ModelConfig),
@@ -60,7 +60,7 @@ def _types():
     for field in dataclasses.fields(made):
       types[f"{group}.{field.name}"] = field.type
   types["task.name"] = str
-  for made in tasks.TASKS.values():  # which of them fit is said by the task
+  for made in tasks.TASKS.values():  # The task itself checks which are its own.
     for field in dataclasses.fields(made):
       types[f"task.{field.name}"] = field.type
   types["train.restarts"] = tuple
@@ -71,12 +71,12 @@ def _types():
 
 
 def flatten(config: config_dict.ConfigDict) -> dict:
-  """Values by their names, such as 'model.max_length'; a group has none."""
+  """Returns the values by names such as 'model.max_length'."""
   return traverse_util.flatten_dict(config.to_dict(), sep=".")
 
 
 def closest(name: str, names) -> str:
-  """The name that is most like a wrong one, or '' where none is."""
+  """Returns the known name most similar to a wrong one, or ''."""
   last = name.split(".")[-1]
   in_another_group = [known for known in names if known.split(".")[-1] == last]
   found = in_another_group or difflib.get_close_matches(name, names, 1, 0.85)
@@ -84,7 +84,7 @@ def closest(name: str, names) -> str:
 
 
 def check_names_and_types(config: config_dict.ConfigDict):
-  """Raises a ValueError unless a config has the fields of configs/base.py."""
+  """Raises a ValueError unless fields and types are as in configs/base.py."""
   types, values = _types(), flatten(config)
   unknown = values.keys() - types.keys()
   missing = {
@@ -116,11 +116,11 @@ def check_names_and_types(config: config_dict.ConfigDict):
 
 
 def check_ranges(config: config_dict.ConfigDict):
-  """Raises a ValueError for a number that no run can have."""
+  """Raises a ValueError for a number out of range."""
   values = flatten(config)
   for name, (_, low, high) in _RANGES.items():
     value = values[name]
-    if low <= value <= high:  # NaN is not
+    if low <= value <= high:  # False for NaN.
       continue
     start = "above 0" if low == _TINY else f"at least {low:,}"
     end = "below 1" if high == _ALMOST_ONE else f"at most {high:,}"

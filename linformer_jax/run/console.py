@@ -1,27 +1,27 @@
-"""What a command prints, on streams that may be closed; a leaf."""
+"""Prints to streams that may be closed."""
 
 import os
 import sys
 
 
 def open_streams():
-  """Makes closed streams lead nowhere, and unprintable characters escapes.
+  """Redirects closed streams to /dev/null and escapes unprintable characters.
 
-  Without it, the next file that is opened gets the number of a closed stream,
-  and with it what a library writes there.
+  Otherwise the next file to be opened would get the number of a closed stream,
+  and with it whatever a library prints there.
   """
   for number in range(3):
     try:
       os.fstat(number)
     except OSError:
-      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+      os.open(os.devnull, os.O_RDWR)  # Takes the lowest free number.
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")
 
 
 def say(line: str):
-  """Prints a line; where nobody reads on, as after `| head`, prints no more."""
+  """Prints a line; silent once the pipe is closed, as by `| head`."""
   try:
     print(line, flush=True)
   except BrokenPipeError:
@@ -29,7 +29,7 @@ def say(line: str):
 
 
 def fail(message: str, status: int) -> int:
-  """Prints an error on one line; returns the status to exit with."""
+  """Prints an error on one line; returns the exit status."""
   try:
     print(f"linformer_jax: {' '.join(message.split())}", file=sys.stderr)
   except BrokenPipeError:

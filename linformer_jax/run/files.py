@@ -1,4 +1,4 @@
-"""The folder of a run, on a disk or in a bucket (gs://)."""
+"""File operations in a run's folder, on a disk or in a bucket (gs://)."""
 
 import contextlib
 import errno
@@ -15,21 +15,21 @@ in_bucket = paths.in_bucket
 
 
 def folder(path, field: str = "--workdir") -> pathlib.Path | epath.Path:
-  """Returns the folder of a run, on a disk or in a bucket.
+  """Returns the run's folder, on a disk or in a bucket.
 
   Args:
     path: as given by the user.
     field: the flag or argument it comes from, for the message.
 
   Raises:
-    ValueError: for one that is neither, or a `~name` of no known user.
+    ValueError: for a path that is neither, or an unknown user in `~name`.
   """
   path = paths.expand(path, field, bucket=True)
   return epath.Path(path) if in_bucket(path) else pathlib.Path(path)
 
 
 def check_place(directory):
-  """Raises an OSError where no folder can be made, before hours of work."""
+  """Raises an OSError if the folder cannot be made, before hours of work."""
   if in_bucket(directory):
     return
   if directory.is_symlink() and not directory.exists():
@@ -46,7 +46,7 @@ def check_place(directory):
 
 
 def remove(directory):
-  """Deletes a folder with all that is in it."""
+  """Deletes a folder with its content."""
   if in_bucket(directory):
     directory.rmtree()
   else:
@@ -54,7 +54,7 @@ def remove(directory):
 
 
 def below(directory):
-  """All files below a folder, in order."""
+  """Yields all files below a folder, sorted."""
   for path in sorted(directory.iterdir()):
     if path.is_dir():
       yield from below(path)
@@ -63,8 +63,8 @@ def below(directory):
 
 
 def write_atomically(path, text: str):
-  """Replaces a file as a whole: a kill leaves the old one or the new."""
-  if in_bucket(path):  # where an object appears when it is complete
+  """Replaces a file atomically: a kill leaves the old file or the new one."""
+  if in_bucket(path):  # An object appears only once it is complete.
     path.write_text(text)
     return
   temporary = path.with_name(path.name + ".tmp")
@@ -76,7 +76,7 @@ def write_atomically(path, text: str):
 
 
 class Lines:
-  """A text file that grows by lines, each of them written at once."""
+  """A text file to append lines to, each written immediately."""
 
   def __init__(self, path):
     self._path, self._file, self._text = path, None, ""
@@ -86,7 +86,7 @@ class Lines:
       self._text = path.read_text()
 
   def add(self, line: str):
-    """Adds a line; in a bucket the whole file is written anew."""
+    """Appends a line; in a bucket, rewrites the whole file."""
     if self._file is None:
       self._text += line + "\n"
       self._path.write_text(self._text)
@@ -100,14 +100,14 @@ class Lines:
 
 
 def _tensorflow_errors():
-  # Not imported here: who lifts a module or loads a run needs no TensorFlow.
+  # Not imported here: loading a run does not need TensorFlow.
   tensorflow = sys.modules.get("tensorflow")
   return (tensorflow.errors.OpError,) if tensorflow else ()
 
 
 @contextlib.contextmanager
 def errors_of_tensorflow():
-  """Raises an OSError for what goes wrong in TensorFlow's file system."""
+  """Turns errors of TensorFlow's file system into an OSError."""
   try:
     yield
   except _tensorflow_errors() as error:
@@ -115,7 +115,7 @@ def errors_of_tensorflow():
 
 
 def check_space(directory):
-  """Raises an OSError where a disk is full."""
+  """Raises an OSError if the disk is full."""
   if in_bucket(directory):
     return
   if shutil.disk_usage(directory).free < 2**16:

@@ -1,7 +1,7 @@
-"""Names of the metrics, sums to means, throughput, and where they are written.
+"""Writes metrics to event files and metrics.jsonl, and reads them back.
 
-TensorBoard reads the event files that CLU's writer leaves in the run's folder;
-metrics.jsonl beside them holds the same scalars, one JSON object a line.
+CLU writes the event files for TensorBoard into the run's folder. metrics.jsonl
+holds the same scalars, one JSON object per line.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ JSON_LINES = "metrics.jsonl"
 
 
 def device_peak() -> tuple[float, str]:
-  """FLOP/s of all devices together, and where the number comes from.
+  """Returns the total FLOP/s of all devices, and the source of the number.
 
-  The published bfloat16 peak of a known TPU or GPU; elsewhere the rate of a
-  plain float32 matrix product measured now.
+  It is the published bfloat16 peak of a known TPU or GPU, and otherwise the
+  measured rate of a float32 matrix product.
   """
   device = jax.devices()[0]
   if device.device_kind in flops.PEAK_FLOPS:
@@ -40,7 +40,7 @@ def device_peak() -> tuple[float, str]:
 
 
 def memory_bytes() -> int:
-  """Peak bytes in use on the first device, or of this process on a CPU."""
+  """Returns the peak bytes of the first device, or of the process on a CPU."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
@@ -59,11 +59,7 @@ def _row(line: bytes) -> dict | None:
 
 
 def read_json_lines(workdir) -> list[dict]:
-  """The rows of a run's metrics.jsonl, without lines that cannot be read.
-
-  Args:
-    workdir: folder of the run.
-  """
+  """Returns the rows of a run's metrics.jsonl, skipping unreadable lines."""
   path = files.folder(workdir) / JSON_LINES
   if not path.exists():
     return []
@@ -72,18 +68,18 @@ def read_json_lines(workdir) -> list[dict]:
 
 
 def forget_after(workdir, step: int, evaluated: bool):
-  """Drops rows that a resumed run is going to write again.
+  """Drops the rows that a resumed run will write again.
 
   Args:
-    workdir: folder of the run.
+    workdir: the run's folder.
     step: updates completed.
-    evaluated: whether the evaluation at that step has been done, too.
+    evaluated: whether the evaluation at that step is done too.
   """
   path = files.folder(workdir) / JSON_LINES
   if jax.process_index() or not path.exists():
     return
   found = read_json_lines(workdir)
-  # A kill cuts the last line short, and the row is written again.
+  # A kill may truncate the last line, without a newline; it is not counted.
   lost = path.read_bytes().count(b"\n") - len(found)
   if lost > 0:
     print(f"{path}: {lost} damaged lines are left out", file=sys.stderr)
@@ -97,19 +93,19 @@ def forget_after(workdir, step: int, evaluated: bool):
   files.write_atomically(path, text)
 
 
-# Tags of what a resumed run writes again; others are not of the run itself.
+# Tags that a resumed run writes again; other tags do not come from the run.
 _REPEATED = ("train/", "eval/", "config", "_hparams_/")
 
 
 def _forget_events(folder, step: int):
-  """Drops what a run wrote at and after a step from its event files.
+  """Drops a run's events at and after a step from its event files.
 
-  Some readers never look at a START, so what it undoes is taken out as well.
+  A START event does the same, but some readers ignore it.
   """
   for path in sorted(folder.glob("events.out.tfevents.*")):
     name = os.fspath(path)
     kept, dropped = [], 0
-    # Stops quietly at a record that a kill cut short.
+    # Stops silently at a record that a kill truncated.
     for record in event_file_loader.RawEventFileLoader(name).Load():
       event = event_pb2.Event.FromString(record)
       tags = [value.tag for value in event.summary.value]
@@ -128,9 +124,9 @@ def _forget_events(folder, step: int):
 
 
 class Writer:
-  """Writes to TensorBoard (by CLU) and to metrics.jsonl; silent off process 0.
+  """Writes event files (with CLU) and metrics.jsonl, on process 0 only.
 
-  Use as a context: all is flushed at its end.
+  Use as a context manager, which closes the files.
   """
 
   def __init__(self, workdir):
@@ -150,20 +146,19 @@ class Writer:
 
   @contextlib.contextmanager
   def _events(self):
-    """For writing to the event file: what goes wrong is an OSError.
+    """Raises an OSError for errors while writing to the event file.
 
-    TensorFlow prints lines of its own about a full disk, so it is not tried.
+    A full disk is checked first, as TensorFlow prints its own lines about it.
     """
     files.check_space(self._folder)
     with files.errors_of_tensorflow():
       yield
 
   def resume(self, step: int):
-    """Has TensorBoard forget what a killed run wrote after an update.
+    """Makes TensorBoard discard what a killed run wrote after an update.
 
-    Readers drop everything at and after the step of a START. What
-    metrics.jsonl still holds of that very step is written again; call
-    `forget_after` first.
+    Readers drop everything at and after the step of a START event, so the rows
+    of that step in metrics.jsonl are written again; call `forget_after` first.
 
     Args:
       step: updates completed.
@@ -177,7 +172,7 @@ class Writer:
     )
     with self._events():
       _forget_events(self._folder, step)
-      # CLU has no call for it.
+      # CLU cannot write a START event.
       with self._summaries._summary_writer.as_default():
         summary_ops_v2.import_event(start.SerializeToString())
       for row in read_json_lines(self._folder):
@@ -187,7 +182,7 @@ class Writer:
       self._summaries.flush()
 
   def config(self, config, step: int = 0):
-    """Writes the config as hyper-parameters and, at an update, as text."""
+    """Writes the config as hyperparameters and as text."""
     if not self._active:
       return
     flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
@@ -203,7 +198,7 @@ class Writer:
       self._summaries.flush()
 
   def scalars(self, step: int, values: dict[str, float]):
-    """Writes scalars of an update; metrics.jsonl adds the Unix time."""
+    """Writes the scalars of an update; metrics.jsonl adds the Unix time."""
     if not self._active:
       return
     with self._events():
@@ -214,7 +209,7 @@ class Writer:
       self._lines.add(json.dumps(row))
 
   def images(self, step: int, values):
-    """Writes images of an update, uint8 [1, height, width, 3], by tag."""
+    """Writes the images of an update by tag, uint8 [1, height, width, 3]."""
     if not self._active:
       return
     with self._events():

@@ -1,4 +1,4 @@
-"""Paths as a user writes them; a leaf."""
+"""Expands paths that the user gives."""
 
 import os
 import re
@@ -8,14 +8,14 @@ BUCKET = "gs"
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
-  """Whether a path names a place in a Google Cloud bucket (gs://)."""
+  """Returns whether a path is in a Google Cloud bucket (gs://)."""
   return os.fspath(path).startswith(f"{BUCKET}://")
 
 
 def expand(
   path: str | os.PathLike[str], field: str, *, bucket: bool = False
 ) -> str:
-  """Returns the path with `~` expanded, unless a file of that very name exists.
+  """Returns the path with `~` expanded, unless it exists literally.
 
   Args:
     path: as given by the user.
@@ -23,7 +23,7 @@ def expand(
     bucket: whether a gs:// path is allowed.
 
   Raises:
-    ValueError: for a URL of another scheme, or a `~name` of no known user.
+    ValueError: for a URL of another scheme, or an unknown user in `~name`.
   """
   path = os.fspath(path)
   scheme = _SCHEME.match(path)
@@ -37,7 +37,7 @@ def expand(
   if path.startswith("~") and not os.path.exists(path):
     user = path.split("/")[0]
     expanded = os.path.expanduser(path)
-    # An empty HOME would be the root of all files.
+    # An empty HOME would expand to the root folder.
     empty = user == "~" and os.environ.get("HOME") == ""
     if empty or not os.path.isabs(expanded):
       raise ValueError(f"{field}={path}: there is no home folder for {user}")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run at the next update, with everything saved."""
+"""Makes SIGTERM and SIGINT stop a run after the current update, saved."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(Exception):
-  """SIGTERM or SIGINT: the run has saved and stops.
+  """The run has saved a checkpoint and stops because of SIGTERM or SIGINT.
 
   Attributes:
-    number: of the signal.
+    number: the signal's number.
     step: updates completed, all of them saved.
   """
 
@@ -22,13 +22,12 @@ class Interrupted(Exception):
 
 
 class Signals:
-  """Remembers SIGTERM and SIGINT until an update is done; use as a context.
+  """Defers SIGTERM and SIGINT until an update is done; a context manager.
 
-  A second signal does what it did before this context: it stops at once.
+  A second signal is handled as it was outside this context: it stops at once.
 
-  Where several processes run, JAX's preemption service has them all stop at the
-  same update. It listens to SIGTERM itself, so that is left to it, and SIGINT
-  is passed on as one.
+  With several processes, JAX's preemption service makes all of them stop at the
+  same update. It handles SIGTERM itself, and SIGINT is forwarded as SIGTERM.
   """
 
   def __init__(self):
@@ -58,7 +57,7 @@ class Signals:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def received(self, step: int) -> int | None:
-    """The signal that came, or None. All processes ask, at the same steps."""
+    """Returns the signal or None; all processes must ask at the same steps."""
     if self._many:
       reached = multihost_utils.reached_preemption_sync_point(step)
       return signal.SIGTERM if reached else None

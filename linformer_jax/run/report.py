@@ -1,4 +1,4 @@
-"""What a run tells while it goes and at its end: speed, progress, summary."""
+"""Reports speed and progress during a run, and a summary at its end."""
 
 import json
 import time
@@ -10,22 +10,22 @@ from linformer_jax import hardware, models
 from linformer_jax.run import console, files, metrics
 
 RESULT = "result.json"
-# What an update returns beside the sums of its task.
-_NO_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
+# Values that an update returns besides the sums of its task.
+_NOT_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
 
 
 class NonFiniteError(Exception):
-  """The loss, gradient or parameters of an update are not finite numbers."""
+  """The loss, gradient or parameters of an update are not finite."""
 
 
 def say(line: str):
-  """Prints a line from the first process."""
+  """Prints a line on the first process."""
   if jax.process_index() == 0:
     console.say(line)
 
 
 def clock(seconds: float) -> str:
-  """61 -> '1:01', 3661 -> '1:01:01'."""
+  """Formats seconds: 61 -> '1:01', 3661 -> '1:01:01'."""
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -34,17 +34,17 @@ def clock(seconds: float) -> str:
 
 
 class Throughput:
-  """Tokens per second and MFU of the updates since it was last read.
+  """Measures tokens per second and MFU of the updates since the last reading.
 
   Attributes:
     peak: FLOP/s that MFU is a fraction of.
-    peak_source: where that number comes from.
-    busy_seconds: spent in updates so far, without evaluation and saving; a
-      resumed run goes on from what it had.
+    peak_source: the source of that number.
+    busy_seconds: the time spent in updates, excluding evaluation and saving;
+      a resumed run adds to it.
   """
 
   def __init__(self, tokens_per_step: int, flops_per_step: int, state=None):
-    """Starts at zero, or at the `state` of a run that this one resumes."""
+    """Starts at zero, or with the `state` of the run to resume."""
     self._tokens = tokens_per_step
     self._flops = flops_per_step
     self.peak, self.peak_source = metrics.device_peak()
@@ -56,7 +56,7 @@ class Throughput:
     self._started = None
 
   def state(self) -> dict[str, float]:
-    """What a resumed run starts from; JSON."""
+    """Returns what a resumed run starts from; JSON."""
     return {
       "busy_seconds": self.busy_seconds,
       "last_read": self._last_read,
@@ -65,25 +65,25 @@ class Throughput:
 
   @property
   def wall_seconds(self) -> float:
-    """With compilation, evaluation and saving, of all resumed parts."""
+    """Seconds with compilation, evaluation and saving, over all resumptions."""
     return self._wall_before + time.perf_counter() - self._made
 
   def start(self):
-    """The clock runs: updates from here on."""
+    """Starts the clock for updates."""
     if self._started is None:
       self._started = time.perf_counter()
 
   def pause(self):
-    """The clock stops, for evaluation or saving."""
+    """Stops the clock, for evaluation or saving."""
     if self._started is not None:
       self.busy_seconds += time.perf_counter() - self._started
       self._started = None
 
   def read(self, steps: int) -> dict[str, float]:
-    """Metrics of the last `steps` updates, which took all the busy time since.
+    """Returns step_seconds, tokens_per_second and mfu since the last reading.
 
-    Returns:
-      step_seconds, tokens_per_second, mfu.
+    Args:
+      steps: updates since then.
     """
     self.pause()
     spent = (self.busy_seconds - self._last_read) / steps
@@ -92,10 +92,10 @@ class Throughput:
     return self._rates("train/", spent)
 
   def average(self, steps: int) -> dict[str, float]:
-    """The same over all of the run's `steps` updates, and without prefix.
+    """Returns the same over all `steps` updates of the run, without prefix.
 
-    A measured peak is measured again, and the higher one counts: a machine that
-    was busy at the start would flatter the MFU.
+    A measured peak is measured again and the higher one counts, as a machine
+    that was busy at the start would inflate the MFU.
     """
     self.peak = max(self.peak, metrics.device_peak()[0])
     return self._rates("", self.busy_seconds / steps)
@@ -109,7 +109,7 @@ class Throughput:
 
 
 class Progress:
-  """Lines on the terminal, with the time that is left."""
+  """Prints progress lines with the remaining time."""
 
   def __init__(self, config, task, floor: float):
     self._total = config.train.num_steps
@@ -118,7 +118,7 @@ class Progress:
     self._task, self._floor = task, floor
 
   def train(self, step: int, values: dict[str, float]):
-    """One line on the updates since the last one."""
+    """Prints a line on the updates since the last line."""
     evals = -(-self._total // self._eval_every) - step // self._eval_every
     left = (self._total - step) * values["train/step_seconds"]
     left += evals * self._eval_seconds
@@ -134,7 +134,7 @@ class Progress:
     )
 
   def evaluation(self, step: int, values: dict[str, float]):
-    """One line on an evaluation."""
+    """Prints a line on an evaluation."""
     self._eval_seconds = values["eval/seconds"]
     task, value = self._task, values[f"eval/{self._task.headline}"]
     say(
@@ -145,12 +145,12 @@ class Progress:
 
 
 class Window:
-  """Metrics of the updates since the last line, read one update late."""
+  """Sums metrics of the updates since the last line, one update behind."""
 
   def __init__(
     self, writer, progress, throughput, task, every: int, state=None
   ):
-    """Starts empty, or with the `state` of a run that this one resumes."""
+    """Starts empty, or with the `state` of the run to resume."""
     self._writer = writer
     self._progress = progress
     self._throughput = throughput
@@ -161,16 +161,16 @@ class Window:
     self._sums = dict(state or {})
 
   def state(self) -> dict[str, float]:
-    """Sums of the updates that no line is about yet; JSON. Close it first."""
+    """Returns the sums since the last line; JSON. Call `close` first."""
     return dict(self._sums)
 
   def add(self, step: int, values):
-    """Takes the metrics of an update that has just been dispatched."""
+    """Adds the metrics of an update that has just been dispatched."""
     before, self._pending = self._pending, (step, values)
     self._read(before)
 
   def close(self):
-    """Reads what is still under way, and stops the clock of the updates."""
+    """Reads the update in flight and stops the clock."""
     before, self._pending = self._pending, None
     self._read(before)
     self._throughput.pause()
@@ -188,7 +188,7 @@ class Window:
         f"update {step}: the loss is {loss}, the norm of its gradient "
         f"{norms[0]}, of the parameters after it {norms[1]}"
       )
-    for name in values.keys() - _NO_SUMS:
+    for name in values.keys() - _NOT_SUMS:
       self._sums[name] = self._sums.get(name, 0) + values[name]
     if self._silent:
       say(f"update {step:,}: loss {loss:.3f}; a line every {self._every:,}")
@@ -214,12 +214,12 @@ def draw_curve(workdir, task, floor: float):
   """Draws a run's headline metric against updates as curve.png.
 
   Args:
-    workdir: folder of the run, read from its metrics.jsonl.
+    workdir: the run's folder, with its metrics.jsonl.
     task: a `tasks.Task`, or its class.
     floor: the same metric without a model.
 
   Returns:
-    The path of the picture.
+    The path of curve.png.
   """
   import matplotlib
 
@@ -258,10 +258,10 @@ def summarize(experiment, workdir, final, throughput) -> dict:
   """Draws curve.png, writes result.json and returns its content.
 
   Args:
-    experiment: of `train.build`.
-    workdir: folder of the run.
-    final: metrics of the last evaluation.
-    throughput: of the whole run.
+    experiment: as returned by `train.build`.
+    workdir: the run's folder.
+    final: the metrics of the last evaluation.
+    throughput: the `Throughput` of the whole run.
   """
   config, task = experiment.config, experiment.steps.task
   total = config.train.num_steps

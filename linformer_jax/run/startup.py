@@ -1,7 +1,7 @@
-"""What can be wrong before JAX is loaded, each in one line and exit 2; a leaf.
+"""Checks the environment before JAX is loaded: one line and exit status 2.
 
-Called where python -m linformer_jax.main begins, as some of it ends the process
-with a traceback, or without one, as soon as JAX is imported or finds a device.
+Runs first in python -m linformer_jax.main, as some of these errors end the
+process, even without a traceback, once JAX is imported or finds a device.
 """
 
 import importlib.util
@@ -12,17 +12,17 @@ import sys
 
 from linformer_jax.run import console
 
-# What requirements.txt installs, by the names that are imported.
+# The packages in requirements.txt, by their import names.
 _PACKAGES = ("absl", "clu", "etils", "flax", "grain", "jax", "jaxlib")
 _PACKAGES += ("matplotlib", "ml_collections", "numpy", "optax", "orbax")
 _PACKAGES += ("safetensors", "tensorflow", "tokenizers")
 
-# The one flag of many a test, which is worth no child process.
+# Most tests set this flag alone; it is not worth a child process.
 _DEVICE_COUNT = re.compile(r"--xla_force_host_platform_device_count=[1-9]\d*")
 
 
 def _refused_flags() -> str | None:
-  """What XLA says of XLA_FLAGS that it does not know; it aborts over them."""
+  """Returns XLA's message about unknown XLA_FLAGS, on which it aborts."""
   flags = os.environ.get("XLA_FLAGS", "").split()
   if all(_DEVICE_COUNT.fullmatch(flag) for flag in flags):
     return None
@@ -40,8 +40,8 @@ def _refused_flags() -> str | None:
   return told[1] if told else (done.stderr.strip().splitlines() or [""])[0]
 
 
-def _mode(jax) -> str | None:
-  """The name of a mode for debugging in which no run works, if one is set."""
+def _debugging_mode(jax) -> str | None:
+  """Returns the name of an unsupported JAX debugging mode, if one is set."""
   for name, needed in (
     ("jax_disable_jit", (False,)),
     ("jax_numpy_dtype_promotion", ("standard",)),
@@ -65,7 +65,7 @@ def _problem() -> str | None:
     return missing(str(error))
   except (ValueError, RuntimeError) as error:
     return f"JAX refuses an environment variable: {error}"
-  if mode := _mode(jax):
+  if mode := _debugging_mode(jax):
     return f"{mode} is not supported: unset it, or what sets it for all"
   share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
   if share and not re.fullmatch(r"0*\.\d+|1(\.0*)?", share):
@@ -76,7 +76,7 @@ def _problem() -> str | None:
 
 
 def missing(problem: str) -> str:
-  """What to do about a package that cannot be imported."""
+  """Adds the remedy to a message about a package that cannot be imported."""
   return (
     f"{problem}: run pip install -r requirements.txt, or start with "
     "./launch.sh, which does"
@@ -84,7 +84,7 @@ def missing(problem: str) -> str:
 
 
 def check():
-  """Exits with status 2 and a line on stderr if something is wrong."""
+  """Exits with status 2 and a line on stderr if there is a problem."""
   console.open_streams()
   problem = _problem()
   if problem:

@@ -14,8 +14,8 @@ from linformer_jax.run import files
 CONFIG = "config.json"
 CORPUS = "corpus.json"
 TOKENIZER = ingest.TOKENIZER
-# Config fields in which a run may differ from what it resumes: where things
-# are, as the corpus itself is compared; and what only `--extend` changes.
+# Config fields that may change when a run resumes. The locations of the data
+# are among them, as the corpus itself is compared.
 _FREE = (
   "run.",
   "mesh.",
@@ -25,19 +25,19 @@ _FREE = (
   "data.validation_files",
   "data.tokenizer_path",
 )
-# What an extension may change: the schedule from there on.
+# Config fields that `--extend` may change: the schedule.
 EXTENDED = (
   "train.num_steps",
   "train.restarts",
   "optimizer.learning_rate",
   "optimizer.warmup_steps",
 )
-# What a redirected or copied output is called.
+# Suffixes of redirected or copied output.
 _LOGS = (".log", ".txt", ".out", ".err")
 
 
 def stored_config(workdir):
-  """The config of the run in a folder, or None when it holds none.
+  """Returns the config of the run in a folder, or None if there is no run.
 
   Raises:
     ValueError: for a file, or a folder with other content.
@@ -57,7 +57,7 @@ def stored_config(workdir):
     ):
       raise ValueError(f"{path} is not the config of a run")
     return stored
-  # What a kill between making the folder and writing the config leaves.
+  # Left by a kill between making the folder and writing the config.
   unfinished = {".lock", CORPUS, TOKENIZER}
   unfinished |= {f"{name}.tmp" for name in (CONFIG, CORPUS, TOKENIZER)}
   others = sorted(
@@ -74,7 +74,7 @@ def stored_config(workdir):
 
 
 def abandon(workdir):
-  """Deletes a run that could not begin, and nothing but it."""
+  """Deletes a run that could not start, but no log."""
   for path in workdir.iterdir():
     if path.is_dir():
       files.remove(path)
@@ -85,7 +85,7 @@ def abandon(workdir):
 
 
 def _is_log(path) -> bool:
-  """Whether a file is a log: by its name, or as this process writes to it."""
+  """Returns whether a file is a log: by name, or as this process's output."""
   if not path.is_file():
     return False
   if path.suffix in _LOGS:
@@ -101,7 +101,7 @@ def _is_log(path) -> bool:
 
 
 def stored_corpus(workdir) -> pipeline.Record | None:
-  """What the run in a folder was trained on, or None where that is not said.
+  """Returns the record of what a run was trained on, or None.
 
   Raises:
     ValueError: for a damaged file.
@@ -119,13 +119,13 @@ def stored_corpus(workdir) -> pipeline.Record | None:
 
 
 def check_same(workdir, stored, config, free=()):
-  """Raises a ValueError that names how two configs differ, if they do.
+  """Raises a ValueError that names the differences of two configs, if any.
 
   Args:
-    workdir: folder of the run.
-    stored: its config, of `stored_config`.
-    config: what it is to be resumed with.
-    free: fields, or starts of their names, that may differ beside `_FREE`.
+    workdir: the run's folder.
+    stored: the run's config, as returned by `stored_config`.
+    config: the config to resume with.
+    free: prefixes of further fields that may differ, besides `_FREE`.
   """
   here = traverse_util.flatten_dict(
     json.loads(json.dumps(config.to_dict())), sep="."
@@ -148,26 +148,26 @@ def check_same(workdir, stored, config, free=()):
 
 
 def extend(workdir, stored, config, complete: bool) -> tuple[str, ...]:
-  """Sets in the config where the schedule of an extended run starts again.
+  """Sets `train.restarts`, where the schedule of an extended run restarts.
 
   Args:
-    workdir: folder of the run.
-    stored: its config, of `stored_config`, or None.
-    config: what it is to go on with; `train.restarts` is set in place.
-    complete: whether all of its updates are done.
+    workdir: the run's folder.
+    stored: the run's config, as returned by `stored_config`, or None.
+    config: the config to continue with, changed in place.
+    complete: whether all updates of the run are done.
 
   Returns:
     The fields that may differ from the stored config.
 
   Raises:
-    ValueError: for a folder without a run, a run that is not complete, or no
-      more updates than it has had.
+    ValueError: for a folder without a run, for a run that is not complete, or
+      if the new number of updates is not larger.
   """
   if stored is None:
     raise ValueError(f"--extend: --workdir={workdir} holds no run")
   before, after = stored["train"]["num_steps"], config.train.num_steps
   restarts = tuple(stored["train"].get("restarts", ()))
-  if restarts and before == after:  # the same command, after a kill
+  if restarts and before == after:  # The same command, after a kill.
     config.train.restarts = restarts
     return ()
   if after <= before:
@@ -185,7 +185,7 @@ def extend(workdir, stored, config, complete: bool) -> tuple[str, ...]:
 
 
 def extension(config) -> str:
-  """Returns a line on what the schedule of an extended run does."""
+  """Returns a line that describes the schedule of an extended run."""
   train, rates = config.train, config.optimizer
   return (
     f"extending to {train.num_steps:,} updates: from update "
@@ -196,7 +196,7 @@ def extension(config) -> str:
 
 
 def numbered(workdir):
-  """The folder itself when it holds no run, or DIR-2, DIR-3, ..."""
+  """Returns the first of DIR, DIR-2, DIR-3, ... that holds no run."""
   candidate, number = workdir, 1
   while stored_config(candidate) is not None:
     number += 1
@@ -205,9 +205,9 @@ def numbered(workdir):
 
 
 def lock(workdir):
-  """An open file that holds the folder for this process until it ends.
+  """Locks the folder; returns an open file that holds the lock.
 
-  A bucket has no locks: there nothing is held.
+  A bucket has no locks, so nothing is locked there.
   """
   if files.in_bucket(workdir):
     return contextlib.nullcontext()
@@ -223,21 +223,21 @@ def lock(workdir):
 
 
 def claim(workdir, config, corpus=None, free=()):
-  """Makes the folder and writes what the run is, unless it is there already.
+  """Makes and locks the folder, and writes the config and the corpus record.
 
   Args:
-    workdir: the folder.
-    config: of the run.
-    corpus: of `data.pipeline.prepare`: its record and its tokenizer are kept
-      beside the config.
+    workdir: the run's folder.
+    config: the run's config.
+    corpus: as returned by `data.pipeline.prepare`; its record and its tokenizer
+      are written next to the config.
     free: as for `check_same`.
 
   Returns:
-    An open file that holds the folder for this process until it ends.
+    An open file that holds the lock.
 
   Raises:
-    ValueError: when another process holds it, it holds another config, or it
-      cannot be written.
+    ValueError: if another process holds the lock, the folder holds another
+      config, or it cannot be written.
   """
   try:
     with files.errors_of_tensorflow():
@@ -261,6 +261,6 @@ def claim(workdir, config, corpus=None, free=()):
 
 
 def _write(path, text: str):
-  """Writes a file of the folder, unless it says the same."""
+  """Writes a file unless it already has this content."""
   if not path.exists() or path.read_bytes() != text.encode():
     files.write_atomically(path, text)

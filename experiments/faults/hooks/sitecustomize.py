@@ -1,9 +1,9 @@
-"""Faults within a process, before anything else runs in it.
+"""Injects faults into a process before anything else runs.
 
-Python imports this module by its name where this folder is in PYTHONPATH.
+Python imports this module by its name if this folder is in PYTHONPATH.
 
 FAULT_CLOCK=SECONDS:FILE  the wall clock is off by SECONDS once FILE exists
-FAULT_PICKLE=FILE         nothing can be unpickled; attempts are told in FILE
+FAULT_PICKLE=FILE         nothing can be unpickled; attempts are logged in FILE
 """
 
 import os
@@ -26,8 +26,8 @@ def _jump(seconds: float, trigger: str):
 def _refuse_pickles(log: str):
   """Replaces everything that unpickles, in C and in Python.
 
-  It comes before any other import, so no module holds what was replaced. Were
-  one to, the audit event of CPython would still tell of any name looked up.
+  This runs before any other import, so no module holds the originals. If one
+  did, the audit event of CPython would still report each name looked up.
   """
   import _pickle
   import pickle
@@ -39,7 +39,7 @@ def _refuse_pickles(log: str):
     raise pickle.UnpicklingError("nothing is to be unpickled")
 
   class Refused(_pickle.Unpickler):
-    """Can be inherited from, and not be made."""
+    """Can be subclassed but not instantiated."""
 
     def __init__(self, *args, **kwargs):
       refuse()

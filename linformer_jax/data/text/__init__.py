@@ -1,1 +1,1 @@
-"""Text: sources, tokenizer, cached streams of tokens, blocks and masks."""
+"""Text: sources, tokenizer, cached token streams, blocks and masks."""

@@ -1,8 +1,7 @@
-"""A corpus: its configuration, and the way from there to blocks of tokens.
+"""Configures, tokenizes and opens a corpus.
 
-`prepare` tokenizes the text once, into a cache. Every host does so for itself
-and arrives at the same ids: splitting and training the tokenizer depend on the
-text alone.
+`prepare` tokenizes the text once, into a cache. Every host does so on its own
+and gets the same ids, as the split and the tokenizer depend on the text alone.
 """
 
 import dataclasses
@@ -54,28 +53,29 @@ SOURCES = tuple(_SOURCES)
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """The `data` group of the configuration, validated when made.
+  """The `data` group of the configuration, validated on construction.
 
   Attributes:
     source: a key of `data.pipeline.DATASETS`: 'sotu', 'synthetic', 'files' or
-      'tfds', of text; 'labeled', of texts with labels, see `pairs`.
+      'tfds' for text; 'labeled' for labeled texts, see `pairs`.
     files: globs, separated by commas, for 'files' and 'labeled'; see
       `source.files`.
     tfds_name: for 'tfds', `name[/config][:version]`.
     tfds_train_split: for 'tfds', for example 'train'.
-    tfds_validation_split: likewise; '' holds out documents of the former.
-    tfds_data_dir: where datasets are kept, a folder that exists or gs://; ''
-      is TFDS's default.
+    tfds_validation_split: for 'tfds'; '' holds out training documents.
+    tfds_data_dir: the folder of the datasets, which must exist, or gs://; '' is
+      TFDS's default.
     text_feature: the field of JSON lines, or the feature of a TFDS dataset.
-    holdout_fraction: of bytes of text, where there is no validation split.
+    holdout_fraction: the fraction of bytes to hold out if there is no
+      validation split.
     vocab_size: V, the size of the embedding table.
     tokenizer_path: a tokenizer.json; '' trains one on the training documents.
-    tokenizer_train_megabytes: of text to train it on, at most.
+    tokenizer_train_megabytes: the most text to train it on.
     cache_dir: '' is $LINFORMER_CACHE or ~/.cache/linformer_jax.
-    sequence_length: N, tokens in a block.
-    seed: of the order and draws of training, below 2**32. The corpus, its
-      split and the draws of validation are the same for every seed.
-    validation_files: globs for 'files', likewise; '' holds out some of `files`.
+    sequence_length: N, the number of tokens in a block.
+    seed: seeds the order and the random draws of training, below 2**32. The
+      corpus, its split and the draws of validation do not depend on it.
+    validation_files: globs like `files`; '' holds out some of `files`.
   """
 
   source: str
@@ -141,12 +141,12 @@ class Corpus:
     tokenizer: the tokenizer.
     vocab_size: V, as configured; the tokenizer may have fewer ids.
     train: the training blocks; `train[i]` is {'tokens': int32 [N], 'mask':
-      bool [N]}, all real.
+      bool [N]}, without padding.
     validation: the held-out blocks, the last one padded.
-    token_counts: int64 [V], how often each id occurs in training.
+    token_counts: int64 [V], the occurrences of each id in training.
     directory: the cache entry.
     vocabulary: special ids and replacements, for masking.
-    record: what identifies all this, for the folder of a run.
+    record: identifies the data, for the run's folder.
   """
 
   tokenizer: tokenizers.Tokenizer
@@ -169,21 +169,18 @@ class Corpus:
 def prepare(
   config: DataConfig, known: provenance.Record | None = None
 ) -> Corpus:
-  """Opens the corpus, tokenizing it first if the cache does not have it.
+  """Opens the corpus, tokenizing it first if it is not cached.
 
   Args:
     config: the `data` group.
-    known: what the run was trained on so far, or None for a new run. The
-      tokens are then taken wherever they are at hand, and neither the text nor
-      the place of the cache is needed; text that is there must be the same.
-
-  Returns:
-    The corpus.
+    known: the record of a run to resume, or None for a new run. Its tokens are
+      looked up in its own and in the configured cache, so the text may be
+      missing; if it is present, it must be the same.
 
   Raises:
     ValueError: in one line, for input that cannot be used: no such file,
       dataset, field or tokenizer, no text, or less than a block of it; or for
-      text that is not the known one, naming what has changed.
+      text that differs from the known one, naming what has changed.
   """
   return open_cached(config, known, _SOURCES[config.source], _ingest, _open)
 
@@ -195,14 +192,14 @@ def open_cached(
   build: Callable[..., None],
   open_entry: Callable[..., Any],
 ) -> Any:
-  """`prepare` of records of any kind.
+  """Like `prepare`, for records of any kind.
 
   Args:
     config: the `data` group.
-    known: what the run was trained on so far, or None for a new run.
-    source_of: makes the source of a config.
+    known: the record of a run to resume, or None for a new run.
+    source_of: (config) returns the source.
     build: (writer, source, config, tokenizer or None) writes a cache entry.
-    open_entry: (directory, config, description, record) opens one.
+    open_entry: (directory, config, description, record) opens an entry.
 
   Raises:
     ValueError: as `prepare`.
@@ -224,7 +221,7 @@ def open_cached(
         f"the text is not what this run was trained on: {changed}. Put it back "
         "as it was, or train anew in another --workdir"
       )
-    directory = cache.find(_places(root, known), known.tokens)
+    directory = cache.find(_candidate_folders(root, known), known.tokens)
   version = importlib.metadata.version("tokenizers")
   if directory is None:
     settings = text | {"format": cache.FORMAT, "tokenizers": version}
@@ -252,7 +249,7 @@ def _identity(
   source: source_lib.Source,
   tokenizer: tokenizers.Tokenizer | None,
 ) -> dict[str, Any]:
-  """All that decides on the tokens but the code; see `provenance.Record`."""
+  """Returns `provenance.Record.text`, which determines the tokens."""
   trained_on = {"megabytes": config.tokenizer_train_megabytes}
   if tokenizer is not None:
     content = tokenizer.to_str().encode()
@@ -273,8 +270,8 @@ def _without_text(
   error: ValueError,
   open_entry: Callable[..., Any],
 ) -> Any:
-  """The corpus of a run whose text is gone, from its tokens."""
-  directory = cache.find(_places(root, known), known.tokens)
+  """Opens the cached tokens of a run whose text is missing."""
+  directory = cache.find(_candidate_folders(root, known), known.tokens)
   if directory is None:
     raise ValueError(
       f"{error}; and the tokens of this run are neither in {known.directory} "
@@ -285,7 +282,7 @@ def _without_text(
 
 
 def _given_tokenizer(config: DataConfig) -> tokenizers.Tokenizer | None:
-  """The tokenizer that the config names, or None to train one."""
+  """Returns the tokenizer that the config names, or None to train one."""
   if not config.tokenizer_path:
     return None
   path = paths.expand(config.tokenizer_path, "data.tokenizer_path")
@@ -294,8 +291,8 @@ def _given_tokenizer(config: DataConfig) -> tokenizers.Tokenizer | None:
   return tokenizer_lib.load(path, config.vocab_size)
 
 
-def _places(root: str, known: provenance.Record) -> Iterator[str]:
-  """Folders that may hold the tokens of a run, the recorded one first."""
+def _candidate_folders(root: str, known: provenance.Record) -> Iterator[str]:
+  """Yields folders that may hold a run's tokens, the recorded one first."""
   yield known.directory
   if os.path.isdir(root):
     for name in sorted(os.listdir(root)):

@@ -1,7 +1,7 @@
-"""What is in a file, by its name and its first bytes.
+"""Recognizes file formats by the name and the first bytes of a file.
 
-Text may be compressed. What is no text is named, with what to do about it: the
-bytes of an archive make a corpus too, and nobody would notice.
+Text may be compressed. Other formats are refused with advice, as an archive
+could otherwise be trained on without anybody noticing.
 """
 
 import bz2
@@ -30,7 +30,8 @@ _UTF_16 = ("UTF-16 text", "convert it with: iconv -f UTF-16 -t UTF-8")
 _UTF_32 = ("UTF-32 text", "convert it with: iconv -f UTF-32 -t UTF-8")
 _UNPACK = "unpack it and name the text files in it"
 _SAVE = "save its text as .txt or .jsonl"
-# (offset, first bytes, what it is, what to do); the longer of two comes first.
+# (offset, magic bytes, format, remedy). The first match counts, so a longer
+# prefix comes first.
 _NOT_TEXT = (
   (0, b"\xff\xfe\0\0", *_UTF_32),
   (0, b"\0\0\xfe\xff", *_UTF_32),
@@ -62,9 +63,9 @@ ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 def extension(path: str) -> str:
-  """The suffix in lower case, without those of compression and shards.
+  """Returns the lower-case suffix, without compression and shard suffixes.
 
-  'a.JSONL', 'a.jsonl.gz' and 'a.jsonl-00000-of-00002' are all '.jsonl'.
+  'a.JSONL', 'a.jsonl.gz' and 'a.jsonl-00000-of-00002' all give '.jsonl'.
   """
   name = _SHARD.sub("", os.path.basename(path).lower())
   stem, suffix = os.path.splitext(name)
@@ -74,14 +75,14 @@ def extension(path: str) -> str:
 
 
 def is_parquet(start: bytes, path: str) -> bool:
-  """Whether a file is Parquet, by its first bytes or its name."""
+  """Returns whether a file is Parquet, by its first bytes or its name."""
   if start.startswith(_PARQUET_MAGIC):
     return True
   return extension(path) in PARQUET and not _compression(start)
 
 
 def decompressed(file: io.BufferedReader, path: str) -> BinaryIO:
-  """Returns the stream, decompressed if its first bytes or its name say so.
+  """Returns the stream, decompressed according to its first bytes or its name.
 
   Raises:
     ValueError: if the package for its compression is not installed.
@@ -102,10 +103,10 @@ def decompressed(file: io.BufferedReader, path: str) -> BinaryIO:
 
 
 def _compression(start: bytes) -> str:
-  """The suffix of the compression that a file begins with, or ''."""
+  """Returns the suffix of the compression that the first bytes show, or ''."""
   for suffix, magic in _COMPRESSED.items():
     if start.startswith(magic):
-      # Text may begin with BZh too: a block or the end of the stream follows.
+      # Text may begin with BZh too; in bzip2, a block or the end follows.
       if suffix == ".bz2" and start[4:10] not in _BZIP2_BLOCKS:
         continue
       return suffix
@@ -122,7 +123,7 @@ def _zstandard(file: BinaryIO, path: str) -> io.RawIOBase:
     ) from error
 
   class Reader(io.RawIOBase):
-    """A broken stream is an error of the file, as with gzip."""
+    """Raises an OSError for a broken stream, as gzip does."""
 
     def __init__(self):
       decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
@@ -141,14 +142,14 @@ def _zstandard(file: BinaryIO, path: str) -> io.RawIOBase:
 
 
 def check_text(start: bytes, path: str) -> None:
-  """Checks that a file begins as text does.
+  """Checks that a file does not begin like a binary format.
 
   Args:
-    start: its first bytes, decompressed; 262 or more if there are as many.
+    start: the first 262 bytes or more, decompressed; fewer in a shorter file.
     path: for the message.
 
   Raises:
-    ValueError: naming what it is and what to do.
+    ValueError: naming the format and the remedy.
   """
   for offset, magic, kind, remedy in _NOT_TEXT:
     if start[offset:].startswith(magic):
@@ -161,10 +162,10 @@ def check_text(start: bytes, path: str) -> None:
 
 
 def check_no_nul(data: bytes, offset: int, path: str) -> None:
-  """Refuses NUL, which is in most binary files and in no text.
+  """Refuses NUL, which occurs in most binary files and in no text.
 
   Raises:
-    ValueError: naming the byte, counted from `offset`.
+    ValueError: naming the position, counted from `offset`.
   """
   if b"\0" in data:
     raise ValueError(

@@ -1,9 +1,10 @@
-"""Which documents are held out: a share of the text, by hash.
+"""Holds out a fraction of the text, by the hash of each document.
 
 A document is held out if the hash of its text is below a boundary, so the split
-depends on neither the order of documents nor on the seed, and copies of one
-text fall on one side. The boundary is the share itself for as long as the text
-below it is about that share. It moves where documents are few or unequal.
+depends on neither the order of documents nor the seed, and copies of a text
+fall into the same split. The boundary is the fraction of the hash's range,
+unless documents are few or unequal and the text below it is far from that
+fraction; then it moves.
 """
 
 import dataclasses
@@ -17,24 +18,24 @@ from linformer_jax.data.text import source as source_lib
 
 _log = logging.getLogger(__name__)
 
-# Hashes are told apart up to this number, and by their top 16 bits above it: a
-# corpus may have 10^8 documents.
+# Up to this many hashes are kept exactly; beyond it, their top 16 bits alone,
+# as a corpus may have 10^8 documents.
 _EXACT = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-  """What readings of the whole text found.
+  """The result of reading the whole text.
 
   Attributes:
-    source: to read from, with plain text divided where that was needed.
-    boundary: documents that hash below it are held out; 0 where the source
-      has a validation split of its own.
+    source: the source to read, with plain text divided if necessary.
+    boundary: documents that hash below it are held out; 0 if the source has
+      its own validation split.
     largest: documents of more bytes are never held out by their hash.
     documents: the number of documents in both splits.
     size: bytes of UTF-8 in both splits.
-    train_size: bytes of UTF-8 in the training split, or in both where
-      documents are held out by hash.
+    train_size: bytes of UTF-8 in the training split, or in both if documents
+      are held out by hash.
   """
 
   source: source_lib.Source
@@ -45,22 +46,19 @@ class Survey:
   train_size: int
 
   def holds_out(self, data: bytes) -> bool:
-    """Whether a document of the training split, as UTF-8, is held out."""
+    """Returns whether a document of the source's `train` is held out."""
     return len(data) <= self.largest and digest(data) < self.boundary
 
 
 def survey(source: source_lib.Source, holdout_fraction: float) -> Survey:
   """Reads all documents to count them and to place the boundary.
 
-  Documents of more bytes than the whole share are trained on, or divided if
-  they are plain text. If all are, the smallest document is held out.
+  A document larger than the whole held-out fraction is trained on, or divided
+  if it is plain text. If all are that large, the smallest is held out.
 
   Args:
     source: the documents.
-    holdout_fraction: of bytes, in (0, 1).
-
-  Returns:
-    The counts and the boundary.
+    holdout_fraction: the fraction of bytes to hold out, in (0, 1).
 
   Raises:
     ValueError: if there is no text, or only one distinct document to split.
@@ -114,26 +112,26 @@ def warn_if_unequal(trained_on: int, held_out: int) -> None:
 
 
 def nonempty(documents: Iterator[str]) -> Iterator[str]:
-  """Documents that are more than white space."""
+  """Yields the documents that are more than white space."""
   return (text for text in documents if text.strip())
 
 
 def digest(data: bytes) -> int:
-  """A hash of 64 bits."""
+  """Returns a 64-bit hash."""
   found = hashlib.blake2b(data, digest_size=8).digest()
   return int.from_bytes(found, "big")
 
 
 class _Sizes:
-  """What a reading found; sizes are bytes of UTF-8.
+  """Sizes, in bytes of UTF-8, and hashes from one reading of the text.
 
   Attributes:
-    documents: their number.
-    size: of all.
-    largest: the largest size.
-    lowest, highest: hashes.
+    documents: the number of documents.
+    size: the total size.
+    largest: the size of the largest document.
+    lowest, highest: the extreme hashes.
     smallest: the smallest size, and the lowest hash of that size.
-    natural: the size of what the natural boundary holds out.
+    natural: the size held out by the natural boundary, the fraction itself.
     by_hash: the size of documents that may be held out, by hash >> `shift`.
   """
 
@@ -186,7 +184,7 @@ def _divided(
   budget: int,
   label: str,
 ) -> tuple[source_lib.Source, _Sizes]:
-  """Reads again, where a document is larger than all that is held out."""
+  """Reads again, dividing documents larger than the held-out fraction."""
   if source.divided is not None:
     source = dataclasses.replace(
       source, train=functools.partial(source.divided, budget)
@@ -207,7 +205,7 @@ def _divided(
 def _boundary(
   found: _Sizes, natural: int, fraction: float, budget: int
 ) -> tuple[int, int]:
-  """The boundary, and the largest document that it holds out."""
+  """Returns the boundary and the largest size that it holds out."""
   if not found.by_hash:
     size, hashed = found.smallest
     return hashed + 1, size

@@ -1,7 +1,7 @@
-"""From documents to a cache entry: split, train the tokenizer, tokenize.
+"""Builds a cache entry: splits, trains the tokenizer, tokenizes.
 
-The text is read three times (survey, tokenizer, tokens), or a fourth time where
-the split needs it, and never kept: a corpus may be larger than memory.
+The text is read three times (survey, tokenizer, tokens), or four times if the
+split needs it, and never kept, as a corpus may be larger than memory.
 Tokenizing dominates the time.
 """
 
@@ -23,7 +23,8 @@ VALIDATION = "validation.bin"
 COUNTS = "counts.bin"
 TOKENIZER = "tokenizer.json"
 
-# Of text, for the tokenizer's threads: it takes up to 200 bytes for each.
+# Bytes of text per call of the tokenizer, which takes up to 200 bytes of memory
+# for each.
 _BYTES_AT_ONCE = 2**20
 
 
@@ -43,12 +44,13 @@ def build(
   """Writes an entry's files.
 
   Args:
-    writer: of the entry.
+    writer: writes the entry.
     source: the documents.
-    holdout_fraction: of bytes, if the source has no validation split.
+    holdout_fraction: the fraction of bytes to hold out if the source has no
+      validation split.
     vocab_size: the size of the embedding table.
-    tokenizer: ready, or None to train one on the training documents.
-    tokenizer_train_megabytes: how much text to train it on, at most.
+    tokenizer: None trains one on the training documents.
+    tokenizer_train_megabytes: the most text to train it on.
 
   Raises:
     ValueError: if a split has no documents.
@@ -105,10 +107,10 @@ def _labeled(found: holdout.Survey) -> Iterator[tuple[bool, int, str]]:
 
 
 def _sample(found: holdout.Survey, megabytes: float) -> Iterator[str]:
-  """Yields every k-th training document, `megabytes` in all at most.
+  """Yields every k-th training document, at most `megabytes` in total.
 
-  Documents are often in order of time or of subject, so the first ones would
-  make a poor sample.
+  Documents are often ordered by time or subject, so the first ones would be a
+  poor sample.
   """
   left = int(megabytes * 1e6)
   step = -(-found.train_size // max(left, 1))

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, each a document in one of its fields."""
+"""Reads JSON lines: one object per line, with a document in one field."""
 
 import codecs
 import json
@@ -23,19 +23,19 @@ def documents(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
   """Yields the text of each line.
 
   Args:
-    file: open, decompressed.
+    file: open and decompressed.
     path: for messages.
     text_feature: the field.
 
   Raises:
-    ValueError: naming the line, if it is no object with text in that field.
+    ValueError: naming the line, if it is not an object with text in that field.
   """
   for value, place in values(file, path):
     yield text_of(value, text_feature, place)
 
 
 def values(file: BinaryIO, path: str) -> Iterator[tuple[Any, str]]:
-  """Yields the value of each line, and where it is, for messages.
+  """Yields the value of each line, and its place for messages.
 
   Raises:
     ValueError: naming the line, if it is not JSON.
@@ -71,7 +71,7 @@ def values(file: BinaryIO, path: str) -> Iterator[tuple[Any, str]]:
 
 
 def _parse(text: str, place: str) -> Any:
-  """The value, or the error that the parser raised."""
+  """Returns the value, or the error that the parser raised."""
   try:
     return json.loads(text)
   except RecursionError as error:
@@ -90,7 +90,7 @@ def _array(path: str) -> ValueError:
 def _diagnosis(
   error: ValueError, text: str, path: str, place: str, file: Any
 ) -> ValueError:
-  """What to say of a line that is not JSON; `file` only if it is the first."""
+  """Returns the error for a line that is not JSON; `file` if it is first."""
   if not isinstance(error, json.JSONDecodeError):
     return ValueError(f"{place}: JSON that cannot be read: {error}")
   if file and text.startswith("["):
@@ -108,7 +108,7 @@ def text_of(value: Any, text_feature: str, place: str) -> str:
   """Returns the text in a field of a line's value.
 
   Raises:
-    ValueError: naming the place, if it is no object with text in that field.
+    ValueError: naming the place, if `value` is not an object with text there.
   """
   if not isinstance(value, dict):
     raise ValueError(
@@ -130,13 +130,13 @@ def text_of(value: Any, text_feature: str, place: str) -> str:
 
 
 def clean(text: str) -> str:
-  """As a text file of the same content would be read."""
+  """Returns the text as `reading` would read it from a plain text file."""
   text = text.removeprefix("\ufeff")
   if "\r" in text:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
   try:
     text.encode()
   except UnicodeEncodeError:
-    # JSON can spell half a surrogate pair, which is no character.
+    # JSON can spell half a surrogate pair, which is not a character.
     text = text.encode("utf-8", errors="replace").decode("utf-8")
   return text

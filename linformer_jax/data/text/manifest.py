@@ -1,8 +1,8 @@
-"""The files that a user names: found, and known by their content.
+"""Finds the files that a user names, and identifies them by their content.
 
-A file's sha256 stands for it, so files that were copied, moved or touched are
-the same text. Hashing takes seconds a gigabyte, so hashes are remembered in the
-cache folder for as long as path, size and times of the files stay.
+A file is identified by its sha256, so copied, moved or touched files are the
+same text. Hashing takes seconds per gigabyte, so the cache folder keeps the
+hashes; they are valid until the path, size or times of a file change.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import uuid
 from linformer_jax.data.text import progress
 from linformer_jax.run import paths
 
-# The path, its bytes, and their sha256 in hex.
+# (path, bytes, sha256 in hex)
 Digest = tuple[str, int, str]
 
 _HASHED_AT_ONCE = 2**20
@@ -30,20 +30,20 @@ class MissingText(ValueError):
 def find(patterns: str, field: str) -> list[str]:
   """Returns the files that are named by paths or globs.
 
-  What exists is taken literally, whatever its characters: all of `patterns`
-  first, then as much of it as names one file. `~` and globs come after that,
-  and a folder in front of a glob is taken literally too.
+  An existing path is taken literally, even if it contains commas or wildcards;
+  the longest such path is tried first. `~` and globs are expanded next, and
+  existing folders before a glob are taken literally too.
 
   Args:
-    patterns: separated by commas; `**` crosses folders.
+    patterns: paths or globs, separated by commas; `**` crosses folders.
     field: the config field they come from, for messages.
 
   Returns:
-    Absolute paths, sorted, each once.
+    Absolute paths, sorted, without duplicates.
 
   Raises:
     MissingText: if a pattern matches nothing.
-    ValueError: if it matches only folders, or is no pattern.
+    ValueError: if it matches only folders, or if there is no pattern.
   """
   found: set[str] = set()
   parts = patterns.split(",")
@@ -81,10 +81,10 @@ def _absolute(text: str) -> str:
 
 
 def _matches(text: str, field: str) -> list[str]:
-  """What one path or glob matches; nothing if it may be a list of them."""
+  """Returns the matches of one path or glob; none if it may be a list."""
   if not os.path.exists(text):
     text = paths.expand(text.strip(), field)
-  # The longest part in front that exists is no glob, also with brackets in it.
+  # The longest existing prefix is literal, even if it contains brackets.
   folder, rest = os.path.abspath(text), ""
   while not os.path.exists(folder):
     folder, name = os.path.split(folder)
@@ -101,8 +101,8 @@ def digests(files: list[str], cache_root: str) -> list[Digest]:
 
   Args:
     files: absolute paths.
-    cache_root: where hashes are remembered; '' for nowhere. A folder that
-      cannot be written is no error here: a finished entry in it is of use.
+    cache_root: the folder that caches the hashes; '' for none. It need not be
+      writable, as its entries are useful nevertheless.
 
   Raises:
     ValueError: if a file cannot be read.

@@ -1,11 +1,9 @@
-"""Masked language modeling: which tokens are hidden, and behind what.
+"""Masked language modeling: chooses tokens to predict and replaces them.
 
-BERT's rule (Devlin et al., 2019, section 3.1) with RoBERTa's dynamic masks
+BERT's rule (Devlin et al., 2019, section 3.1) with RoBERTa's dynamic masking
 (Liu et al., 2019, section 4.1): an example gets a new mask in every epoch. The
-number of predictions is a static number per sequence, so the model gathers
-[B, P] positions and computes the vocabulary's logits nowhere else.
-
-This module is a leaf: pure functions of arrays and a random generator.
+number of predictions per sequence is static, so the model gathers [B, P]
+positions and computes logits only there.
 """
 
 import dataclasses
@@ -19,11 +17,11 @@ RANDOM_SHARE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """What masking needs to know of a tokenizer.
+  """What masking needs to know about a tokenizer.
 
   Attributes:
     mask_id: the id of `<mask>`.
-    ordinary: int32 ids that may stand in for a token: all but the special ones.
+    ordinary: int32 ids that may replace a token: all but the special ones.
     special: bool [V], True at ids that are never chosen for prediction.
   """
 
@@ -42,9 +40,6 @@ def vocabulary(
     special_ids: ids that are neither predicted nor drawn at random.
     mask_id: the id of `<mask>`, one of `special_ids`.
 
-  Returns:
-    The arrays `mask_tokens` looks things up in.
-
   Raises:
     ValueError: if `mask_id` is not special or an id is not below `size`.
   """
@@ -61,7 +56,7 @@ def vocabulary(
 
 
 def num_predictions(length: int, rate: float) -> int:
-  """P, the static number of predicted positions in `length` tokens."""
+  """Returns P, the static number of predicted positions in `length` tokens."""
   return max(1, round(rate * length))
 
 
@@ -72,13 +67,13 @@ def mask_tokens(
   vocabulary: Vocabulary,
   num_predictions: int,
 ) -> dict[str, np.ndarray]:
-  """Hides `num_predictions` tokens of one sequence.
+  """Masks `num_predictions` tokens of one sequence.
 
-  Positions are drawn without replacement among the real tokens that are not
-  special. A full block gets `num_predictions` of them; a padded block gets a
-  share in proportion to its real tokens, or a short last block would have
-  every token hidden and be scored without context. Where there are fewer, the
-  rest of the row has position 0, target 0 and weight 0.
+  Positions are drawn without replacement from the real tokens that are not
+  special. A full block gets `num_predictions` of them. A padded block gets
+  fewer, in proportion to its real tokens; otherwise every token of a short
+  block would be masked and scored without context. Unused predictions have
+  position 0, target 0 and weight 0.
 
   Args:
     tokens: int32 [N].
@@ -104,8 +99,8 @@ def mask_tokens(
   random = vocabulary.ordinary[
     rng.integers(len(vocabulary.ordinary), size=count)
   ]
-  # Filled in place: this runs for every example, and np.pad costs more than
-  # all the rest.
+  # Filled in place: this runs for every example, and np.pad would cost more
+  # than everything else.
   positions = np.zeros(num_predictions, dtype=np.int32)
   targets = np.zeros(num_predictions, dtype=np.int32)
   weights = np.zeros(num_predictions, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""Documents to a flat stream of tokens, and the stream to blocks.
+"""Packs documents into a flat token stream, and cuts the stream into blocks.
 
-RoBERTa's FULL-SENTENCES input (Liu et al., 2019, section 4.2): documents follow
-each other with `</s>` after each, and a block is `<s>` and the next n - 1
-tokens of the stream, across document boundaries. The stream is what is stored;
-blocks are cut when read, so one cache serves every sequence length.
+This is RoBERTa's FULL-SENTENCES input (Liu et al., 2019, section 4.2):
+documents are concatenated with `</s>` after each, and a block is `<s>` and the
+next N - 1 tokens of the stream, across document boundaries. The stream is
+stored and blocks are cut on the fly, so one cache serves all sequence lengths.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from linformer_jax.data.text import tokenizer as tokenizer_lib
 def stream(
   documents: Iterable[np.ndarray], dtype: np.dtype
 ) -> Iterator[np.ndarray]:
-  """Yields each document's ids with `</s>` after them, as `dtype`."""
+  """Yields each document's ids followed by `</s>`, as `dtype`."""
   for ids in documents:
     yield np.append(ids, tokenizer_lib.EOS_ID).astype(dtype)
 
@@ -25,8 +25,8 @@ class BlockSource:
   """Random access to the blocks of a stream: `len(source)`, `source[i]`.
 
   A block is `{'tokens': int32 [N], 'mask': bool [N]}`. The tokens after the
-  last full block are dropped, or kept in a block padded with `<pad>`, whose
-  mask is False at the padding.
+  last full block are dropped, or kept in a block padded with `<pad>`, where
+  the mask is False.
 
   Attributes:
     tokens: the stream, uint16 or uint32, usually a memory map.
@@ -40,7 +40,7 @@ class BlockSource:
         f"sequence_length is {sequence_length}; a block needs at least 2,"
         " <s> and a token"
       )
-    # A plain array over the same map: slices of np.memmap cost microseconds.
+    # A plain array over the same map, as slicing np.memmap takes microseconds.
     self.tokens = np.asarray(tokens)
     self.sequence_length = sequence_length
     self.pad_last = pad_last

@@ -1,4 +1,4 @@
-"""Lines to the log while the user waits; a leaf."""
+"""Logs progress while the user waits."""
 
 import contextlib
 import logging
@@ -66,7 +66,7 @@ class Progress:
 
 @contextlib.contextmanager
 def heartbeat(label: str) -> Iterator[None]:
-  """Logs one line every few seconds while a call that reports nothing runs."""
+  """Logs a line every few seconds during a call that reports nothing."""
   done = threading.Event()
   start = time.monotonic()
 

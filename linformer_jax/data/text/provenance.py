@@ -1,7 +1,7 @@
-"""What a run was trained on: recorded in its folder, compared on resumption.
+"""Records what a run was trained on, and compares it when the run resumes.
 
-Contents count, not places: files that were touched, copied or moved are the
-same text, and a cache that was rebuilt holds the same tokens.
+Files are compared by content: touched, copied or moved files are the same text,
+and a rebuilt cache holds the same tokens.
 """
 
 import collections
@@ -20,15 +20,15 @@ _NAMED = 3  # files in a message
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What identifies a corpus, its split and its tokenizer.
+  """Identifies a corpus, its split and its tokenizer.
 
   Attributes:
     text: JSON-like; equal for equal text, split and tokenizer settings.
-    inputs: the files that the text was read from, to name them.
-    tokens: bytes and sha256 of each file of the cache entry by name: the
+    inputs: the files that the text was read from, for messages.
+    tokens: the bytes and sha256 of each file of the cache entry, by name: the
       tokenizer and the token streams.
     directory: the cache entry.
-    tokenizers: version of the package that made the tokens.
+    tokenizers: the version of the package that made the tokens.
   """
 
   text: dict[str, Any]
@@ -43,7 +43,7 @@ class Record:
 
 
 def from_json(text: str) -> Record:
-  """Reads what `Record.to_json` wrote.
+  """Returns the record that `Record.to_json` wrote.
 
   Raises:
     ValueError: if the text is damaged.
@@ -60,12 +60,12 @@ def from_json(text: str) -> Record:
 
 
 def changes(known: Record, text: dict[str, Any], inputs: Inputs) -> str:
-  """Returns how the text differs from the recorded one, '' if it does not.
+  """Describes how the text differs from the recorded one; '' if it does not.
 
   Args:
-    known: of the run.
-    text: as `Record.text`, of the text that is there now.
-    inputs: as `Record.inputs`, likewise.
+    known: the record of the run.
+    text: `Record.text` of the current text.
+    inputs: `Record.inputs` of the current text.
   """
   if known.text == text:
     return ""
@@ -84,13 +84,13 @@ def changes(known: Record, text: dict[str, Any], inputs: Inputs) -> str:
 
 
 def _changed_files(known: Inputs, now: Inputs) -> list[str]:
-  """Names what was added, edited, taken away or only put in another order."""
+  """Lists the files that were added, edited, removed or reordered."""
   there = collections.Counter(digest for _, _, digest in known)
   here = collections.Counter(digest for _, _, digest in now)
   added = [path for path, _, digest in now if here[digest] > there[digest]]
   gone = [path for path, _, digest in known if there[digest] > here[digest]]
-  # A file of the same name on both sides was edited. A corpus that moved as a
-  # whole keeps its names, not its folders.
+  # A file whose name is both added and gone was edited. Base names are compared
+  # because a corpus that was moved keeps its names but not its folders.
   names = {os.path.basename(path) for path in added}
   edited = names & {os.path.basename(path) for path in gone}
   named = [

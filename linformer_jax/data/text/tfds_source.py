@@ -1,8 +1,8 @@
 """Documents from TensorFlow Datasets, by name.
 
-Where the dataset is stored in a format with random access (ArrayRecord), it is
-read by `tfds`' data source, without TensorFlow. Otherwise TensorFlow reads it,
-imported only then and kept off the accelerators, which are JAX's.
+A dataset stored in a format with random access (ArrayRecord) is read by TFDS's
+data source, without TensorFlow. Otherwise TensorFlow reads it; it is imported
+only then, and kept off the accelerators, which belong to JAX.
 """
 
 import importlib.util
@@ -18,8 +18,8 @@ from linformer_jax.data.text import source
 from linformer_jax.run import paths
 
 _READ_AT_ONCE = 256
-# A namespace, as in huggingface:x, is none of these: TFDS would look it up on
-# the network.
+# Excludes namespaces, as in huggingface:x, which TFDS would look up on the
+# network.
 _NAME = re.compile(
   r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?"
   r"(:(\d+|\*)(\.(\d+|\*)){2})?"
@@ -30,7 +30,7 @@ _WIKI40B_HEADING = re.compile(r"\s*_START_(?:ARTICLE|SECTION|PARAGRAPH)_\s*")
 
 
 def clean_wiki40b(text: str) -> str:
-  """Plain text from Wiki-40B's: a line for each marked piece, no markers."""
+  """Replaces Wiki-40B's markers with newlines."""
   return _WIKI40B_HEADING.sub("\n", text).replace("_NEWLINE_", "\n").strip()
 
 
@@ -41,23 +41,23 @@ def tfds(
   data_dir: str,
   text_feature: str,
 ) -> source.Source:
-  """A dataset with a text feature, for example `wiki40b/en` or `lm1b`.
+  """Returns a dataset with a text feature, for example `wiki40b/en` or `lm1b`.
 
   Args:
     name: `name[/config][:version]`.
     train_split: for example `train` or `train[:10%]`.
-    validation_split: likewise, or '' to hold out by document.
-    data_dir: where datasets are kept, a folder or gs://; '' is TFDS's default.
+    validation_split: for example `validation`; '' holds out documents.
+    data_dir: the folder of the datasets, local or gs://; '' is TFDS's default.
     text_feature: the feature that holds the text.
 
   Returns:
-    The source; its data are prepared when first read. Its identity is the
-    full name with the version, the splits and the feature, wherever it is kept.
+    The source; its data are prepared when first read. Its identity is the full
+    name with the version, the splits and the feature, but not its location.
 
   Raises:
-    ValueError: if there is no such dataset, config, version or feature, or if
-      a split is malformed or, where the dataset is prepared, not there.
-      Reading raises it for the splits of a dataset that it has to prepare.
+    ValueError: if there is no such dataset, config, version or feature, or if a
+      split is malformed or missing. Splits of a dataset that is not prepared
+      yet are looked up when it is read.
     source.MissingText: if `data_dir` cannot be read. Reading raises it if the
       dataset is not prepared and cannot be.
   """
@@ -119,7 +119,7 @@ def _builder(name: str, data_dir: str) -> Any:
   try:
     return tensorflow_datasets.builder(name, data_dir=data_dir or None)
   except tensorflow_datasets.core.DatasetNotFoundError as error:
-    # The original message lists every dataset there is.
+    # The original message lists every dataset.
     raise ValueError(
       f"data.tfds_name: TFDS has no dataset {name!r}, and none is prepared in"
       f" {folder}; see https://www.tensorflow.org/datasets/catalog"
@@ -128,7 +128,7 @@ def _builder(name: str, data_dir: str) -> Any:
     problem = _line(error)
     if match["config"] and "BuilderConfig" in problem:
       known = tensorflow_datasets.builder_cls(match["set"]).builder_configs
-      problem = f"no config {match['config']!r}; there is {_some(known)}"
+      problem = f"no config {match['config']!r}; there is {_listed(known)}"
     raise ValueError(f"data.tfds_name={name}: {problem}") from error
   except _failures() as error:
     raise source.MissingText(
@@ -153,10 +153,10 @@ def _check_feature(builder: Any, name: str) -> None:
     if name in features:
       kind = type(features[name]).__name__
       problem = f"feature {name!r} of {full_name} is {kind}, not text"
-    raise ValueError(f"data.text_feature: {problem}; there is {_some(text)}")
+    raise ValueError(f"data.text_feature: {problem}; there is {_listed(text)}")
 
 
-def _some(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
   names = sorted(names)
   more = len(names) - _NAMED_AT_ONCE
   listed = ", ".join(names[:_NAMED_AT_ONCE]) or "none"
@@ -164,13 +164,13 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _line(error: Exception) -> str:
-  """What an error of TFDS says, in one line and without its prefix."""
+  """Returns the message of a TFDS error, on one line and without its prefix."""
   text = " ".join(str(error).split()).rpartition('}": ')[2]
   return (text or type(error).__name__)[:300].rstrip(".")
 
 
 def _failures() -> tuple[type[Exception], ...]:
-  """What TFDS raises where it cannot read, download or prepare a dataset."""
+  """Returns what TFDS raises if it cannot read or prepare a dataset."""
   from google.protobuf import json_format
   from tensorflow_datasets.core import download
 
@@ -181,12 +181,12 @@ def _failures() -> tuple[type[Exception], ...]:
     download.download_manager.NonMatchingChecksumError,
     download.extractor.ExtractError,
   )
-  tensorflow = sys.modules.get("tensorflow")  # It reads gs://.
+  tensorflow = sys.modules.get("tensorflow")  # Imported only to read gs://.
   return (*found, tensorflow.errors.OpError) if tensorflow else found
 
 
 class _Reader:
-  """Reads the text of one dataset's splits, preparing it at the first call."""
+  """Reads the splits of one dataset, which it prepares first if necessary."""
 
   def __init__(
     self,
@@ -206,7 +206,7 @@ class _Reader:
       self.check_splits()
     try:
       for value in self._values(split):
-        # Hours of tokenizing are not to end at one broken character.
+        # One broken character should not end hours of tokenizing.
         text = value.decode("utf-8", errors="replace")
         yield self._clean(text) if self._clean else text
     except _failures() as error:
@@ -215,14 +215,14 @@ class _Reader:
       ) from error
 
   def check_splits(self) -> None:
-    """Raises a ValueError for a split that is malformed or known not to be."""
+    """Raises a ValueError for a split that is malformed, missing or empty."""
     import tensorflow_datasets
 
     info = self._builder.info
     for field, split in self._splits.items():
       try:
         tensorflow_datasets.core.ReadInstruction.from_spec(split)
-        # None are known before a dataset is prepared.
+        # Splits are unknown until a dataset is prepared.
         if info.splits and info.splits[split].num_examples <= 0:
           raise ValueError("It holds no examples.")
       except (NotImplementedError, ValueError) as error:

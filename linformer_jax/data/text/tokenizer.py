@@ -1,11 +1,9 @@
 """Byte-level BPE, trained here or loaded from a tokenizer.json.
 
-RoBERTa's tokenizer: every byte is in the alphabet, so no text is unknown and
-decoding returns the text exactly. The four special ids are RoBERTa's; `<mask>`
-follows them in a tokenizer trained here and comes last in RoBERTa's own, so
-its id is asked for and never assumed.
-
-This module is a leaf.
+This is RoBERTa's tokenizer: every byte is in the alphabet, so no text is
+unknown and decoding returns the text exactly. The four special ids are
+RoBERTa's. `<mask>` follows them in a tokenizer trained here but comes last in
+RoBERTa's own, so its id is always looked up.
 """
 
 import base64
@@ -30,8 +28,8 @@ SPECIAL_IDS = {"<s>": BOS_ID, "<pad>": PAD_ID, "</s>": EOS_ID, "<unk>": UNK_ID}
 MASK_TOKEN = "<mask>"
 # The special tokens and one token for each byte.
 SMALLEST_VOCABULARY = len(SPECIAL_IDS) + 1 + 256
-# Of words: BPE takes memory for the longest text and time for the longest run
-# of letters, or of spaces, at once.
+# Limits in characters: BPE's memory grows with the longest text and its time
+# with the longest run of letters or of spaces.
 _LONGEST_RUN = 256
 _PIECE = 2**14
 _LONGEST_PIECE = 2**18
@@ -42,16 +40,13 @@ _BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   """Trains byte-level BPE on `texts`.
 
-  Training is deterministic: hosts that train on the same text, each for
-  itself, agree on every id.
+  Training is deterministic: hosts that each train on the same text agree on
+  every id.
 
   Args:
     texts: documents; read once.
     vocab_size: the number of ids wanted, special tokens included. A small
       corpus may have too few pairs to reach it; that is logged, not an error.
-
-  Returns:
-    The tokenizer.
 
   Raises:
     ValueError: if `vocab_size` cannot hold the bytes and special tokens.
@@ -63,8 +58,8 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     )
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  # Merges are counted within runs of letters, of digits, of white space, ...;
-  # learning them takes time with the square of the longest.
+  # Merges are counted within runs of letters, of digits or of white space. The
+  # time to learn them grows with the square of the longest run.
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
     [byte_level, tokenizers.pre_tokenizers.FixedLength(_LONGEST_RUN)]
   )
@@ -99,7 +94,7 @@ def load(path: str | os.PathLike[str], vocab_size: int) -> tokenizers.Tokenizer:
     vocab_size: the size of the embedding table; may exceed the tokenizer's.
 
   Returns:
-    The tokenizer, without truncation and padding.
+    The tokenizer, without truncation or padding.
 
   Raises:
     ValueError: if the file is missing or not a tokenizer, lacks RoBERTa's
@@ -117,7 +112,7 @@ def load(path: str | os.PathLike[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
-  """As `load`, from the file's text; `name` is for the error messages."""
+  """Like `load`, but from the file's text; `name` is for error messages."""
   try:
     fields = json.loads(text)
   except RecursionError as error:
@@ -144,11 +139,11 @@ def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
 
 
 def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
-  """Makes a tokenizer of `text`, which is `fields` in JSON."""
+  """Makes a tokenizer from `text`, the JSON of `fields`."""
   _check_charsmaps(fields, name)
   try:
     tokenizer = _plain(tokenizers.Tokenizer.from_str(text))
-    # A model may lack a token for what it does not know.
+    # A model may lack a token for unknown characters.
     tokenizer.encode("probe \u2603 \x00")
   except Exception as error:  # The package raises this very class.
     reason = str(error).partition("\n")[0]
@@ -160,7 +155,7 @@ def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
 
 
 def _check_charsmaps(fields: Any, name: str) -> None:
-  """Checks SentencePiece's normalizers: the package panics at broken ones."""
+  """Checks SentencePiece normalizers: broken ones make the package panic."""
   left = [fields]
   while left:
     value = left.pop()
@@ -186,17 +181,17 @@ def _check_charsmap(text: Any, name: str) -> None:
 
 
 def size(tokenizer: tokenizers.Tokenizer) -> int:
-  """One more than the largest id: ids need not be contiguous."""
+  """Returns the largest id plus one: ids need not be contiguous."""
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """The id of `<mask>`."""
+  """Returns the id of `<mask>`."""
   return tokenizer.token_to_id(MASK_TOKEN)
 
 
 def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
-  """Ids that are never predicted: special tokens, and ids with no token."""
+  """Returns ids that are never predicted: special tokens, ids of no token."""
   known = set(tokenizer.get_vocab(with_added_tokens=True).values())
   special = set(range(size(tokenizer))) - known
   special.update(SPECIAL_IDS.values())
@@ -210,10 +205,10 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
 def encode(
   tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
 ) -> list[np.ndarray]:
-  """Token ids of each text, uint32, without `<s>` or `</s>`, in parallel.
+  """Returns the uint32 token ids of each text, without `<s>` or `</s>`.
 
-  A long text is encoded in pieces, cut where no token of byte-level BPE spans
-  the cut: the ids are those of the whole, in bounded memory.
+  To bound memory, a long text is cut where no token of byte-level BPE can span
+  the cut, so the ids are those of the whole text. Runs in parallel.
   """
   found, batch, characters = [], [], 0
   for index, text in enumerate(texts):
@@ -241,11 +236,10 @@ def _encode_batch(
 
 
 def _pieces(text: str) -> Iterator[str]:
-  """Cuts a long text in front of single spaces between words.
+  """Cuts a long text before single spaces between words.
 
-  Byte-level BPE puts such a space at the start of a word, so nothing in front
-  of it belongs to the same token. Where none comes for long, as in base64, the
-  cut is anywhere.
+  Byte-level BPE puts such a space at the start of a word, so no token spans the
+  cut. If there is no such space for long, as in base64, the cut is arbitrary.
   """
   start = 0
   while len(text) - start > _PIECE:
@@ -259,7 +253,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _plain(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-  """Switches off what would make ids depend on more than the text."""
+  """Disables every setting by which ids depend on more than the text."""
   # A document that spells out '<mask>' or '</s>' holds those characters, not
   # the special token. The setting is not part of tokenizer.json.
   tokenizer.encode_special_tokens = True

@@ -15,10 +15,18 @@ from linformer_jax.attention import (
   LinformerSelfAttention,
   SoftmaxSelfAttention,
 )
-from linformer_jax.models.encoder import Encoder, MaskedLM, ModelConfig
+from linformer_jax.models import (
+  CausalLM,
+  Classifier,
+  Encoder,
+  MaskedLM,
+  ModelConfig,
+)
 
 __version__ = "0.1.0"
 __all__ = [
+  "CausalLM",
+  "Classifier",
   "Encoder",
   "LinformerSelfAttention",
   "MaskedLM",

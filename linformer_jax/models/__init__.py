@@ -1,11 +1,10 @@
 """Models: configs, encoder layers, output heads and pretrained weights."""
 
 from linformer_jax.models.config import ModelConfig
-from linformer_jax.models.encoder import (
-  Block,
+from linformer_jax.models.encoder import Block, Encoder
+from linformer_jax.models.heads import (
   CausalLM,
   Classifier,
-  Encoder,
   MaskedLM,
   num_parameters,
 )

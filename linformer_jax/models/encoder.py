@@ -2,12 +2,9 @@
 
 import functools
 import itertools
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from linformer_jax import attention as attention_lib
 from linformer_jax.attention import functional, heads, masks
@@ -18,7 +15,7 @@ from linformer_jax.parallel import layout
 ModelConfig = model_config.ModelConfig
 
 
-def _layer_norm(config, name):
+def layer_norm(config, name):
   return nn.LayerNorm(
     epsilon=config.norm_epsilon,
     dtype=config.dtype,
@@ -115,8 +112,8 @@ class Block(nn.Module):
   def setup(self):
     config = self.config
     self.attention = _attention(config, self.projected_length, self.causal)
-    self.attention_norm = _layer_norm(config, None)
-    self.mlp_norm = _layer_norm(config, None)
+    self.attention_norm = layer_norm(config, None)
+    self.mlp_norm = layer_norm(config, None)
     dense = functools.partial(
       nn.Dense, dtype=config.dtype, kernel_init=config.kernel_init()
     )
@@ -197,7 +194,7 @@ class Encoder(nn.Module):
     config = self.config
     self.embed = Embed(config)
     self.drop = nn.Dropout(config.dropout_rate)
-    self.norm = _layer_norm(config, None)
+    self.norm = layer_norm(config, None)
     self.shared = None
     if config.attention == "linformer" and config.sharing == "layerwise":
       self.shared = linformer_lib.SequenceProjection(
@@ -259,95 +256,3 @@ class Encoder(nn.Module):
   def attend(self, x):
     """Returns logits from the token embeddings; see `Embed.attend`."""
     return self.embed.attend(x)
-
-
-class MaskedLM(nn.Module):
-  """Encoder with RoBERTa's masked-LM head, tied to the token embeddings."""
-
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, tokens, mask=None, positions=None, deterministic=True):
-    """Returns logits over the vocabulary.
-
-    Args:
-      tokens: int [B, N].
-      mask: see `Encoder`.
-      positions: int [B, P], where to predict, or None for everywhere.
-      deterministic: False applies dropout (rng 'dropout').
-
-    Returns:
-      float32 [B, P, V], or [B, N, V] if positions is None.
-
-    Raises:
-      ValueError: see `Encoder`.
-    """
-    config = self.config
-    encoder = Encoder(config, name="encoder")
-    x = encoder(tokens, mask, deterministic)
-    if positions is not None:
-      x = jnp.take_along_axis(x, positions[..., None], axis=1)
-    x = layout.constrain(x, "batch", "sequence")
-    x = nn.Dense(
-      config.embed_dim,
-      dtype=config.dtype,
-      kernel_init=config.kernel_init(),
-      name="head_dense",
-    )(x)
-    x = _layer_norm(config, "head_norm")(nn.gelu(x, approximate=False))
-    bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
-    logits = encoder.attend(x) + bias
-    return layout.constrain(logits, "batch", "sequence", "vocab")
-
-
-class CausalLM(nn.Module):
-  """Encoder with causal attention and logits tied to the token embeddings."""
-
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, tokens, mask=None, deterministic=True):
-    """Returns logits of the next token at every position.
-
-    Args:
-      tokens: int [B, N].
-      mask: see `Encoder`.
-      deterministic: False applies dropout (rng 'dropout').
-
-    Returns:
-      float32 [B, N, V]; logits at position i do not depend on later tokens.
-
-    Raises:
-      ValueError: see `Encoder`; also if the attention cannot be causal.
-    """
-    encoder = Encoder(self.config, causal=True, name="encoder")
-    logits = encoder.attend(encoder(tokens, mask, deterministic))
-    return layout.constrain(logits, "batch", "sequence", "vocab")
-
-
-class Classifier(nn.Module):
-  """Encoder with RoBERTa's classification head on the first position.
-
-  Attributes:
-    config: sizes and choices.
-    num_classes: C.
-  """
-
-  config: ModelConfig
-  num_classes: int
-
-  @nn.compact
-  def __call__(self, tokens, mask=None, deterministic=True):
-    """tokens int [B, N] -> logits float32 [B, C]; see `Encoder`."""
-    config = self.config
-    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-    x = Encoder(config, name="encoder")(tokens, mask, deterministic)[:, 0]
-    dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
-    x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
-    x = drop(jnp.tanh(x)).astype(jnp.float32)
-    return dense(self.num_classes, name="head_out")(x)
-
-
-def num_parameters(params: Any) -> int:
-  """Returns the number of elements in a tree of arrays or shapes."""
-  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

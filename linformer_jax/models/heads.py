@@ -1,0 +1,109 @@
+"""Heads: masked and causal language modeling, and classification."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linformer_jax.models import encoder as encoder_lib
+from linformer_jax.models.config import ModelConfig
+from linformer_jax.parallel import layout
+
+
+class MaskedLM(nn.Module):
+  """Encoder with RoBERTa's masked-LM head, tied to the token embeddings."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, positions=None, deterministic=True):
+    """Returns logits over the vocabulary.
+
+    Args:
+      tokens: int [B, N].
+      mask: see `Encoder`.
+      positions: int [B, P], where to predict, or None for everywhere.
+      deterministic: False applies dropout (rng 'dropout').
+
+    Returns:
+      float32 [B, P, V], or [B, N, V] if positions is None.
+
+    Raises:
+      ValueError: see `Encoder`.
+    """
+    config = self.config
+    encoder = encoder_lib.Encoder(config, name="encoder")
+    x = encoder(tokens, mask, deterministic)
+    if positions is not None:
+      x = jnp.take_along_axis(x, positions[..., None], axis=1)
+    x = layout.constrain(x, "batch", "sequence")
+    x = nn.Dense(
+      config.embed_dim,
+      dtype=config.dtype,
+      kernel_init=config.kernel_init(),
+      name="head_dense",
+    )(x)
+    x = encoder_lib.layer_norm(config, "head_norm")(
+      nn.gelu(x, approximate=False)
+    )
+    bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
+    logits = encoder.attend(x) + bias
+    return layout.constrain(logits, "batch", "sequence", "vocab")
+
+
+class CausalLM(nn.Module):
+  """Encoder with causal attention and logits tied to the token embeddings."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, deterministic=True):
+    """Returns logits of the next token at every position.
+
+    Args:
+      tokens: int [B, N].
+      mask: see `Encoder`.
+      deterministic: False applies dropout (rng 'dropout').
+
+    Returns:
+      float32 [B, N, V]; logits at position i do not depend on later tokens.
+
+    Raises:
+      ValueError: see `Encoder`; also if the attention cannot be causal.
+    """
+    encoder = encoder_lib.Encoder(self.config, causal=True, name="encoder")
+    logits = encoder.attend(encoder(tokens, mask, deterministic))
+    return layout.constrain(logits, "batch", "sequence", "vocab")
+
+
+class Classifier(nn.Module):
+  """Encoder with RoBERTa's classification head on the first position.
+
+  Attributes:
+    config: sizes and choices.
+    num_classes: C.
+  """
+
+  config: ModelConfig
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, deterministic=True):
+    """tokens int [B, N] -> logits float32 [B, C]; see `Encoder`."""
+    config = self.config
+    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    x = encoder_lib.Encoder(config, name="encoder")(
+      tokens, mask, deterministic
+    )[:, 0]
+    dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
+    x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
+    x = drop(jnp.tanh(x)).astype(jnp.float32)
+    return dense(self.num_classes, name="head_out")(x)
+
+
+def num_parameters(params: Any) -> int:
+  """Returns the number of elements in a tree of arrays or shapes."""
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

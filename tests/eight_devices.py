@@ -31,13 +31,12 @@ def make_config(fields):
   return config
 
 
-def batches(config):
-  data = pipeline.DataConfig(**config.data.to_dict())
-  corpus = pipeline.prepare(data)
+def batches(config, task):
+  corpus = pipeline.prepare(pipeline.DataConfig(**config.data.to_dict()))
   size = config.train.batch_size
-  train = pipeline.train_iterator(corpus, data, size)
-  # The last one has pads, and rows that only fill it up.
-  *_, last = pipeline.validation_batches(corpus, data, size)
+  train = pipeline.train_iterator(corpus, task, config.data.seed, size)
+  # The last batch has padding and filler rows.
+  *_, last = pipeline.validation_batches(corpus, task, size)
   return [next(train), next(train)], last
 
 
@@ -53,7 +52,7 @@ def updates(config, devices):
     "collectives": hlo.collectives(compiled.as_text()),
   }
   arrays, state = {}, steps.init()
-  train, last = batches(config)
+  train, last = batches(config, steps.task)
   for i, batch in enumerate(train):
     batch = steps.place(batch)
     facts["rows"] = [x.data.shape for x in batch["tokens"].addressable_shards]

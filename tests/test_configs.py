@@ -151,7 +151,7 @@ def test_a_field_that_is_set_follows_no_more_in_any_order(module, follower):
     [path, ours, theirs],
     [path, theirs, ours],
     [theirs, ours, path],
-    [path, theirs, "--config.task.mask_rate=0.2", ours, theirs],
+    [path, theirs, "--config.train.batch_size=32", ours, theirs],
   ):
     given = command_line.make_flags()
     command_line.parse(given, ["main", *words])

@@ -181,6 +181,9 @@ def tokens(lab, name, way, rng):
   workdir = lab.copy(lab_lib.UPDATES - lab_lib.EVERY)
   text = shutil.copytree(lab.text, lab.fresh())
   [entry] = [path for path in text.iterdir() if path.is_dir()]
+  # The run knows where its tokens are; let that be the copy.
+  record = workdir / "corpus.json"
+  record.write_text(record.read_text().replace(str(lab.text), str(text)))
   harm(entry / name, way, rng)
   ended = lab.run(workdir, text=text)
   lines = _complaints(ended, r".* is damaged \(.*\): building it anew")

@@ -1,9 +1,9 @@
 """Initializers with which attention sees neighbors from the first update.
 
 From random initial values a masked language model stays long on a plateau near
-unigram perplexity, until some head learns to attend by position. A random E
-makes that harder, since every slot mixes all positions. Three initializers
-shorten the plateau; their parameters are trained like any other:
+the loss of token frequencies, until some head learns to attend by position. A
+random E makes that harder, since every slot mixes all positions. Three
+initializers shorten the plateau; their parameters are trained like any other:
 
 * Neighbor heads. The last `position_dims` features of the embeddings encode
   positions as pairs (cos w i, sin w i) with linearly spaced frequencies w. The

@@ -108,25 +108,15 @@ def create(config: Any, model: ModelConfig) -> Task:
     ValueError: for a task not in `TASKS`, or unknown or missing fields.
   """
   fields = config.task.to_dict()
-  task = kind(config)
-  del fields["name"]
-  known = {field.name for field in dataclasses.fields(task)}
-  for name in sorted(fields.keys() ^ known):
-    said = "has no" if name in fields else "needs the"
-    raise ValueError(
-      f"task {config.task.name!r} {said} field task.{name}: start from a "
-      "config file of that task"
-    )
-  return task(**fields).build(model, config.data.sequence_length)
-
-
-def kind(config: Any) -> type:
-  """Returns the entry of `TASKS` that a config names.
-
-  Raises:
-    ValueError: for an unknown name.
-  """
-  name = config.task.name
+  name = fields.pop("name")
   if name not in TASKS:
     raise ValueError(f"task.name {name!r} is not one of {', '.join(TASKS)}")
-  return TASKS[name]
+  task = TASKS[name]
+  known = {field.name for field in dataclasses.fields(task)}
+  for field in sorted(fields.keys() ^ known):
+    said = "has no" if field in fields else "needs the"
+    raise ValueError(
+      f"task {name!r} {said} field task.{field}: start from a config file of "
+      "that task"
+    )
+  return task(**fields).build(model, config.data.sequence_length)

@@ -11,11 +11,9 @@ A batch:
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from linformer_jax import flops, models
-from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.tasks import language
 from linformer_jax.tasks.field import Field
 
@@ -30,18 +28,13 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM:
+class CausalLM(language.LanguageModeling):
   """See `tasks.Task`."""
 
   model: models.ModelConfig
   length: int
 
-  headline: ClassVar[str] = "perplexity"
-  number: ClassVar[str] = ".2f"
-  scale: ClassVar[str] = "log"
   unit: ClassVar[str] = "tokens"
-  floor_name: ClassVar[str] = "unigram_perplexity"
-  short: ClassVar[bool] = False  # training blocks are full
 
   @property
   def outputs(self) -> int:
@@ -55,10 +48,7 @@ class CausalLM:
   def spec(self, masked: bool) -> dict[str, Field]:
     """Returns tokens, their mask, targets and weights."""
     shape, axes = (self.length,), ("sequence",)
-    rows = {"tokens": Field(shape, np.int32, axes)}
-    if masked:
-      rows["mask"] = Field(shape, np.bool_, axes)
-    return rows | {
+    return self.token_fields(masked) | {
       "targets": Field(shape, np.int32, axes),
       "weights": Field(shape, np.float32, axes),
     }
@@ -76,35 +66,13 @@ class CausalLM:
     }
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so no softmax is empty."""
-    tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
-    tokens[0] = tokenizer_lib.BOS_ID
-    return self.example(
-      {"tokens": tokens, "mask": np.arange(self.length) == 0}, None, None
-    )
-
-  def init_arguments(self):
-    """Returns tokens of the model's max_length."""
-    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+    """Returns an empty row, in which no token follows another."""
+    return self.example(self.empty(), None, None)
 
   def sums(self, variables, batch, key=None):
     """See `language.token_sums`."""
-    logits = self.module().apply(
-      variables,
-      batch["tokens"],
-      batch.get("mask"),
-      deterministic=key is None,
-      rngs={} if key is None else {"dropout": key},
-    )
+    logits = self.logits(variables, batch, key)
     return language.token_sums(logits, batch["targets"], batch["weights"])
-
-  def metrics(self, sums):
-    """See `language.metrics`."""
-    return language.metrics(sums)
-
-  def floor(self, data, batches):
-    """See `language.unigram_perplexity`."""
-    return language.unigram_perplexity(data.token_counts, batches)
 
   def flops(self) -> int:
     """Counts the encoder, and the tied head at every position."""

@@ -11,12 +11,11 @@ longer text is truncated until both fit, and the row is padded. A batch:
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from linformer_jax import flops, models
 from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.tasks import language
 from linformer_jax.tasks.field import Field
 
 
@@ -46,7 +45,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(language.TokenRows):
   """See `tasks.Task`."""
 
   config: Config
@@ -71,10 +70,7 @@ class Classification:
 
   def spec(self, masked: bool) -> dict[str, Field]:
     """Tokens and their mask, the label and its weight."""
-    rows = {"tokens": Field((self.length,), np.int32, ("sequence",))}
-    if masked:
-      rows["mask"] = Field((self.length,), np.bool_, ("sequence",))
-    return rows | {
+    return self.token_fields(masked) | {
       "label": Field((), np.int32, ()),
       "weight": Field((), np.float32, ()),
     }
@@ -91,43 +87,17 @@ class Classification:
       tokens = np.concatenate([bos, text, eos, eos, pair, eos])
     else:
       tokens = np.concatenate([bos, text[: self.length - 2], eos])
-    return self._row(tokens, record["label"], 1)
-
-  def _row(self, tokens, label, weight):
-    row = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
-    row[: len(tokens)] = tokens
-    return {
-      "tokens": row,
-      "mask": np.arange(self.length) < len(tokens),
-      "label": np.int32(label),
-      "weight": np.float32(weight),
-    }
+    label = {"label": np.int32(record["label"]), "weight": np.float32(1)}
+    return self.padded(tokens) | label
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so no softmax is empty."""
-    return self._row([tokenizer_lib.BOS_ID], 0, 0)
-
-  def init_arguments(self):
-    """Returns tokens of the model's max_length."""
-    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+    """Returns an empty row of weight 0."""
+    return self.empty() | {"label": np.int32(0), "weight": np.float32(0)}
 
   def sums(self, variables, batch, key=None):
-    """Returns float32 'loss' (summed nll in nats), 'correct' and 'weight'."""
-    logits = self.module().apply(
-      variables,
-      batch["tokens"],
-      batch["mask"],
-      deterministic=key is None,
-      rngs={} if key is None else {"dropout": key},
-    )
-    label, weight = batch["label"], batch["weight"]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
-    return {
-      "loss": jnp.sum(losses * weight),
-      "correct": jnp.sum(correct * weight),
-      "weight": jnp.sum(weight),
-    }
+    """See `language.token_sums`; a row is one prediction."""
+    logits = self.logits(variables, batch, key)
+    return language.token_sums(logits, batch["label"], batch["weight"])
 
   def metrics(self, sums):
     """Loss in nats and accuracy."""

@@ -1,12 +1,16 @@
-"""Token losses and perplexity of language modeling tasks."""
+"""What tasks on tokens share: rows, losses, and perplexity."""
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.tasks.field import Field
 
 
 def token_sums(
@@ -15,9 +19,9 @@ def token_sums(
   """Returns loss, accuracy and weight sums over predicted tokens.
 
   Args:
-    logits: float32 [B, P, V].
-    targets: int [B, P].
-    weights: float [B, P], 0 where there is nothing to predict.
+    logits: float32 [..., V].
+    targets: int [...].
+    weights: float [...], 0 where there is nothing to predict.
 
   Returns:
     float32 scalars: 'loss', the summed negative log-likelihood in nats;
@@ -70,3 +74,61 @@ def unigram_perplexity(
   if not weight:
     raise ValueError("there is nothing to score: the weights sum to 0")
   return float(np.exp(total / weight))
+
+
+class TokenRows:
+  """Mixin of tasks whose batches have 'tokens' [B, N] and their 'mask'.
+
+  The task has `model`, `length` and `module()`.
+  """
+
+  def token_fields(self, masked: bool) -> dict[str, Field]:
+    """Returns the tokens, with their padding mask if `masked`."""
+    shape, axes = (self.length,), ("sequence",)
+    fields = {"tokens": Field(shape, np.int32, axes)}
+    if masked:
+      fields["mask"] = Field(shape, np.bool_, axes)
+    return fields
+
+  def padded(self, tokens) -> dict[str, np.ndarray]:
+    """Returns a row of tokens, padded to length N, and its mask."""
+    row = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
+    row[: len(tokens)] = tokens
+    return {"tokens": row, "mask": np.arange(self.length) < len(tokens)}
+
+  def empty(self) -> dict[str, np.ndarray]:
+    """Returns `<s>` alone: one real token, so no softmax is empty."""
+    return self.padded([tokenizer_lib.BOS_ID])
+
+  def init_arguments(self):
+    """Returns tokens of the model's max_length."""
+    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
+
+  def logits(self, variables, batch, key, *arguments) -> jax.Array:
+    """Applies the module to a batch; a dropout key of None is deterministic."""
+    return self.module().apply(
+      variables,
+      batch["tokens"],
+      batch.get("mask"),
+      *arguments,
+      deterministic=key is None,
+      rngs={} if key is None else {"dropout": key},
+    )
+
+
+class LanguageModeling(TokenRows):
+  """Mixin of tasks that are scored by perplexity beside the unigram's."""
+
+  headline: ClassVar[str] = "perplexity"
+  number: ClassVar[str] = ".2f"
+  scale: ClassVar[str] = "log"
+  floor_name: ClassVar[str] = "unigram_perplexity"
+  short: ClassVar[bool] = False  # training blocks are full
+
+  def metrics(self, sums):
+    """See `language.metrics`."""
+    return metrics(sums)
+
+  def floor(self, data, batches):
+    """See `unigram_perplexity`."""
+    return unigram_perplexity(data.token_counts, batches)

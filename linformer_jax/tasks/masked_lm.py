@@ -17,7 +17,6 @@ import numpy as np
 
 from linformer_jax import flops, models
 from linformer_jax.data.text import masking
-from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import layout
 from linformer_jax.tasks import language
 from linformer_jax.tasks.field import Field
@@ -43,19 +42,14 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(language.LanguageModeling):
   """See `tasks.Task`."""
 
   config: Config
   model: models.ModelConfig
   length: int
 
-  headline: ClassVar[str] = "perplexity"
-  number: ClassVar[str] = ".2f"
-  scale: ClassVar[str] = "log"
   unit: ClassVar[str] = "masked tokens"
-  floor_name: ClassVar[str] = "unigram_perplexity"
-  short: ClassVar[bool] = False  # training blocks are full
 
   @property
   def predictions(self) -> int:
@@ -74,10 +68,7 @@ class MaskedLM:
   def spec(self, masked: bool) -> dict[str, Field]:
     """Returns tokens, their mask, positions, targets and weights."""
     predictions = (self.predictions,)
-    rows = {"tokens": Field((self.length,), np.int32, ("sequence",))}
-    if masked:
-      rows["mask"] = Field((self.length,), np.bool_, ("sequence",))
-    return rows | {
+    return self.token_fields(masked) | {
       "positions": Field(predictions, np.int32, (None,)),
       "targets": Field(predictions, np.int32, (None,)),
       "weights": Field(predictions, np.float32, (None,)),
@@ -90,20 +81,12 @@ class MaskedLM:
     )
 
   def filler(self) -> dict[str, np.ndarray]:
-    """`<s>` alone: one real token, so no softmax is empty."""
-    tokens = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
-    tokens[0] = tokenizer_lib.BOS_ID
-    return {
-      "tokens": tokens,
-      "mask": np.arange(self.length) == 0,
+    """Returns an empty row that predicts nothing."""
+    return self.empty() | {
       "positions": np.zeros(self.predictions, np.int32),
       "targets": np.zeros(self.predictions, np.int32),
       "weights": np.zeros(self.predictions, np.float32),
     }
-
-  def init_arguments(self):
-    """Returns tokens of the model's max_length."""
-    return (jnp.zeros((1, self.model.max_length), jnp.int32),)
 
   def sums(self, variables, batch, key=None):
     """See `language.token_sums`."""
@@ -113,23 +96,8 @@ class MaskedLM:
     positions, targets, weights = (
       jnp.pad(batch[name], [(0, 0), (0, short)]) for name in names
     )
-    logits = self.module().apply(
-      variables,
-      batch["tokens"],
-      batch.get("mask"),
-      positions,
-      deterministic=key is None,
-      rngs={} if key is None else {"dropout": key},
-    )
+    logits = self.logits(variables, batch, key, positions)
     return language.token_sums(logits, targets, weights)
-
-  def metrics(self, sums):
-    """See `language.metrics`."""
-    return language.metrics(sums)
-
-  def floor(self, data, batches):
-    """See `language.unigram_perplexity`."""
-    return language.unigram_perplexity(data.token_counts, batches)
 
   def flops(self) -> int:
     """Counts the encoder, and the head at P positions."""

@@ -78,6 +78,18 @@ def test_validation_files_are_the_split(tmp_path):
   assert len(open_data(config_of(path, **fields), data.record).train) == 50
 
 
+def test_a_file_that_is_held_out_is_not_trained_on(tmp_path):
+  path = labeled.write(tmp_path / "a.jsonl", 50)
+  other = labeled.write(tmp_path / "b.jsonl", 20, seed=1)
+  (tmp_path / "copy.jsonl").write_bytes(other.read_bytes())
+  fields = {"data.validation_files": str(other)}
+  data = open_data(config_of(tmp_path / "*.jsonl", **fields))
+  assert (len(data.train), len(data.validation)) == (50, 20)
+  path.unlink()
+  with pytest.raises(ValueError, match="nothing is left to train on"):
+    open_data(config_of(tmp_path / "*.jsonl", **fields))
+
+
 @pytest.mark.parametrize(
   "sizes, kept",
   [

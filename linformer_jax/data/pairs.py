@@ -23,7 +23,6 @@ from linformer_jax.data.text import (
   holdout,
   ingest,
   json_lines,
-  manifest,
   progress,
   provenance,
   reading,
@@ -98,9 +97,7 @@ class LabeledTexts:
   @property
   def tokenizer_json(self) -> str:
     """The tokenizer.json whose hash is in the record."""
-    path = os.path.join(self.directory, ingest.TOKENIZER)
-    with open(path, encoding="utf-8") as file:
-      return file.read()
+    return ingest.tokenizer_json(self.directory)
 
 
 def prepare(
@@ -119,31 +116,13 @@ def prepare(
 
 
 def _source(config: corpus.DataConfig) -> source_lib.Source:
-  root = cache.root_directory(config.cache_dir)
-  found = manifest.find(config.files, "data.files")
-  train = manifest.digests(found, root)
-  held = []
-  if config.validation_files:
-    found = manifest.find(config.validation_files, "data.validation_files")
-    held = manifest.digests(found, root)
-
-  def rows(files: list[manifest.Digest]) -> Iterator[Labeled]:
-    for path, _, _ in files:
-      yield from _read(path, config.text_feature)
-
-  return source_lib.Source(
-    name="labeled",
-    description=f"the texts in {config.files}",
-    identity={
-      "source": "labeled",
-      "text_feature": config.text_feature,
-      "files": [digest for _, _, digest in train],
-      "validation_files": [digest for _, _, digest in held],
-    },
-    train=functools.partial(rows, train),
-    validation=functools.partial(rows, held) if held else None,
-    inputs=tuple(train),
-    validation_inputs=tuple(held),
+  return source_lib.hashed_files(
+    "labeled",
+    config.files,
+    config.validation_files,
+    cache.root_directory(config.cache_dir),
+    functools.partial(_read, text_feature=config.text_feature),
+    {"text_feature": config.text_feature},
   )
 
 

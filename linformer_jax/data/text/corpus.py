@@ -161,9 +161,7 @@ class Corpus:
   @property
   def tokenizer_json(self) -> str:
     """The tokenizer.json whose hash is in the record."""
-    path = os.path.join(self.directory, ingest.TOKENIZER)
-    with open(path, encoding="utf-8") as file:
-      return file.read()
+    return ingest.tokenizer_json(self.directory)
 
 
 def prepare(

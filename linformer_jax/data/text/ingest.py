@@ -6,6 +6,7 @@ Tokenizing dominates the time.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +32,12 @@ _BYTES_AT_ONCE = 2**20
 def token_dtype(vocab_size: int) -> np.dtype:
   """Little-endian uint16, or uint32 if ids do not fit."""
   return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def tokenizer_json(directory: str) -> str:
+  """Returns the tokenizer.json of a cache entry."""
+  with open(os.path.join(directory, TOKENIZER), encoding="utf-8") as file:
+    return file.read()
 
 
 def build(

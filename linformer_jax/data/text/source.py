@@ -160,6 +160,40 @@ def files(
     MissingText: if a glob matches no file.
     ValueError: if nothing is left to train on, or a file cannot be read.
   """
+
+  def read(path: str, longest: int = reading.PART) -> Iterator[str]:
+    return reading.documents(path, text_feature, longest)
+
+  source = hashed_files(
+    "files",
+    patterns,
+    validation_patterns,
+    cache_root,
+    read,
+    {"reading": _READING, "text_feature": text_feature},
+  )
+  return dataclasses.replace(source, divided=source.train)
+
+
+def hashed_files(
+  name: str,
+  patterns: str,
+  validation_patterns: str,
+  cache_root: str,
+  read: Callable[..., Iterator[Any]],
+  identity: dict[str, Any],
+) -> Source:
+  """Returns a source of the user's files, identified by their content.
+
+  Args:
+    name: of the source.
+    patterns, validation_patterns, cache_root: as for `files`.
+    read: (path, ...) yields the documents of a file.
+    identity: what the documents depend on besides the files.
+
+  Raises:
+    MissingText, ValueError: as `files`.
+  """
   train = manifest.digests(manifest.find(patterns, "data.files"), cache_root)
   held = []
   if validation_patterns:
@@ -167,27 +201,23 @@ def files(
     held = manifest.digests(found, cache_root)
     train = _not_held_out(train, held)
 
-  def documents(
-    files: list[manifest.Digest], longest: int = reading.PART
-  ) -> Iterator[str]:
+  def documents(files: list[manifest.Digest], *arguments) -> Iterator[Any]:
     for path, size, _ in files:
       if os.path.exists(path) and os.path.getsize(path) != size:
         raise ValueError(f"{path} has changed since it was hashed: start again")
-      yield from reading.documents(path, text_feature, longest)
+      yield from read(path, *arguments)
 
   return Source(
-    name="files",
+    name=name,
     description=f"the text in {patterns}",
     identity={
-      "source": "files",
-      "reading": _READING,
-      "text_feature": text_feature,
+      "source": name,
+      **identity,
       "files": [digest for _, _, digest in train],
       "validation_files": [digest for _, _, digest in held],
     },
     train=functools.partial(documents, train),
     validation=functools.partial(documents, held) if held else None,
-    divided=functools.partial(documents, train),
     inputs=tuple(train),
     validation_inputs=tuple(held),
   )

@@ -20,8 +20,7 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                               --config=configs/linformer.py:n=512,k=128 \
                               --config.optimizer.learning_rate=3e-4
                           ./launch.sh train --help lists the flags
-  evaluate --workdir=DIR  exact validation perplexity of a run's newest
-                          checkpoint
+  evaluate --workdir=DIR  exact validation metrics of a run's newest checkpoint
   plan FLAGS              what an update would take on a TPU slice or on an H100:
                           memory, FLOPs, communication, the largest batch; it
                           is compiled here and not run, for example

@@ -22,7 +22,6 @@ class Experiment:
   config: Any
   mesh: jax.sharding.Mesh
   steps: step_lib.Steps
-  data: pipeline.DataConfig
   corpus: pipeline.Corpus
   floor: float  # `Task.floor` on the validation split
 
@@ -53,7 +52,7 @@ def build(config, known: pipeline.Record | None = None) -> Experiment:
   task = steps.task
   batches = pipeline.validation_batches(corpus, task, run.eval_batch_size)
   floor = task.floor(corpus, batches)
-  return Experiment(config, mesh, steps, data, corpus, floor)
+  return Experiment(config, mesh, steps, corpus, floor)
 
 
 def _start(experiment, saved):
@@ -66,7 +65,7 @@ def _start(experiment, saved):
   iterator = pipeline.train_iterator(
     experiment.corpus,
     steps.task,
-    experiment.data.seed,
+    config.data.seed,
     config.train.batch_size,
     *sharding.share(experiment.mesh),
   )

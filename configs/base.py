@@ -8,6 +8,8 @@ Command: not run by itself; see linformer.py, transformer.py and smoke.py.
 
 from ml_collections import config_dict
 
+from linformer_jax import attention as attention_lib
+
 # layers, width, heads, MLP width: RoBERTa's two sizes.
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 
@@ -58,6 +60,31 @@ def set_size(config, size: str):
   ]
 
 
+def set_attention(config, names: str):
+  """Replaces `config.attention` by the fields of the attentions named.
+
+  Fields have their defaults, but those of an attention that the config has
+  already, and the dropout rate, are kept.
+
+  Args:
+    config: the config to change.
+    names: a key of `linformer_jax.attention.ATTENTIONS`, or several joined by
+      '+', a pattern that the layers repeat from the first.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  old = config.attention.to_dict()
+  pattern = names.split("+")
+  group = attention_lib.fields(*pattern)
+  for name in set(pattern):
+    fields = group if len(pattern) == 1 else group[name]
+    kept = fields if name == old["name"] else {"dropout_rate"} & fields.keys()
+    fields.update({field: old[field] for field in kept if field in old})
+  with config.unlocked():
+    config.attention = config_dict.ConfigDict(group)
+
+
 def get_config() -> config_dict.ConfigDict:
   """All fields, at RoBERTa-base's size and recipe."""
   config = config_dict.ConfigDict()
@@ -70,29 +97,32 @@ def get_config() -> config_dict.ConfigDict:
   model.embed_dim = 768  # width
   model.num_heads = 12
   model.mlp_dim = 3072
-  model.attention = "linformer"  # or 'softmax'
-  model.projected_length = 128  # k, for every layer
-  model.projected_lengths = ()  # k per layer; () for projected_length
-  model.sharing = "headwise"  # or none, key_value, layerwise
-  model.projection = "linear"  # convolution, mean_pool, max_pool, random
-  model.local_window = 0  # rows on either side to attend to; 0: off
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
   model.position_init = "normal"  # or sinusoidal, neighbours
   model.position_dims = 64  # features 'neighbours' reserves for positions
   model.position_gain = 1.7  # of query and key kernels on those features
   model.initializer_std = 0.02  # 0: Xavier kernels, 1/sqrt(width) embeddings
-  model.projection_init = "normal"  # of E, F; or mean_pool, strided
-  model.projection_std = 0.02  # std of its noise
   model.dropout_rate = 0.1
-  model.attention_dropout_rate = 0.1
   model.norm_epsilon = 1e-5
   model.query_block = 0  # queries per block, to bound memory; 0: off
-  model.attention_implementation = "xla"  # or flash, cudnn (bfloat16, GPU)
   model.scan_layers = True  # compile time does not grow with depth
   # Recompute layers in the backward pass, one query block at a time if any.
   model.remat = False
   model.dtype = "float32"  # or 'bfloat16', for matrix products
+
+  # The fields of one attention; `set_attention` chooses another, or several.
+  attention = config.attention = config_dict.ConfigDict()
+  attention.name = "linformer"
+  attention.projected_length = 128  # k
+  attention.projected_lengths = ()  # k per layer; () for projected_length
+  attention.sharing = "headwise"  # or none, key_value, layerwise
+  attention.projection = "linear"  # convolution, mean_pool, max_pool, random
+  attention.projection_init = "normal"  # of E, F; or mean_pool, strided
+  attention.projection_std = 0.02  # std of its noise
+  attention.local_window = 0  # rows on either side to attend to; 0: off
+  attention.dropout_rate = 0.1  # on attention weights
+  attention.implementation = "xla"  # or flash, cpu, cudnn (bfloat16, GPU)
 
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds

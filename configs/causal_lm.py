@@ -1,6 +1,8 @@
-"""Causal language modeling with softmax attention, on the packaged speeches.
+"""Causal language modeling on the packaged speeches.
 
 Predicts each token from those before it, at the size of configs/smoke.py.
+
+Argument: attention=softmax (local; softmax+local for layers in turn).
 
 Command: ./launch.sh train --config=configs/causal_lm.py --workdir=runs/causal
 Hardware: two CPU cores.
@@ -12,9 +14,9 @@ from configs import base, smoke
 
 def get_config(argument: str = ""):
   """See the module's docstring."""
-  base.parse_argument(argument)
+  given = base.parse_argument(argument, attention="softmax")
   config = smoke.get_config()
   with config.unlocked():
     config.task = {"name": "causal_lm"}
-  config.model.attention = "softmax"
+  base.set_attention(config, given["attention"])
   return config

@@ -26,7 +26,7 @@ def get_config(argument: str = ""):
   config = base.get_config()
   base.set_size(config, given["size"])
   config.model.max_length = given["n"]
-  config.model.projected_length = given["k"]
-  config.model.sharing = given["sharing"]
-  config.model.projection = given["projection"]
+  config.attention.projected_length = given["k"]
+  config.attention.sharing = given["sharing"]
+  config.attention.projection = given["projection"]
   return config

@@ -24,7 +24,8 @@ in what the panel compares. The model is smaller than the paper's:
 * 0.1% of the documents held out; every evaluation uses all of them.
 * Unrolled layers (`scan_layers=False`): a scan is a fifth slower on a CPU.
 
-Argument, any of: n=128, k=32, attention=linformer (softmax), sharing=none
+Argument, any of: n=128, k=32, attention=linformer (softmax, local,
+linear; local+linformer for layers in turn), sharing=none
 (headwise, key_value, layerwise), projection=linear (convolution, mean_pool,
 max_pool, random), updates=1200.
 
@@ -64,17 +65,18 @@ def get_config(argument: str = ""):
   model.embed_dim = 128
   model.num_heads = 4
   model.mlp_dim = 512
-  model.attention = given["attention"]
-  model.projected_length = given["k"]
-  model.sharing = given["sharing"]
-  model.projection = given["projection"]
   model.position_offset = 0
   model.position_init = "neighbours"
   model.position_dims = 32
   model.initializer_std = 0.05
-  model.projection_init = "mean_pool"
-  model.projection_std = 0.0
-  model.dropout_rate = model.attention_dropout_rate = 0.0
+  attention = config.attention
+  attention.projected_length = given["k"]
+  attention.sharing = given["sharing"]
+  attention.projection = given["projection"]
+  attention.projection_init = "mean_pool"
+  attention.projection_std = 0.0
+  model.dropout_rate = attention.dropout_rate = 0.0
+  base.set_attention(config, given["attention"])
   model.scan_layers = False
   config.data.holdout_fraction = 0.001
   config.optimizer.learning_rate = 2e-3

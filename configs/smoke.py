@@ -5,6 +5,9 @@ Two layers of width 256, eight heads with an E and an F each, n = 64, k = 32,
 initially attend to neighbors and E picks every second row; see
 linformer_jax/models/initializers.py.
 
+Argument: attention=linformer (softmax, local, linear; local+linformer for
+layers in turn).
+
 Command: ./launch.sh
 Hardware: two CPU cores.
 Wall-clock and result: experiments/smoke/results/result.json; a validation
@@ -16,7 +19,7 @@ from configs import base
 
 def get_config(argument: str = ""):
   """See the module's docstring."""
-  base.parse_argument(argument)
+  given = base.parse_argument(argument, attention="linformer")
   config = base.get_config()
   model = config.model
   model.vocab_size = 1024
@@ -25,15 +28,16 @@ def get_config(argument: str = ""):
   model.embed_dim = 256
   model.num_heads = 8
   model.mlp_dim = 1024
-  model.projected_length = 32
-  model.sharing = "none"
   model.position_offset = 0
   model.position_init = "neighbours"
   model.position_dims = 32
   model.initializer_std = 0.05
-  model.projection_init = "strided"
-  model.dropout_rate = model.attention_dropout_rate = 0.0
+  model.dropout_rate = config.attention.dropout_rate = 0.0
   model.scan_layers = False
+  config.attention.projected_length = 32
+  config.attention.sharing = "none"
+  config.attention.projection_init = "strided"
+  base.set_attention(config, given["attention"])
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.clip_norm = 1.0

@@ -19,5 +19,5 @@ def get_config(argument: str = ""):
   """See the module's docstring."""
   given = base.parse_argument(argument, n=512, size="base")
   config = linformer.get_config(f"n={given['n']},size={given['size']}")
-  config.model.attention = "softmax"
+  base.set_attention(config, "softmax")
   return config

@@ -5,6 +5,8 @@ import itertools
 import jax
 import optax
 
+from linformer_jax import attention
+
 # Leaves without weight decay: biases and layer norms.
 _NOT_DECAYED = ("bias", "scale", "head_bias")
 
@@ -63,10 +65,11 @@ def decayed(params):
 
 
 def projections(params):
-  """True at E and F, or at the convolution kernels that replace them."""
+  """True at `AttentionConfig.projections`, such as E and F."""
+  kinds = attention.ATTENTIONS.values()
+  ends = tuple(itertools.chain(*(kind.projections for kind in kinds)))
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: any(part.key.endswith("projection") for part in path),
-    params,
+    lambda path, _: any(part.key.endswith(ends) for part in path), params
   )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linformer_jax import models, optimizer, tasks
+from linformer_jax import attention, models, optimizer, tasks
 from linformer_jax.parallel import sharding
 
 
@@ -69,18 +69,17 @@ class Steps:
     return sharding.to_global(batch, axes, self.mesh)
 
 
-def model_config(group) -> models.ModelConfig:
-  """Returns the `model` group of a config as a validated ModelConfig."""
-  fields = group.to_dict()
-  lengths = fields.pop("projected_lengths")
-  if lengths:
-    fields["projected_length"] = tuple(lengths)
-  return models.ModelConfig(**fields)
+def model_config(config) -> models.ModelConfig:
+  """Returns the `model` and `attention` groups as a validated ModelConfig."""
+  layers = attention.from_fields(
+    config.attention.to_dict(), config.model.num_layers
+  )
+  return models.ModelConfig(attention=layers, **config.model.to_dict())
 
 
 def task_of(config) -> tasks.Task:
   """Returns the task of a config."""
-  return tasks.create(config, model_config(config.model))
+  return tasks.create(config, model_config(config))
 
 
 def _abstract_batch(config, task, mesh):
@@ -124,9 +123,9 @@ def _accumulated(sums_of, params, batch, key, parts):
   return total
 
 
-def _initializer(config):
+def _initializer(config, task):
   """Returns () -> TrainState at step 0."""
-  task, tx = task_of(config), _optimizer(config)
+  tx = _optimizer(config)
 
   def init():
     variables = task.module().init(
@@ -145,14 +144,16 @@ def _optimizer(config):
   return optimizer.create(config.optimizer, train.num_steps, train.restarts)
 
 
-def abstract_shapes(config) -> TrainState:
-  """Returns the shapes of the state of a config."""
-  return jax.eval_shape(_initializer(config))
+def abstract_shapes(config, task: tasks.Task | None = None) -> TrainState:
+  """Returns the shapes of the state of a config, or of a task of its own."""
+  return jax.eval_shape(_initializer(config, task or task_of(config)))
 
 
-def abstract_state(config, mesh: jax.sharding.Mesh) -> TrainState:
-  """Returns the shapes of the state of a config, with shardings."""
-  shapes = abstract_shapes(config)
+def abstract_state(
+  config, mesh: jax.sharding.Mesh, task: tasks.Task | None = None
+) -> TrainState:
+  """Returns the same shapes with shardings."""
+  shapes = abstract_shapes(config, task)
   return jax.tree.map(
     lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
     shapes,
@@ -160,17 +161,22 @@ def abstract_state(config, mesh: jax.sharding.Mesh) -> TrainState:
   )
 
 
-def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
+def build_steps(
+  config,
+  mesh: jax.sharding.Mesh,
+  model: models.ModelConfig | None = None,
+) -> Steps:
   """Builds the steps of a config on a mesh without computing anything.
 
   Args:
     config: a full experiment config, as in configs/base.py.
     mesh: as returned by `sharding.make_mesh`.
+    model: None for the model of the config.
 
   Raises:
     ValueError: if config values are inconsistent or do not fit the mesh.
   """
-  model_cfg = model_config(config.model)
+  model_cfg = model or model_config(config)
   model_cfg.check_data(config.data.sequence_length, config.data.vocab_size)
   task = tasks.create(config, model_cfg)
   tx = _optimizer(config)
@@ -181,12 +187,11 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
   sharding.check_batch("train.batch_size", config.train.batch_size, mesh, parts)
   sharding.check_batch("run.eval_batch_size", config.run.eval_batch_size, mesh)
   sharding.check_model(model_cfg, config.data.sequence_length, mesh)
-  dropout = model_cfg.dropout_rate or model_cfg.attention_dropout_rate
 
   def train(state, batch):
     def sums_of(params, rows, key):
       variables = {"params": params, "constants": state.constants}
-      return task.sums(variables, rows, key if dropout else None)
+      return task.sums(variables, rows, key if model_cfg.has_dropout else None)
 
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     with sharding.on_mesh(mesh):
@@ -210,11 +215,11 @@ def build_steps(config, mesh: jax.sharding.Mesh) -> Steps:
     with sharding.on_mesh(mesh):
       return task.sums(variables, batch)
 
-  abstract = abstract_state(config, mesh)
+  abstract = abstract_state(config, mesh, task)
   placed = jax.tree.map(lambda x: x.sharding, abstract)
   whole = NamedSharding(mesh, PartitionSpec())
   return Steps(
-    init=jax.jit(_initializer(config), out_shardings=placed),
+    init=jax.jit(_initializer(config, task), out_shardings=placed),
     train=jax.jit(
       train,
       in_shardings=(placed, None),

@@ -1,5 +1,6 @@
 """Pretraining: builds an experiment, restores its state and runs the loop."""
 
+import collections
 import dataclasses
 import functools
 import time
@@ -237,11 +238,11 @@ def describe(experiment: Experiment, workdir) -> str:
   config, corpus = experiment.config, experiment.corpus
   model = experiment.steps.model
   size = models.num_parameters(experiment.steps.abstract_state.params)
-  kind = model.attention
-  if kind == "linformer":
-    lengths = sorted(set(model.projected_lengths))
-    kind += f" (k = {', '.join(map(str, lengths))}, {model.sharing} sharing, "
-    kind += f"{model.projection} projection)"
+  kinds = collections.Counter(layer.describe() for layer in model.layers)
+  kind = " and ".join(
+    said if len(kinds) == 1 else f"{count} of {said}"
+    for said, count in kinds.items()
+  )
   return (
     f"{config.task.name}, {size:,} parameters: {model.num_layers} layers of "
     f"width {model.embed_dim}, {model.num_heads} heads, {kind}, n = "

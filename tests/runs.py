@@ -12,7 +12,7 @@ QUICK = {
   "model.num_layers": 1,
   "model.scan_layers": False,
   "model.dropout_rate": 0.0,
-  "model.attention_dropout_rate": 0.0,
+  "attention.dropout_rate": 0.0,
 }
 QUICK_FLAGS = tuple(f"--config.{name}={x}" for name, x in QUICK.items())
 # What depends on the clock and not on the run.

@@ -210,7 +210,7 @@ def test_a_sum_over_chips_is_counted():
 def test_counts_extrapolate_to_deeper_stacks():
   config = tiny.get_config()
   config.model.num_layers = 3
-  config.model.projected_lengths = (4, 8, 8)
+  config.attention.projected_lengths = (4, 8, 8)
   devices = aot.devices("v5e:1")
   flops, traffic = plan.counts(config, devices)
   config.model.scan_layers = False

@@ -190,7 +190,7 @@ def test_data_that_do_not_fit_the_model(name, words):
 )  # see test_masks
 def test_an_update_on_shorter_sequences_is_that_on_padded_ones(projection):
   config = tiny.get_config()
-  config.model.projection = projection
+  config.attention.projection = projection
   config.data.sequence_length = 13  # a window has 4
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   steps = step.build_steps(config, mesh)
@@ -221,7 +221,7 @@ def test_an_update_on_shorter_sequences_is_that_on_padded_ones(projection):
 def test_a_length_for_each_layer():
   config = base.get_config()
   config.model.num_layers = 3
-  config.model.projected_lengths = (64, 32, 32)
+  config.attention.projected_lengths = (64, 32, 32)
   assert step.model_config(config.model).projected_lengths == (64, 32, 32)
 
 

@@ -18,36 +18,36 @@ EPS = float(np.finfo(np.float32).eps)
 # Sharing and projection in turn, and other ways through the code with them. In
 # blocks of positions each block draws its dropout, and which those are depends
 # on the mesh.
-NO_DROPOUT = {"model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0}
+NO_DROPOUT = {"model.dropout_rate": 0.0, "attention.dropout_rate": 0.0}
 MODELS = {
   "headwise": {"train.accumulation_steps": 2},
-  "none": NO_DROPOUT | {"model.sharing": "none", "model.query_block": 2},
+  "none": NO_DROPOUT | {"attention.sharing": "none", "model.query_block": 2},
   "key_value": {
-    "model.sharing": "key_value",
+    "attention.sharing": "key_value",
     "model.scan_layers": False,
     "model.norm_position": "pre",
   },
   "layerwise": NO_DROPOUT
   | {
-    "model.sharing": "layerwise",
-    "model.attention_implementation": "flash",
+    "attention.sharing": "layerwise",
+    "attention.implementation": "flash",
     "model.query_block": 3,
   },
-  "convolution": {"model.projection": "convolution"},
-  "mean_pool": {"model.projection": "mean_pool", "model.remat": True},
-  "max_pool": {"model.projection": "max_pool", "model.sharing": "none"},
-  "random": {"model.projection": "random"},
+  "convolution": {"attention.projection": "convolution"},
+  "mean_pool": {"attention.projection": "mean_pool", "model.remat": True},
+  "max_pool": {"attention.projection": "max_pool", "attention.sharing": "none"},
+  "random": {"attention.projection": "random"},
   "softmax": {
     "model.attention": "softmax",
-    "model.attention_implementation": "flash",
-    "model.attention_dropout_rate": 0.0,
+    "attention.implementation": "flash",
+    "attention.dropout_rate": 0.0,
   },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {
   "model.num_heads": 8,
   "model.vocab_size": 304,
-  "model.projected_length": 8,
+  "attention.projected_length": 8,
 }
 MESHES = [
   sizes

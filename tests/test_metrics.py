@@ -194,7 +194,7 @@ def test_tensorboard_serves_the_scalars(tensorboard):
 def test_tensorboard_serves_config_and_hyper_parameters(tensorboard):
   assert "config" in tensorboard("plugin/text/tags")["run"]
   text = tensorboard("plugin/text/text?run=run&tag=config")[0]["text"]
-  assert "model.projected_length = 128" in text
+  assert "attention.projected_length = 128" in text
   assert "optimizer.learning_rate = 0.0006" in text
   tags = tensorboard("plugins_listing")
   assert tags["hparams"]["enabled"]

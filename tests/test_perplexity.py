@@ -39,10 +39,15 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   But for panel g, which compares widths and tokens. All of a panel have the
   same number of updates, and all that is compared between panels.
   """
-  free = ("model.projection", "model.projected", "model.sharing", "data.seed")
+  free = (
+    "attention.projection",
+    "model.projected",
+    "attention.sharing",
+    "data.seed",
+  )
   free += ("model.attention", "model.max_length", "data.sequence_length")
   free += ("train.batch_size", "optimizer.projection_rate", "seed")
-  free += ("model.local_window", "model.position_init")
+  free += ("attention.local_window", "model.position_init")
   sizes = panels.PANELS["g"]
   of_sizes = {
     f"{point.name}-s{seed}"

@@ -70,7 +70,7 @@ def test_every_config_field_exists():
       if name.split(".")[0] in groups and not name.endswith((".py", ".json"))
     ]
     assert set(named) <= set(fields), page
-  assert "model.sharing" in TEXTS["configs/README.md"]
+  assert "attention.sharing" in TEXTS["configs/README.md"]
 
 
 def test_every_config_file_exists():

@@ -69,7 +69,7 @@ def test_batches_that_do_not_divide(size, parts, message):
     (
       dict(sequence=16),
       dict(projection="mean_pool"),
-      "model.projected_length 8 .* mesh.sequence=16",
+      "attention.projected_length 8 .* mesh.sequence=16",
     ),
     (
       dict(sequence=8),

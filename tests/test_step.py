@@ -16,7 +16,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 def build(**changes):
   config = tiny.get_config()
-  config.model.dropout_rate = config.model.attention_dropout_rate = 0.0
+  config.model.dropout_rate = config.attention.dropout_rate = 0.0
   changes = {name.replace("__", "."): x for name, x in changes.items()}
   config.update_from_flattened_dict(changes)
   return config, step.build_steps(config, sharding.make_mesh(config.mesh))
@@ -180,7 +180,7 @@ def test_metrics_are_float32_whatever_the_model_computes_in():
 
 def test_projected_lengths_of_every_layer_reach_the_model():
   config = tiny.get_config()
-  config.model.projected_lengths = (8, 4)
+  config.attention.projected_lengths = (8, 4)
   assert step.model_config(config.model).projected_lengths == (8, 4)
-  config.model.projected_lengths = ()
+  config.attention.projected_lengths = ()
   assert step.model_config(config.model).projected_lengths == (8, 8)

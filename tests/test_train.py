@@ -314,7 +314,7 @@ def test_options_train_and_resume(options, at, tmp_path):
     assert leaf.dtype in (np.float32, np.int32)
   if experiment.config.run.profile_steps:
     assert list(tmp_path.rglob("*.xplane.pb"))
-  if experiment.config.model.projection == "random":
+  if experiment.config.attention.projection == "random":
     assert jax.tree.leaves(state.constants)
 
 

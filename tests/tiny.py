@@ -13,8 +13,8 @@ def get_config():
   model.embed_dim = 32
   model.num_heads = 2
   model.mlp_dim = 64
-  model.projected_length = 8
-  model.dropout_rate = model.attention_dropout_rate = 0.1
+  config.attention.projected_length = 8
+  model.dropout_rate = config.attention.dropout_rate = 0.1
   config.data.source = "synthetic"
   config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 2

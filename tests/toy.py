@@ -151,7 +151,7 @@ def get_config():
       "model.embed_dim": 32,
       "model.num_heads": 4,
       "model.mlp_dim": 32,
-      "model.projected_length": 8,
+      "attention.projected_length": 8,
       "optimizer.warmup_steps": 2,
       "train.batch_size": 16,
       "train.num_steps": 6,

@@ -30,7 +30,7 @@ TINY = {
   "data.source": "synthetic",
   "model.vocab_size": 300,
   "model.max_length": 16,
-  "model.projected_length": 8,
+  "attention.projected_length": 8,
   "model.embed_dim": 16,
   "model.position_dims": 8,
   "model.num_heads": 2,
@@ -204,7 +204,7 @@ CONFIGS = (
   _HEAD.format("") + "  c.seed = 'x'\n  return c\n",
   _HEAD.format("") + "  c.train.batch_size = 1.5\n  return c\n",
   _HEAD.format("") + "  c.optimizer.learning_rate = float('nan')\n  return c\n",
-  _HEAD.format("") + "  c.model.projected_lengths = (1, 'a')\n  return c\n",
+  _HEAD.format("") + "  c.attention.projected_lengths = (1, 'a')\n  return c\n",
   _HEAD.format("") + "  return c\n",
   _HEAD.format("argument") + "  c.seed = int(argument)\n  return c\n",
 )

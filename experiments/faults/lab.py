@@ -28,7 +28,7 @@ FIELDS = {
   "data.source": "synthetic",
   "model.vocab_size": 300,
   "model.max_length": 16,
-  "model.projected_length": 8,
+  "attention.projected_length": 8,
   "model.embed_dim": 16,
   "model.position_dims": 8,
   "model.num_heads": 2,

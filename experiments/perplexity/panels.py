@@ -99,8 +99,8 @@ def started(
   At k = n, 'strided' is the identity.
   """
   flags = (
-    ("model.projection_init", init),
-    ("model.projection_std", f"{std:.4g}"),
+    ("attention.projection_init", init),
+    ("attention.projection_std", f"{std:.4g}"),
     ("optimizer.projection_rate", str(rate)),
   )
   argument = f"n={N},k={k}"
@@ -127,7 +127,7 @@ def _drawn_convolution():
     "convolution, random kernels",
     f"n={N},k={K},projection=convolution",
     (
-      ("model.projection_init", "normal"),
+      ("attention.projection_init", "normal"),
       ("optimizer.projection_rate", "1.0"),
     ),
   )
@@ -143,7 +143,7 @@ def _suggested():
     f"n{N}-tapered",
     f"k = {', '.join(map(str, NON_UNIFORM))}",
     f"n={N},k={K}",
-    (("model.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
+    (("attention.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
   )
   kinds = [_projected(kind) for kind in projection.KINDS if kind != "linear"]
   return (softmax(), linear(), tapered, *kinds, _drawn_convolution())
@@ -218,7 +218,7 @@ def _windowed(updates=UPDATES):
     K - NEAR: f"k = {K - NEAR}, and {NEAR} rows around each query",
     1: f"k = 1, and {NEAR} rows around each query",
   }
-  flags = (("model.local_window", str(WINDOW)),)
+  flags = (("attention.local_window", str(WINDOW)),)
   return tuple(
     _point(f"n{N}-k{k}-near", label, f"n={N},k={k}", updates, flags)
     for k, label in labels.items()

@@ -95,7 +95,7 @@ def make_config(row: Row, num_devices: int):
     )
   config.model.dtype = "bfloat16"
   # Without dropout, attention weights need not be stored.
-  config.model.attention_dropout_rate = 0.0
+  config.attention.dropout_rate = 0.0
   config.model.remat = row.n > 65_536
   config.mesh.sequence = row.sequence
   sequences = max(1, TOKENS // row.n) * num_devices // row.sequence

@@ -1,4 +1,4 @@
-"""Attention whose keys and values are projected along the sequence.
+"""Attention whose keys and values are projected along the sequence, and others.
 
 Axes have one letter each, here and in every einsum of the package:
 
@@ -8,17 +8,38 @@ Axes have one letter each, here and in every einsum of the package:
 
 Linformer (arXiv 2006.04768, equation 7): head_i = softmax(Q_i (E_i K_i)^T /
 sqrt(D)) F_i V_i with E_i, F_i [K, N], so a layer costs O(N K), not O(N^2).
+
+To add an attention, write a file with a `heads.MultiHeadAttention` and an
+`AttentionConfig`, and add the config to `ATTENTIONS`.
 """
 
+from linformer_jax.attention.base import AttentionConfig, Sizes
 from linformer_jax.attention.functional import projected_attention
+from linformer_jax.attention.groups import ATTENTIONS, fields, from_fields
+from linformer_jax.attention.heads import MultiHeadAttention
+from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
+from linformer_jax.attention.linformer_config import LinformerConfig
+from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
 from linformer_jax.attention.projection import Projection, project_sequence
-from linformer_jax.attention.softmax import SoftmaxSelfAttention
+from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 
 __all__ = [
+  "ATTENTIONS",
+  "AttentionConfig",
+  "LinearConfig",
+  "LinearSelfAttention",
+  "LinformerConfig",
   "LinformerSelfAttention",
+  "LocalConfig",
+  "LocalSelfAttention",
+  "MultiHeadAttention",
   "Projection",
+  "Sizes",
+  "SoftmaxConfig",
   "SoftmaxSelfAttention",
+  "fields",
+  "from_fields",
   "project_sequence",
   "projected_attention",
 ]

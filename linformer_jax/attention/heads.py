@@ -1,14 +1,13 @@
-"""Dense projections into and out of attention heads, and attention itself."""
+"""Multi-head attention: what all kinds of attention have in common."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import functional
-from linformer_jax.parallel import layout
+from linformer_jax.attention import masks
+from linformer_jax.parallel import blocks, layout
 
 
 class HeadDense(nn.Module):
@@ -25,13 +24,12 @@ class HeadDense(nn.Module):
   kernel_init: Any = nn.initializers.xavier_uniform()
 
   @nn.compact
-  def __call__(self, x, head_dim, between=None, both=False):
-    """Returns between(x W) + b.
+  def __call__(self, x, head_dim, between=None):
+    """Returns x W + b; with `between`, the pair (between(x W) + b, x W + b).
 
     x is [B, N, M], or [B, N, H, M] if each head has its own rows. The bias
     comes last in both orders of contraction, so K = (E X) W + b as in the
-    authors' code; E (X W + b) would add (E 1) b instead. With `both`, returns
-    the pair (between(x W) + b, x W + b).
+    authors' code; E (X W + b) would add (E 1) b instead.
     """
     features = self.num_heads * head_dim
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features))
@@ -43,8 +41,7 @@ class HeadDense(nn.Module):
     else:
       y = (x @ kernel).reshape(*x.shape[:2], self.num_heads, head_dim)
     bias = bias.reshape(self.num_heads, head_dim).astype(self.dtype)
-    through = y if between is None else between(y)
-    return (through + bias, y + bias) if both else through + bias
+    return y + bias if between is None else (between(y) + bias, y + bias)
 
 
 class OutDense(nn.Module):
@@ -67,50 +64,6 @@ class OutDense(nn.Module):
     return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-def dense_maps(module):
-  """Makes an attention module's W_Q, W_K, W_V, W_O and dropout, in setup."""
-  inits = (module.query_init, module.key_init, None)
-  query, key, value = (
-    HeadDense(module.num_heads, module.dtype, init or module.kernel_init)
-    for init in inits
-  )
-  out = OutDense(module.dtype, module.kernel_init)
-  return query, key, value, out, nn.Dropout(module.dropout_rate)
-
-
-def attend(module, x, memory, deterministic, window=0, causal=False):
-  """Projects x to queries, attends, and projects back: [B, N, M] -> [B, N, M].
-
-  Args:
-    module: an attention module with the layers of `dense_maps`.
-    x: rows [B, N, M] that make the queries.
-    memory: (k, v, slots, near): k, v [B, H, K, D]; slots bool [B, K], True at
-      slots to attend to, or None; near as `local.attend` takes it, or None.
-    deterministic: False applies dropout (rng 'dropout').
-    window: see `local.attend`.
-    causal: see `functional.attend`.
-  """
-  k, v, slots, near = memory
-  dropout = None
-  if module.dropout_rate and not deterministic:
-    dropout = functools.partial(module.drop, deterministic=False)
-  attended = functional.attend(
-    layout.constrain(
-      module.query(x, k.shape[-1]), "batch", "sequence", "heads"
-    ),
-    k,
-    v,
-    slots,
-    near=near,
-    window=window,
-    causal=causal,
-    recompute=bool(module.query_block),
-    implementation=module.implementation,
-    dropout=dropout,
-  )
-  return module.out(attended)
-
-
 def by_head(k, v):
   """Transposes keys and values [B, K, H, D] to [B, H, K, D].
 
@@ -120,27 +73,6 @@ def by_head(k, v):
   return tuple(
     layout.constrain(x.swapaxes(1, 2), "batch", "heads") for x in (k, v)
   )
-
-
-def in_query_blocks(module, function, x, memory, block: int, remat=False):
-  """Applies function(module, x, memory) to blocks of positions of x [B, N, M].
-
-  Everything in a layer after its keys and values then works on rows that fit
-  in cache and stores the activations of one block; with `remat`, which
-  recomputes each block, in the backward pass too.
-  """
-  if module.is_initializing() or not functional.is_longer(x, block):
-    return function(module, x, memory)
-  unbound, variables = module.unbind()
-
-  def apply(rows, memory, variables, key):
-    rngs = None if key is None else {"dropout": key}
-    return unbound.apply(variables, rows, memory, rngs=rngs, method=function)
-
-  if remat:  # a loop needs no CSE barrier
-    apply = jax.checkpoint(apply, prevent_cse=False)
-  key = module.make_rng("dropout") if module.has_rng("dropout") else None
-  return functional.in_query_blocks(apply, x, block, memory, variables, key)
 
 
 def split_width(embed_dim: int, num_heads: int) -> int:
@@ -165,3 +97,127 @@ def select_real(x, mask):
   if mask is None:
     return x
   return jnp.where(mask[..., None], x, 0)
+
+
+def in_query_blocks(module, method, x, summary, block, *, remat=False):
+  """Applies a method of a bound module to blocks of queries; see `blocks`.
+
+  Args:
+    module: a bound module.
+    method: (module, x [b, n, M], summary, start) -> [b, n, M], row-wise.
+    x: [B, N, M].
+    summary: keys and values, as the attention summarises them.
+    block: queries per block; 0 is off.
+    remat: recompute each block in the backward pass.
+  """
+  if module.is_initializing():
+    return method(module, x, summary, 0)
+  unbound, variables = module.unbind()
+
+  def apply(x, start, summary, variables, key):
+    rngs = None if key is None else {"dropout": key}
+    return unbound.apply(variables, x, summary, start, rngs=rngs, method=method)
+
+  if remat and blocks.is_longer(x, block):  # a loop needs no CSE barrier
+    apply = jax.checkpoint(apply, prevent_cse=False)
+  key = module.make_rng("dropout") if module.has_rng("dropout") else None
+  return blocks.in_blocks(apply, x, block, summary, variables, key)
+
+
+class MultiHeadAttention(nn.Module, kw_only=True):
+  """Base of attention modules, which add `num_heads`, `summarise` and `mix`.
+
+  Attributes:
+    query_block: process queries in blocks of this size; 0 is off.
+    dtype: dtype of the matrix products.
+    kernel_init: initializer of the four dense kernels.
+    query_init, key_init: override `kernel_init` for W_Q and W_K unless None.
+  """
+
+  query_block: int = 0
+  dtype: Any = jnp.float32
+  kernel_init: Any = nn.initializers.xavier_uniform()
+  query_init: Any = None
+  key_init: Any = None
+
+  def setup(self):
+    inits = (self.query_init, self.key_init, None)
+    self.query, self.key, self.value = (
+      HeadDense(self.num_heads, self.dtype, init or self.kernel_init)
+      for init in inits
+    )
+    self.out = OutDense(self.dtype, self.kernel_init)
+
+  def check(self, features: int, *, memory: bool):
+    """Raises a ValueError for attributes that do not fit.
+
+    Args:
+      features: M, the width of all heads together.
+      memory: whether keys and values come from other rows than the queries.
+    """
+    split_width(features, self.num_heads)
+
+  def summarise(self, memory, mask=None, *, features=None, shared=None):
+    """Returns what queries attend to, as a pytree of arrays [B, ...].
+
+    Args:
+      memory: rows [B, N, M'], with padding rows zeroed.
+      mask: bool [B, N], True at real rows, or None.
+      features: M, the width of all heads together; None for M'.
+      shared: what layers share, or None.
+    """
+    raise NotImplementedError
+
+  def mix(self, q, summary, start, dropout):
+    """Returns [B, N, H, D] for queries of that shape.
+
+    Args:
+      q: queries, not scaled.
+      summary: made by `summarise`.
+      start: index of the first query in the sequence.
+      dropout: (rate, key) of dropout on attention weights, or None.
+    """
+    raise NotImplementedError
+
+  def attend(self, x, summary, start=0, *, deterministic=True):
+    """Attends from rows x [B, N, M], which begin at `start`, to a summary."""
+    q = self.query(x, split_width(x.shape[-1], self.num_heads))
+    rate, dropout = getattr(self, "dropout_rate", 0.0), None
+    if rate and not deterministic:
+      dropout = rate, self.make_rng("dropout")
+    q = layout.constrain(q, "batch", "sequence", "heads")
+    return self.out(self.mix(q, summary, start, dropout))
+
+  def __call__(
+    self, x, memory=None, mask=None, *, shared=None, deterministic=True
+  ):
+    """Attends from x to itself, or to `memory`.
+
+    Args:
+      x: [B, N, M].
+      memory: rows [B, N', M'] that make keys and values; None for x.
+      mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
+        or [B, N] if x is the memory), or None; see `masks.check`. In
+        cross-attention queries are not masked.
+      shared: what layers share, in place of this module's own, or None.
+      deterministic: False applies dropout (rng 'dropout').
+
+    Returns:
+      [B, N, M] in `dtype`.
+
+    Raises:
+      ValueError: if H does not divide M, the mask has the wrong shape or dtype
+        (such as an additive mask), or an attribute does not fit.
+    """
+    self.check(x.shape[-1], memory=memory is not None)
+    mask = masks.check(mask, (x if memory is None else memory).shape[:2])
+    if memory is None:
+      x = memory = select_real(x, mask)
+    else:
+      memory = select_real(memory, mask)
+    summary = self.summarise(memory, mask, features=x.shape[-1], shared=shared)
+
+    def attend(self, x, summary, start):
+      return self.attend(x, summary, start, deterministic=deterministic)
+
+    return in_query_blocks(self, attend, x, summary, self.query_block)

@@ -7,18 +7,21 @@ and a short input gives the same result as that input padded and masked.
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linformer_jax.attention import masks
+from linformer_jax.attention import base, initializers, masks
+from linformer_jax.attention.ops import cpu
 
 DENSE = ("linear", "random")  # 'random' is never trained
 POOLING = ("mean_pool", "max_pool")  # no weights
 KINDS = (*DENSE, "convolution", *POOLING)
 # Kinds for which E (X W) = (E X) W, so either order of contraction is valid.
 COMMUTING = ("linear", "random", "mean_pool")
+ORDERS = ("auto", "before", "after")
 
 
 @flax.struct.dataclass
@@ -54,8 +57,7 @@ def weights_shape(
     ValueError: for an unknown kind, K > N, or a windowed kind if K does not
       divide N.
   """
-  if kind not in KINDS:
-    raise ValueError(f"projection {kind!r} is not one of {', '.join(KINDS)}")
+  base.require_choice("projection", kind, KINDS)
   if not 1 <= projected_length <= max_length:
     raise ValueError(
       f"projected_length {projected_length} must lie between 1 and the "
@@ -79,14 +81,7 @@ def _dense(x, mask, projection):
   del mask
   matrix = projection.weights[..., : x.shape[1]].astype(x.dtype)
   if matrix.ndim == 2 and x.ndim == 3:
-    # On a CPU a batched product avoids a transpose of x; elsewhere repeating E
-    # for each sequence is a waste.
-    return jax.lax.platform_dependent(
-      x,
-      matrix,
-      cpu=lambda x, e: jnp.broadcast_to(e, (len(x), *e.shape)) @ x,
-      default=lambda x, e: jnp.einsum("bnm,kn->bkm", x, e),
-    )
+    return cpu.project(matrix, x)
   if matrix.ndim == 2:
     rows = "bnhd,kn->bkhd"
   else:
@@ -204,3 +199,124 @@ def project_sequence(
     x = jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
   projected = _PROJECT[projection.kind](x, mask, projection)
   return projected, slot_mask(projection, mask)
+
+
+def flops_of_order(
+  order: str,
+  sharing: str,
+  n: int,
+  k: int,
+  m: int,
+  h: int,
+  memory_m: int = 0,
+) -> int:
+  """FLOPs of the keys and values of one sequence with dense E and F.
+
+  Args:
+    order: 'before' applies E and F to X and then W_K and W_V; 'after' applies
+      W_K and W_V first, as equation 7 of arXiv 2006.04768 is written.
+    sharing: 'none', 'headwise', 'key_value' or 'layerwise'. The last two have
+      E = F, so 'before' projects X once.
+    n: length of the memory.
+    k: projected length.
+    m: width of the keys and values, all heads together.
+    h: number of heads.
+    memory_m: width of the memory; 0 for m.
+  """
+  memory_m = memory_m or m
+  if order == "after":
+    return 4 * n * memory_m * m + 4 * n * k * m
+  once = sharing in ("key_value", "layerwise")
+  matrices = (1 if once else 2) * (h if sharing == "none" else 1)
+  return 2 * matrices * n * k * memory_m + 4 * k * memory_m * m
+
+
+def cheaper_order(
+  sharing: str, n: int, k: int, m: int, h: int, memory_m: int = 0
+) -> str:
+  """Returns the contraction order with fewer FLOPs: 'before' or 'after'."""
+  sizes = (sharing, n, k, m, h, memory_m)
+  before = flops_of_order("before", *sizes)
+  return "before" if before <= flops_of_order("after", *sizes) else "after"
+
+
+def choose_order(
+  order: str, kind: str, sharing: str, n: int, k: int, m: int, h: int, **widths
+) -> str:
+  """Returns whether E and F apply 'before' or 'after' W_K and W_V.
+
+  Args:
+    order: 'before' or 'after', or 'auto' for the one with fewer FLOPs.
+    kind: one of `KINDS`.
+    sharing, n, k, m, h, **widths: as for `flops_of_order`.
+
+  Raises:
+    ValueError: for an order that the kind does not have.
+  """
+  commutes = kind in COMMUTING
+  choices = ORDERS if commutes else ("auto", "after")
+  if order not in choices:
+    raise ValueError(
+      f"order {order!r} is not one of {', '.join(choices)}, those of "
+      f"projection {kind!r}"
+    )
+  if order != "auto":
+    return order
+  if not commutes:
+    return "after"
+  if kind in POOLING:  # no products, and fewer rows after it
+    return "before"
+  return cheaper_order(sharing, n, k, m, h, **widths)
+
+
+class SequenceProjection(nn.Module):
+  """Holds the weights of one `Projection` and returns it when called.
+
+  Attributes:
+    kind: one of `KINDS`.
+    max_length: N.
+    projected_length: K.
+    num_heads: H for one projection per head, 0 for one that all heads share.
+    weights_init: initializer of a learned E or of convolution kernels. None is
+      N(0, 0.02²) for E, as in the authors' code, and fan-in variance scaling
+      for kernels. A random E is drawn from N(0, 1 / K) (Johnson-Lindenstrauss
+      lemma), stored in the collection 'constants' and never trained.
+  """
+
+  kind: str
+  max_length: int
+  projected_length: int
+  num_heads: int = 0
+  weights_init: Any = None
+
+  @nn.compact
+  def __call__(self, head_dim) -> Projection:
+    """Returns the projection; head_dim D sets a convolution's channels."""
+    shape = weights_shape(
+      self.kind, self.max_length, self.projected_length, head_dim
+    )
+    weights = None
+    if shape is not None:
+      if self.num_heads:
+        shape = (self.num_heads, *shape)
+      if self.kind == "random":
+        draw = nn.initializers.normal(self.projected_length**-0.5)
+        weights = self.variable(
+          "constants", "kernel", lambda: draw(self.make_rng("params"), shape)
+        ).value
+      elif self.kind == "convolution":
+        fan_in = nn.initializers.variance_scaling(  # fan-in W * D
+          1.0,
+          "fan_in",
+          "truncated_normal",
+          batch_axis=tuple(range(len(shape) - 3)),
+        )
+        weights = self.param(
+          "window_kernel", self.weights_init or fan_in, shape
+        )
+      else:
+        normal = nn.initializers.normal(0.02)
+        weights = self.param("kernel", self.weights_init or normal, shape)
+    return Projection(
+      self.kind, self.max_length, self.projected_length, weights
+    )

@@ -12,6 +12,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from linformer_jax import attention
 from linformer_jax.models import config as model_config
 
 # Tensor names. Their axes: V vocab, P positions, T token types, M embed, F mlp.
@@ -227,7 +228,7 @@ def convert(
     embed_dim=sizes["M"],
     num_heads=num_heads,
     mlp_dim=sizes["F"],
-    attention="softmax",
+    attention=attention.SoftmaxConfig(),
     norm_position="post",
     position_offset=offset,
     norm_epsilon=kind.epsilon if norm_epsilon is None else norm_epsilon,

@@ -5,20 +5,13 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
-from linformer_jax.attention import functional
-from linformer_jax.attention import linformer as linformer_lib
-from linformer_jax.attention import projection as projection_lib
+from linformer_jax import attention as attention_lib
+from linformer_jax.attention import base
 from linformer_jax.models import initializers
 
-ATTENTION = ("linformer", "softmax")
 NORM_POSITIONS = ("post", "pre")
 POSITION_INITS = ("normal", "sinusoidal", "neighbours")
 DTYPES = ("float32", "bfloat16")
-
-
-def _one_of(name, value, choices):
-  if value not in choices:
-    raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
 _INT32, _FLOAT32 = 2**31 - 1, 3e38
@@ -32,31 +25,9 @@ _RANGES = {
   "position_offset": (0, _INT32),
   "position_dims": (0, _INT32),
   "query_block": (0, _INT32),
-  "local_window": (0, _INT32),
   "position_gain": (-_FLOAT32, _FLOAT32),
   "initializer_std": (0, _FLOAT32),
-  "projection_std": (0, _FLOAT32),
   "norm_epsilon": (1e-37, _FLOAT32),  # 0 turns constant rows into NaN
-}
-
-
-def _span(low, high):
-  if high == _FLOAT32:
-    return "finite" if low < 0 else f"at least {low:g} and finite"
-  return f"at least {low} and at most {high}"
-
-
-# Name -> initializer of E [..., K, N], given the std of its noise.
-PROJECTION_INITS = {
-  "normal": nn.initializers.normal,
-  "mean_pool": initializers.window_mean,
-  "strided": initializers.strided,
-}
-# Likewise for convolution kernels [..., W, D, D]; None is fan-in scaling.
-KERNEL_INITS = {
-  "normal": lambda std: None,
-  "mean_pool": initializers.mean_kernel,
-  "strided": initializers.strided_kernel,
 }
 # Scale of query and key kernels on token features, with neighbour heads.
 _CONTENT_SCALE = 0.1
@@ -73,14 +44,8 @@ class ModelConfig:
     embed_dim: M.
     num_heads: H, divides M.
     mlp_dim: F.
-    attention: 'linformer' or 'softmax'.
-    projected_length: K, one for all layers or a tuple with one per layer.
-      Unused by softmax.
-    sharing: how E and F are shared: 'none', 'headwise', 'key_value' or
-      'layerwise'.
-    projection: 'linear', 'convolution', 'mean_pool', 'max_pool' or 'random'.
-    local_window: rows on either side that a query attends to besides its K
-      slots; 0 is off. Not in the paper; unused by softmax.
+    attention: the attention of all layers, or a sequence of one for each layer;
+      a shorter one is repeated. See `attention.ATTENTIONS`.
     norm_position: 'post' (RoBERTa) or 'pre'.
     position_offset: unused rows at the start of the position table; 2 in
       RoBERTa.
@@ -91,17 +56,10 @@ class ModelConfig:
     position_gain: gain of the query and key kernels on those features.
     initializer_std: std of embeddings and dense kernels; 0.02 in RoBERTa. 0
       uses Xavier for dense kernels and 1 / sqrt(M) for embeddings.
-    projection_init: initializer of E and F, or of convolution kernels: a key
-      of `PROJECTION_INITS`.
-    projection_std: std of its noise; 0.02 in the authors' code. 'normal'
-      convolution kernels use their fan-in instead.
     dropout_rate: dropout after embeddings, attention and MLP.
-    attention_dropout_rate: dropout on attention weights.
     norm_epsilon: epsilon of the layer norms.
     query_block: process queries in blocks of this size, to bound score and MLP
       memory; 0 is off.
-    attention_implementation: 'xla', 'flash' or 'cudnn'; see
-      `attention.projected_attention`.
     scan_layers: run identical layers in one scan, with stacked parameters, so
       compile time does not grow with depth.
     remat: recompute each layer in the backward pass to save memory, one query
@@ -116,50 +74,29 @@ class ModelConfig:
   embed_dim: int
   num_heads: int
   mlp_dim: int
-  attention: str = "linformer"
-  projected_length: int | tuple[int, ...] = 128
-  sharing: str = "headwise"
-  projection: str = "linear"
-  local_window: int = 0
+  attention: base.AttentionConfig | tuple[base.AttentionConfig, ...] = (
+    attention_lib.LinformerConfig()
+  )
   norm_position: str = "post"
   position_offset: int = 0
   position_init: str = "normal"
   position_dims: int = 64
   position_gain: float = 1.7
   initializer_std: float = 0.02
-  projection_init: str = "normal"
-  projection_std: float = 0.02
   dropout_rate: float = 0.0
-  attention_dropout_rate: float = 0.0
   norm_epsilon: float = 1e-5
   query_block: int = 0
-  attention_implementation: str = "xla"
   scan_layers: bool = True
   remat: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
-    if not isinstance(self.projected_length, int):
-      lengths = tuple(self.projected_length)
-      if not all(isinstance(k, (int, np.integer)) for k in lengths):
-        raise ValueError(f"projected_lengths {lengths} must be whole numbers")
-      object.__setattr__(self, "projected_length", tuple(map(int, lengths)))
-    _one_of("attention", self.attention, ATTENTION)
-    _one_of("norm_position", self.norm_position, NORM_POSITIONS)
-    _one_of("position_init", self.position_init, POSITION_INITS)
-    _one_of("dtype", self.dtype, DTYPES)
-    _one_of(
-      "attention_implementation",
-      self.attention_implementation,
-      functional.IMPLEMENTATIONS,
-    )
+    base.require_choice("norm_position", self.norm_position, NORM_POSITIONS)
+    base.require_choice("position_init", self.position_init, POSITION_INITS)
+    base.require_choice("dtype", self.dtype, DTYPES)
     for name, (low, high) in _RANGES.items():
-      value = getattr(self, name)
-      if not low <= value <= high:  # NaN is not
-        raise ValueError(f"{name} {value} must be {_span(low, high)}")
-    for name in ("dropout_rate", "attention_dropout_rate"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+      base.require_range(name, getattr(self, name), low, high)
+    base.require_rate("dropout_rate", self.dropout_rate)
     if self.num_heads < 1 or self.embed_dim % self.num_heads:
       raise ValueError(
         f"embed_dim {self.embed_dim} is not divisible by num_heads "
@@ -167,22 +104,9 @@ class ModelConfig:
       )
     if self.position_init == "neighbours":
       self._check_neighbours()
-    implementation = self.attention_implementation
-    if self.attention_dropout_rate and (
-      self.query_block or implementation != "xla"
-    ):
-      raise ValueError(
-        f"attention_dropout_rate {self.attention_dropout_rate} does not go "
-        f"with query_block {self.query_block} or attention_implementation "
-        f"{implementation!r}: set it to 0, or them to 0 and 'xla'"
-      )
-    if implementation == "cudnn" and self.dtype != "bfloat16":
-      raise ValueError(
-        f"attention_implementation 'cudnn' needs dtype 'bfloat16', not "
-        f"{self.dtype!r}"
-      )
-    if self.attention == "linformer":
-      self._check_projection()
+    if not isinstance(self.attention, base.AttentionConfig):
+      object.__setattr__(self, "attention", tuple(self.attention))
+    self.check_attention()
 
   def _check_neighbours(self):
     dims, head_dim = self.position_dims, self.embed_dim // self.num_heads
@@ -192,30 +116,16 @@ class ModelConfig:
         f"embed_dim {self.embed_dim}, and an even head_dim {head_dim}"
       )
 
-  def _check_projection(self):
-    _one_of("sharing", self.sharing, linformer_lib.SHARING)
-    _one_of("projection_init", self.projection_init, PROJECTION_INITS)
-    implementation = self.attention_implementation
-    if self.local_window and (self.query_block or implementation != "xla"):
+  def check_attention(self, length: int | None = None, shards: int = 1):
+    """Raises a ValueError if an attention does not fit; see its `check`."""
+    layers = dict.fromkeys(self.layers)
+    for attention in layers:
+      attention.check(self.sizes(attention), length, shards)
+    sharing = [x for x in layers if x.shared(self.sizes(x)) is not None]
+    if len(sharing) > 1:
       raise ValueError(
-        f"local_window {self.local_window} does not go with query_block "
-        f"{self.query_block} or attention_implementation {implementation!r}: "
-        "set it to 0, or them to 0 and 'xla'"
-      )
-    lengths = self.projected_lengths
-    if len(lengths) != self.num_layers:
-      raise ValueError(
-        f"projected_length lists {len(lengths)} values for num_layers "
-        f"{self.num_layers}"
-      )
-    for k in lengths:
-      projection_lib.weights_shape(
-        self.projection, self.max_length, k, self.embed_dim // self.num_heads
-      )
-    if self.sharing == "layerwise" and len(set(lengths)) > 1:
-      raise ValueError(
-        "sharing 'layerwise' needs one projected_length for all layers, not "
-        f"{lengths}"
+        "layers can share one projection only if they have one attention, not "
+        + " and ".join(x.describe() for x in sharing)
       )
 
   def check_data(self, sequence_length: int, vocab_size: int):
@@ -235,11 +145,41 @@ class ModelConfig:
         )
 
   @property
-  def projected_lengths(self) -> tuple[int, ...]:
-    """K of each layer."""
-    if isinstance(self.projected_length, int):
-      return (self.projected_length,) * self.num_layers
-    return self.projected_length
+  def layers(self) -> tuple[base.AttentionConfig, ...]:
+    """The attention of each layer."""
+    if isinstance(self.attention, base.AttentionConfig):
+      return self.attention.layers(self.num_layers)
+    count = len(self.attention)
+    if not count or self.num_layers % count:
+      raise ValueError(
+        f"attention lists {count} layers, which do not divide num_layers "
+        f"{self.num_layers}"
+      )
+    return self.attention * (self.num_layers // count)
+
+  @property
+  def has_dropout(self) -> bool:
+    """Whether training draws random numbers."""
+    return bool(
+      self.dropout_rate or any(layer.dropout_rate for layer in self.layers)
+    )
+
+  def sizes(
+    self, attention: base.AttentionConfig, causal: bool = False
+  ) -> base.Sizes:
+    """Returns what an attention is told of the model."""
+    query_init, key_init = self._query_and_key_init(attention)
+    return base.Sizes(
+      embed_dim=self.embed_dim,
+      num_heads=self.num_heads,
+      max_length=self.max_length,
+      causal=causal,
+      query_block=self.query_block,
+      dtype=self.dtype,
+      kernel_init=self.kernel_init(),
+      query_init=query_init,
+      key_init=key_init,
+    )
 
   def kernel_init(self):
     """Returns the initializer of dense kernels."""
@@ -268,28 +208,18 @@ class ModelConfig:
       return initializers.sinusoidal(self.embedding_std)
     return nn.initializers.normal(self.embedding_std)
 
-  def query_and_key_init(self, projected_length: int):
+  def _query_and_key_init(self, attention):
     """Returns the initializers of a layer's query and key kernels."""
-    noise = self.kernel_init()
     if self.position_init != "neighbours":
-      return noise, noise
-    strided = self.attention == "linformer" and self.sharing == "none"
-    strided = strided and self.projection_init == "strided"
-    window = self.max_length // projected_length if strided else 1
-    offsets = initializers.head_offsets(self.num_heads, window)
+      return None, None
+    stride = attention.stride(self.max_length)
+    offsets = initializers.head_offsets(self.num_heads, stride)
     return tuple(
       initializers.neighbour_heads(
         head_offsets,
         self.position_dims,
         self.position_gain,
-        initializers.scaled(noise, _CONTENT_SCALE),
+        initializers.scaled(self.kernel_init(), _CONTENT_SCALE),
       )
       for head_offsets in (np.zeros_like(offsets), offsets)
     )
-
-  def weights_init(self):
-    """Returns the initializer of E and F for `SequenceProjection`."""
-    inits = PROJECTION_INITS
-    if self.projection == "convolution":
-      inits = KERNEL_INITS
-    return inits[self.projection_init](self.projection_std)

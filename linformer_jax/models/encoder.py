@@ -1,4 +1,4 @@
-"""RoBERTa's encoder with Linformer or softmax attention, in linen."""
+"""RoBERTa's encoder with any attention, in linen."""
 
 import functools
 import itertools
@@ -6,11 +6,9 @@ import itertools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from linformer_jax import attention as attention_lib
-from linformer_jax.attention import functional, heads, masks
-from linformer_jax.attention import linformer as linformer_lib
+from linformer_jax.attention import base, heads, masks
 from linformer_jax.models import config as model_config
-from linformer_jax.parallel import layout
+from linformer_jax.parallel import blocks, layout
 
 ModelConfig = model_config.ModelConfig
 
@@ -71,47 +69,24 @@ class Embed(nn.Module):
     )
 
 
-def _attention(config, projected_length, causal):
-  """Returns the attention module of one layer."""
-  query_init, key_init = config.query_and_key_init(projected_length)
-  common = dict(
-    num_heads=config.num_heads,
-    dropout_rate=config.attention_dropout_rate,
-    query_block=config.query_block,
-    implementation=config.attention_implementation,
-    dtype=config.dtype,
-    kernel_init=config.kernel_init(),
-    query_init=query_init,
-    key_init=key_init,
-  )
-  if config.attention == "softmax":
-    return attention_lib.SoftmaxSelfAttention(causal=causal, **common)
-  if causal:
-    raise ValueError(
-      f"attention {config.attention!r} is not causal: each of its slots sees "
-      "the whole sequence; set model.attention=softmax"
-    )
-  return attention_lib.LinformerSelfAttention(
-    max_length=config.max_length,
-    projected_length=projected_length,
-    sharing=config.sharing,
-    projection=config.projection,
-    projection_init=config.weights_init(),
-    local_window=config.local_window,
-    **common,
-  )
-
-
 class Block(nn.Module):
-  """One encoder layer: attention and MLP, each with residual and layer norm."""
+  """One encoder layer: attention and MLP, each with residual and layer norm.
+
+  Attributes:
+    config: sizes and choices.
+    kind: the attention of this layer.
+    causal: whether a row attends only to itself and earlier rows.
+  """
 
   config: ModelConfig
-  projected_length: int
+  kind: base.AttentionConfig
   causal: bool = False
 
   def setup(self):
     config = self.config
-    self.attention = _attention(config, self.projected_length, self.causal)
+    sizes = config.sizes(self.kind, self.causal)
+    self.kind.check(sizes)
+    self.attention = self.kind.module(sizes)
     self.attention_norm = layer_norm(config, None)
     self.mlp_norm = layer_norm(config, None)
     dense = functools.partial(
@@ -121,12 +96,14 @@ class Block(nn.Module):
     self.mlp_out = dense(config.embed_dim)
     self.drop = nn.Dropout(config.dropout_rate)
 
-  def _from_queries(self, x, memory, deterministic):
+  def _from_queries(self, x, summary, start, deterministic):
     """Applies the part of the layer after its keys and values, row-wise."""
     drop = functools.partial(self.drop, deterministic=deterministic)
 
     def attend(y):
-      return drop(self.attention.attend(y, memory, deterministic))
+      return drop(
+        self.attention.attend(y, summary, start, deterministic=deterministic)
+      )
 
     def mlp(y):
       y = layout.constrain(self.mlp_in(y), "batch", "sequence", "mlp")
@@ -144,14 +121,13 @@ class Block(nn.Module):
     memory = x = heads.select_real(x, mask)
     if self.config.norm_position == "pre":
       memory = heads.select_real(self.attention_norm(x), mask)
-    memory = self.attention.keys_and_values(memory, x.shape[-1], mask, shared)
     x = heads.in_query_blocks(
       self,
       lambda self, *args: self._from_queries(*args, deterministic),
       x,
-      memory,
+      self.attention.summarise(memory, mask, shared=shared),
       self.config.query_block,
-      self.config.remat,
+      remat=self.config.remat,
     )
     return layout.constrain(x, "batch", "sequence")
 
@@ -160,27 +136,27 @@ class _ScannedBlock(nn.Module):
   """A Block with the signature of nn.scan: (carry, ...) -> (carry, out)."""
 
   config: ModelConfig
-  projected_length: int
+  kind: base.AttentionConfig
   causal: bool
 
   @nn.compact
   def __call__(self, x, mask, shared, deterministic):
     block = Block
     # A layer with query blocks recomputes each block instead.
-    in_blocks = functional.is_longer(x, self.config.query_block)
+    in_blocks = blocks.is_longer(x, self.config.query_block)
     if self.config.remat and not in_blocks:
       # Only unrolled layers need a CSE barrier. Argument 4 is deterministic.
       block = nn.remat(
         Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
       )
-    block = block(self.config, self.projected_length, self.causal, name="block")
+    block = block(self.config, self.kind, self.causal, name="block")
     return block(x, mask, shared, deterministic), None
 
 
 class Encoder(nn.Module):
   """Embeddings and layers.
 
-  Consecutive layers with the same projected length run in one nn.scan.
+  Consecutive layers with the same attention run in one nn.scan.
 
   Attributes:
     config: sizes and choices.
@@ -196,19 +172,10 @@ class Encoder(nn.Module):
     self.drop = nn.Dropout(config.dropout_rate)
     self.norm = layer_norm(config, None)
     self.shared = None
-    if config.attention == "linformer" and config.sharing == "layerwise":
-      self.shared = linformer_lib.SequenceProjection(
-        config.projection,
-        config.max_length,
-        config.projected_lengths[0],
-        weights_init=config.weights_init(),
-        name="projection",
-      )
+    for kind in dict.fromkeys(config.layers):  # at most one is shared
+      self.shared = kind.shared(config.sizes(kind)) or self.shared
     groups = []
-    runs = itertools.groupby(config.projected_lengths)
-    if config.attention == "softmax":
-      runs = [(0, range(config.num_layers))]
-    for k, run in runs:
+    for kind, run in itertools.groupby(config.layers):
       depth = len(list(run))
       if config.scan_layers:
         scanned = nn.scan(
@@ -219,11 +186,11 @@ class Encoder(nn.Module):
           length=depth,
         )
         name = f"layers_{len(groups)}"
-        groups.append(scanned(config, k, self.causal, name=name))
+        groups.append(scanned(config, kind, self.causal, name=name))
       else:
         for _ in range(depth):
           name = f"layer_{len(groups)}"
-          groups.append(_ScannedBlock(config, k, self.causal, name=name))
+          groups.append(_ScannedBlock(config, kind, self.causal, name=name))
     self.groups = groups
 
   def __call__(self, tokens, mask=None, deterministic=True):
@@ -250,7 +217,8 @@ class Encoder(nn.Module):
     if self.shared is not None:
       shared = self.shared(config.embed_dim // config.num_heads)
     for group in self.groups:
-      x, _ = group(x, mask, shared, deterministic)
+      kept = group.kind.shared(config.sizes(group.kind)) is not None
+      x, _ = group(x, mask, shared if kept else None, deterministic)
     return self.norm(x) if config.norm_position == "pre" else x
 
   def attend(self, x):

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _IN_USE = contextvars.ContextVar("mesh and rules", default=None)
@@ -42,9 +41,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if _IN_USE.get() is None:
     return x
   mesh, rules = _IN_USE.get()
-  return jax.lax.with_sharding_constraint(
-    x, NamedSharding(mesh, spec(rules, *names))
-  )
+  wanted = spec(rules, *names)
+  if mesh is None:  # inside `per_device`, the mesh is that of the context
+    return jax.lax.with_sharding_constraint(x, wanted) if any(wanted) else x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
 
 def shards(name: str) -> int:
@@ -61,71 +61,55 @@ def ways(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
   return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def apart(function, x, own=(), whole=(), key=None) -> jax.Array:
-  """Applies a position-wise function to each device's shard independently.
-
-  Each device accumulates gradients of its own copies in the backward pass, so
-  gradients are all-reduced once, not at every step of a loop in `function`.
-
-  Args:
-    function: (x [b, n, ...], own, whole, key) -> [b, n, ...]; acts on each
-      position independently.
-    x: [B, N, ...].
-    own: tree of arrays [B, ...], such as keys.
-    whole: tree of arrays that all sequences use, such as parameters.
-    key: a random key, split into one key per shard, or None.
-  """
-  if _IN_USE.get() is None:
-    return function(x, own, whole, key)
-  mesh, rules = _IN_USE.get()
-  names = ("batch", "sequence")
-  parts = tuple(shards(name) for name in names)  # the leading axes below
-
-  def spread(x):
-    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
-    at = NamedSharding(mesh, PartitionSpec(*spec(rules, *names), *free))
-    return jax.lax.with_sharding_constraint(x, at)
-
-  def copies(x):  # one per shard of the sequence axis
-    x = x.reshape(parts[0], 1, -1, *x.shape[1:])
-    return spread(jnp.broadcast_to(x, (*parts, *x.shape[2:])))
-
-  batch, length, *rest = x.shape
-  x = x.reshape(parts[0], -1, parts[1], length // parts[1], *rest)
-  x = spread(x.swapaxes(1, 2))
-  own = jax.tree.map(copies, own)
-  whole = jax.tree.map(
-    lambda x: spread(jnp.broadcast_to(x, (*parts, *x.shape))), whole
-  )
-  keys = None if key is None else jax.random.split(key, parts)
-  mapped = (0, 0, 0, None if key is None else 0)
-  for name in reversed(names):
-    axes = rules.get(name) or None
-    function = jax.vmap(function, mapped, spmd_axis_name=axes)
-  inner = {name: axes for name, axes in rules.items() if name not in names}
-  token = _IN_USE.set((mesh, inner))
-  try:
-    out = spread(function(x, own, whole, keys)).swapaxes(1, 2)
-  finally:
-    _IN_USE.reset(token)
-  return constrain(out.reshape(batch, length, *out.shape[4:]), *names)
+def axes(name: str) -> str | tuple[str, ...]:
+  """Returns the mesh axes of a logical axis."""
+  return _IN_USE.get()[1][name]
 
 
-def per_device(function, arguments, out):
+def per_device(function, arguments, out, over=None):
   """Returns `function` under shard_map: each device applies it to its shards.
 
   Args:
-    function: takes arrays or None and returns one array.
-    arguments: logical axes of each argument.
+    function: takes trees of arrays or None and returns one.
+    arguments: logical axes of each argument, or a tree of such.
     out: logical axes of the result.
+    over: logical axes to map over; the compiler shards the other axes in the
+      function as it does outside. None for all.
   """
   if _IN_USE.get() is None:
     return function
   mesh, rules = _IN_USE.get()
+  mapped = {name: rules[name] for name in over or rules if rules.get(name)}
+  names = set().union(
+    *((axes,) if isinstance(axes, str) else axes for axes in mapped.values())
+  )
+  left = {
+    name: axes
+    for name, axes in rules.items()
+    if not names & set((axes,) if isinstance(axes, str) else axes)
+  }
+
+  def local(*arguments):
+    token = _IN_USE.set((None, left))
+    try:
+      return function(*arguments)
+    finally:
+      _IN_USE.reset(token)
+
+  def to_spec(axes):
+    return spec(mapped, *axes)
+
   return jax.shard_map(
-    function,
+    local,
     mesh=mesh,
-    in_specs=tuple(spec(rules, *names) for names in arguments),
-    out_specs=spec(rules, *out),
+    in_specs=jax.tree.map(to_spec, tuple(arguments), is_leaf=_is_axes),
+    out_specs=to_spec(out),
+    axis_names=names,
     check_vma=False,
+  )
+
+
+def _is_axes(node):
+  return isinstance(node, tuple) and all(
+    name is None or isinstance(name, str) for name in node
   )

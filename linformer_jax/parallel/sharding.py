@@ -8,6 +8,7 @@ tensor    heads, MLP and vocabulary
 
 import contextlib
 import functools
+import itertools
 import math
 import re
 
@@ -15,7 +16,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from linformer_jax.attention import projection
+from linformer_jax import attention
 from linformer_jax.models import config as model_config
 from linformer_jax.parallel import layout
 
@@ -33,19 +34,15 @@ RULES = {
   "columns": "sequence",  # width of the same while resharding to 'sequence'
 }
 
-# Suffix of a parameter's path and its logical axes; scanned layers have one
-# more leading axis. The rest are small and replicated.
+# Suffix of a parameter's path and its logical axes, besides those of
+# `AttentionConfig.parameters`; scanned layers have one more leading axis. The
+# rest are small and replicated.
 PARAMETERS = (
   ("tokens/embedding", ("vocab", "embed")),
   ("positions", (None, "table")),
-  ("(query|key|value)/kernel", ("embed", "heads")),
-  ("(query|key|value)/bias", ("heads",)),
-  ("out/kernel", ("heads", "embed")),
   ("mlp_in/kernel", ("embed", "mlp")),
   ("mlp_in/bias", ("mlp",)),
   ("mlp_out/kernel", ("mlp", "embed")),
-  (r"(\w+_)?projection/kernel", (None, "sequence")),  # E [K, N]
-  (r"(\w+_)?projection/kernel", ("heads", None, "sequence")),
   ("head_dense/kernel", ("embed", None)),
   ("head_bias", ("vocab",)),
 )
@@ -89,8 +86,10 @@ def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
 
 def _axes(path, rank):
   """Returns the mesh axes of a leaf of the state from its path and rank."""
+  kinds = attention.ATTENTIONS.values()
+  known = itertools.chain(PARAMETERS, *(kind.parameters for kind in kinds))
   scanned = bool(re.search(r"(^|/)layers_\d+/", path))
-  for end, axes in PARAMETERS:
+  for end, axes in known:
     if rank == len(axes) + scanned and re.search(rf"(^|/){end}$", path):
       return layout.spec(RULES, *(None,) * scanned, *axes)
   return PartitionSpec()
@@ -134,25 +133,7 @@ def check_model(
   _check("model.mlp_dim", model.mlp_dim, mesh, "tensor")
   _check("model.vocab_size", model.vocab_size, mesh, "tensor")
   _check("model.embed_dim", model.embed_dim, mesh, "fsdp", "sequence")
-  if model.attention != "linformer":
-    return
-  if model.local_window and mesh.shape["sequence"] > 1:
-    raise ValueError(
-      f"model.local_window {model.local_window} does not go with mesh.sequence="
-      f"{mesh.shape['sequence']}: set one of them to its default"
-    )
-  if model.projection in projection.DENSE:
-    _check("model.max_length", model.max_length, mesh, "sequence")
-  else:  # windows do not cross devices
-    for k in sorted(set(model.projected_lengths)):
-      _check("model.projected_length", k, mesh, "sequence")
-      rows = model.max_length // k * mesh.shape["sequence"]
-      if mesh.shape["sequence"] > 1 and sequence_length % rows:
-        raise ValueError(
-          f"data.sequence_length {sequence_length} is not divisible by the "
-          f"{model.max_length // k} rows of a window * mesh.sequence="
-          f"{mesh.shape['sequence']}"
-        )
+  model.check_attention(sequence_length, mesh.shape["sequence"])
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1):

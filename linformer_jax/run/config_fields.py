@@ -7,11 +7,12 @@ the other ranges are listed here. configs/base.py has the defaults and units.
 import dataclasses
 import difflib
 import math
+import typing
 
 from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import tasks
+from linformer_jax import attention, tasks
 from linformer_jax.data import pipeline
 from linformer_jax.models import config as model_config
 from linformer_jax.parallel import sharding
@@ -50,23 +51,28 @@ _RANGES = {
 }
 
 
+_CHOSEN = ("task.", "attention.")  # groups whose fields depend on their name
+
+
 def _types():
   """Returns the type of every field, by names such as 'model.max_length'."""
   types = {name: kind for name, (kind, *_) in _RANGES.items()}
   for group, made in (
     ("model", model_config.ModelConfig),
     ("data", pipeline.DataConfig),
+    # A task and an attention check themselves which fields are theirs.
+    *(("task", made) for made in tasks.TASKS.values()),
+    *(("attention", made) for made in attention.ATTENTIONS.values()),
+    *((f"attention.{x}", made) for x, made in attention.ATTENTIONS.items()),
   ):
     for field in dataclasses.fields(made):
-      types[f"{group}.{field.name}"] = field.type
-  types["task.name"] = str
-  for made in tasks.TASKS.values():  # The task itself checks which are its own.
-    for field in dataclasses.fields(made):
-      types[f"task.{field.name}"] = field.type
+      kind = typing.get_origin(field.type) or field.type
+      types[f"{group}.{field.name}"] = kind
+  del types["model.attention"]  # made from the group `attention`
+  types["task.name"] = types["attention.name"] = str
+  types["attention.pattern"] = tuple
   types["train.restarts"] = tuple
   types["train.init_from"] = str
-  types["model.projected_length"] = int
-  types["model.projected_lengths"] = tuple
   return types
 
 
@@ -90,7 +96,7 @@ def check_names_and_types(config: config_dict.ConfigDict):
   missing = {
     name
     for name in types.keys() - values.keys()
-    if not name.startswith("task.") or name == "task.name"
+    if not name.startswith(_CHOSEN) or name.endswith(".name")
   }
   if unknown:
     name = min(unknown)

@@ -4,6 +4,7 @@ The report marks each number as exact, analytic or a compiler's estimate.
 Nothing is executed, read or written.
 """
 
+import dataclasses
 import math
 import time
 
@@ -25,7 +26,6 @@ def bytes_kept(steps: step_lib.Steps) -> int:
 
   This is before fusion or recomputation by the compiler, which saves less.
   """
-  rates = steps.model.dropout_rate, steps.model.attention_dropout_rate
   state = steps.abstract_state
 
   def kept(sequences):
@@ -41,7 +41,11 @@ def bytes_kept(steps: step_lib.Steps) -> int:
 
       return jax.vjp(loss, params)[1]
 
-    key = jax.eval_shape(lambda: jax.random.key(0)) if any(rates) else None
+    key = (
+      jax.eval_shape(lambda: jax.random.key(0))
+      if steps.model.has_dropout
+      else None
+    )
     shapes = jax.eval_shape(backward, state.params, batch, key)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
@@ -57,23 +61,23 @@ def _changed(config, **groups):
   return copy
 
 
-def compile_update(config, devices) -> aot.Report:
-  """Compiles the training update.
+def compile_update(config, devices, model=None) -> aot.Report:
+  """Compiles the training update, of another model if one is given.
 
   Raises:
     ValueError: if config values are inconsistent or do not fit the devices.
   """
   mesh = sharding.make_mesh(config.mesh, devices)
-  steps = step_lib.build_steps(config, mesh)
+  steps = step_lib.build_steps(config, mesh, model)
   return aot.compile_report(
     steps.train, steps.abstract_state, steps.abstract_batch
   )
 
 
-def _compile_and_print(name, config, devices):
+def _compile_and_print(name, config, devices, model=None):
   """Calls `compile_update` and prints its peak memory and compile time."""
   start = time.perf_counter()
-  result = compile_update(config, devices)
+  result = compile_update(config, devices, model)
   took = report.clock(time.perf_counter() - start)
   report.say(f"  {name}: {_gib(result.peak)}, compiled in {took}")
   return result
@@ -84,35 +88,38 @@ def counts(config, devices) -> tuple[float, float] | None:
 
   A compiler counts a loop body once, so scanned layers would count as one.
   Instead, models of one and two unrolled layers are compiled, and the
-  difference for each projected length is added for every layer of that length.
+  difference for each attention is added for every layer that has it.
 
   Returns:
     (FLOPs, bytes), or None if the compiler does not count or runs out of
     memory.
   """
-  model = config.model
-  lengths = [0] * model.num_layers
-  if model.attention == "linformer":
-    lengths = step_lib.model_config(model).projected_lengths
+  model = step_lib.model_config(config)
+  first_layer, *others = model.layers
+  whole = _changed(config, train={"accumulation_steps": 1})
 
-  def probe(*lengths):
-    fields = dict(num_layers=len(lengths), scan_layers=False, query_block=0)
-    if any(lengths):
-      fields["projected_lengths"] = lengths
-    unrolled = _changed(config, model=fields, train={"accumulation_steps": 1})
-    result = _compile_and_print(f"{len(lengths)} layer(s)", unrolled, devices)
+  def probe(*layers):
+    unrolled = dataclasses.replace(
+      model,
+      num_layers=len(layers),
+      attention=layers,
+      scan_layers=False,
+      query_block=0,
+    )
+    name = f"{len(layers)} layer(s)"
+    result = _compile_and_print(name, whole, devices, unrolled)
     return result.flops, result.traffic
 
-  first = probe(lengths[0])
+  first = probe(first_layer)
   if None in first:
     return None
   totals = list(first)
-  for k in dict.fromkeys(lengths[1:]):
-    second = probe(lengths[0], k)
+  for layer in dict.fromkeys(others):
+    second = probe(first_layer, layer)
     if None in second:
       return None
     for i in range(2):
-      totals[i] += (second[i] - first[i]) * lengths[1:].count(k)
+      totals[i] += (second[i] - first[i]) * others.count(layer)
   return tuple(totals)
 
 

@@ -35,6 +35,13 @@ def cumulative(matrices: jax.Array) -> jax.Array:
   return sums / sums[..., -1:]
 
 
+def _in_xla(layer):
+  """Returns an attention that runs on any device."""
+  if not hasattr(layer, "implementation"):
+    return layer
+  return dataclasses.replace(layer, implementation="xla")
+
+
 def layer_by_layer(config: models.ModelConfig, variables):
   """Unrolls an encoder, so each layer's intermediates can be captured.
 
@@ -50,7 +57,7 @@ def layer_by_layer(config: models.ModelConfig, variables):
     scan_layers=False,
     remat=False,
     query_block=0,
-    attention_implementation="xla",
+    attention=tuple(map(_in_xla, config.layers)),
   )
   if not config.scan_layers:
     return plain, variables
@@ -84,17 +91,17 @@ def attention(
 
   Returns:
     float32 [B, H, N, K] for each layer: K = N with softmax attention, and the
-    projected length with Linformer, whose P is the paper's P-bar.
+    projected length with projected keys, whose P is the paper's P-bar.
 
   Raises:
-    ValueError: for a Linformer with a `local_window`, whose queries attend to
-      more than the slots.
+    ValueError: for an attention that is more than this P, or has none.
   """
-  if config.attention == "linformer" and config.local_window:
-    raise ValueError(
-      f"local_window {config.local_window}: slots are a part of what a query "
-      "attends to, and no matrix whose spectrum could be read"
-    )
+  for layer in config.layers:
+    if not layer.is_softmax:
+      raise ValueError(
+        f"attention {layer.describe()} has no matrix softmax(Q K^T / sqrt(D)) "
+        "that is all of it, so no spectrum can be read"
+      )
   config, variables = layer_by_layer(config, variables)
   _, seen = models.Encoder(config).apply(
     variables,
@@ -126,13 +133,13 @@ def curves(config: models.ModelConfig, variables, tokens) -> jax.Array:
   Raises:
     ValueError: if layers have different projected lengths.
   """
-  if config.attention == "linformer" and len(set(config.projected_lengths)) > 1:
+  matrices = attention(config, variables, tokens)
+  lengths = [matrix.shape[-1] for matrix in matrices]
+  if len(set(lengths)) > 1:
     raise ValueError(
-      "curves of one length need one projected_length for all layers, not "
-      f"{config.projected_lengths}"
+      f"curves of one length need one K for all layers, not {lengths}"
     )
-  matrices = jnp.stack(attention(config, variables, tokens), axis=1)
-  return cumulative(matrices)
+  return cumulative(jnp.stack(matrices, axis=1))
 
 
 class Moments:

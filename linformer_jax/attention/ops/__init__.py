@@ -1,1 +1,109 @@
-"""Attention kernels that XLA does not derive from plain einsum and softmax."""
+"""Implementations of attention from N queries to K slots, and a window.
+
+An implementation computes softmax(q k^T) v for scaled queries [B, N, H, D] and
+head-major keys and values [B, H, K, D]; `IMPLEMENTATIONS` says what each
+supports. `window` attends to near rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from linformer_jax.attention.ops import cpu, cudnn, flash, xla
+from linformer_jax.parallel import layout
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+  """One way to compute attention.
+
+  Attributes:
+    attend: (q, k, v, mask) -> [B, N, H, D], as `xla.attend`.
+    weights: whether it holds the weights, so that `attend` also takes causal,
+      start and dropout.
+    dtypes: of the queries, keys and values.
+  """
+
+  attend: Callable
+  weights: bool = False
+  dtypes: tuple[str, ...] = _FLOATS
+
+
+IMPLEMENTATIONS = {
+  "xla": Implementation(xla.attend, weights=True),
+  "flash": Implementation(flash.attend),
+  "cpu": Implementation(functools.partial(flash.attend, apply=cpu.one_by_one)),
+  "cudnn": Implementation(cudnn.attend, dtypes=("bfloat16", "float16")),
+}
+
+
+def check(name: str, dtype=None, **needs):
+  """Raises a ValueError unless an implementation exists and has what is needed.
+
+  Args:
+    name: key of `IMPLEMENTATIONS`.
+    dtype: dtype of the products, or None.
+    **needs: values of fields that only 'xla' supports, such as dropout_rate=0.1
+      or causal=True; a false value needs nothing.
+  """
+  if name not in IMPLEMENTATIONS:
+    raise ValueError(
+      f"implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}"
+    )
+  found = IMPLEMENTATIONS[name]
+  for field, value in needs.items():
+    if value and not found.weights:
+      raise ValueError(
+        f"{field} {value} is not supported with implementation {name!r}: use "
+        f"implementation 'xla', or {field}={type(value)(0)}"
+      )
+  if dtype is not None and jax.numpy.dtype(dtype).name not in found.dtypes:
+    raise ValueError(
+      f"implementation {name!r} needs dtype {' or '.join(found.dtypes)}, not "
+      f"{jax.numpy.dtype(dtype).name}"
+    )
+
+
+def attend(
+  q,
+  k,
+  v,
+  mask=None,
+  *,
+  causal=False,
+  start=0,
+  dropout=None,
+  recompute=False,
+  implementation="xla",
+):
+  """softmax(q k^T / sqrt(D)) v for one block of queries.
+
+  Args:
+    q, k, v, mask, causal, start, dropout: as `xla.attend` takes them, but q is
+      not scaled.
+    recompute: recompute the scores of 'xla' in the backward pass; the others
+      do so anyway.
+    implementation: key of `IMPLEMENTATIONS`.
+
+  Raises:
+    ValueError: for what the implementation does not support.
+  """
+  rate = dropout[0] if dropout else 0.0
+  check(implementation, causal=causal, dropout_rate=rate)
+  found = IMPLEMENTATIONS[implementation]
+  q = q * (q.shape[-1] ** -0.5)
+  if found.weights:  # XLA partitions it by itself
+    function = functools.partial(
+      found.attend, causal=causal, start=start, dropout=dropout
+    )
+    function = jax.checkpoint(function) if recompute else function
+  else:
+    rows, slots = ("batch", "sequence", "heads"), ("batch", "heads")
+    function = layout.per_device(
+      found.attend, (rows, slots, slots, ("batch",)), rows
+    )
+  return function(q, k, v, mask)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import masks
+from linformer_jax.attention.ops import cpu
 
 KEY_BLOCK = 2048  # keys processed at a time, if there are more
 _LEAST = jnp.finfo(jnp.float32).min
@@ -20,44 +21,7 @@ _LEAST = jnp.finfo(jnp.float32).min
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-def _one_by_one(function, rows, slots):
-  """Does what `_together` does, for one head of one sequence at a time."""
-  rows, slots = jax.tree.map(jnp.asarray, (rows, slots))
-  b, n, h, _ = rows[0].shape
-
-  def head(x, i):  # rows lie [B, N, H, D], slots [B, H, K, ...]
-    at, size = (i // h, 0, i % h, 0), (1, n, 1, x.shape[-1])
-    return jax.lax.dynamic_slice(x, at, size).reshape(n, -1)
-
-  def step(row_out, i):
-    part, slot_out = function(
-      *(head(x, i) for x in rows),
-      *jax.tree.map(lambda x: x[i // h, i % h], slots),
-    )
-    row_out = jax.tree.map(
-      lambda whole, x: jax.lax.dynamic_update_slice(
-        whole, x[None, :, None], (i // h, 0, i % h, 0)
-      ),
-      row_out,
-      part,
-    )
-    return row_out, slot_out
-
-  one = jax.eval_shape(
-    function,
-    *(jax.ShapeDtypeStruct((n, x.shape[-1]), x.dtype) for x in rows),
-    *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), slots),
-  )
-  empty = jax.tree.map(
-    lambda x: jnp.zeros((b, n, h, x.shape[-1]), x.dtype), one[0]
-  )
-  row_out, slot_out = jax.lax.scan(step, empty, jnp.arange(b * h), unroll=4)
-  return row_out, jax.tree.map(
-    lambda x: x.reshape(b, h, *x.shape[1:]), slot_out
-  )
-
-
-def _together(function, rows, slots):
+def together(function, rows, slots):
   """Applies function(*rows, *slots) -> (row_out, slot_out) to all heads.
 
   Args:
@@ -70,13 +34,13 @@ def _together(function, rows, slots):
   return jax.tree.map(lambda x: x.swapaxes(1, 2), row_out), slot_out
 
 
-def _by_head(function, rows, slots):
+def _by_platform(function, rows, slots):
   """Loops over heads on a CPU, where the scores of one head fit in cache."""
   return jax.lax.platform_dependent(
     rows,
     slots,
-    cpu=functools.partial(_one_by_one, function),
-    default=functools.partial(_together, function),
+    cpu=functools.partial(cpu.one_by_one, function),
+    default=functools.partial(together, function),
   )
 
 
@@ -167,19 +131,19 @@ def _backward(q, out, lse, do, k, v, mask):
   return _over_keys(add, start, k, v, mask)
 
 
-@jax.custom_vjp
-def _attend(q, k, v, mask):
-  return _by_head(_forward, (q,), (k, v, mask))[0][0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _attend(apply, q, k, v, mask):
+  return apply(_forward, (q,), (k, v, mask))[0][0]
 
 
-def _attend_forward(q, k, v, mask):
-  (out, lse), _ = _by_head(_forward, (q,), (k, v, mask))
+def _attend_forward(apply, q, k, v, mask):
+  (out, lse), _ = apply(_forward, (q,), (k, v, mask))
   return out, (q, k, v, mask, out, lse)
 
 
-def _attend_backward(saved, do):
+def _attend_backward(apply, saved, do):
   q, k, v, mask, out, lse = saved
-  dq, (dk, dv) = _by_head(_backward, (q, out, lse, do), (k, v, mask))
+  dq, (dk, dv) = apply(_backward, (q, out, lse, do), (k, v, mask))
   dk, dv = dk.swapaxes(-1, -2), dv.swapaxes(-1, -2)
   return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
@@ -187,13 +151,15 @@ def _attend_backward(saved, do):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v, mask=None, apply=_by_platform):
   """softmax(q k^T) v, without the scale 1 / sqrt(D).
 
   Args:
     q: queries [B, N, H, D].
     k, v: keys and values [B, H, K, D].
     mask: [B, K] or None, as `masks.check` takes it.
+    apply: how to apply a function of one head to all, as `together` does; the
+      default suits the platform.
 
   Returns:
     [B, N, H, D] in v's dtype; scores and softmax are float32.
@@ -208,4 +174,4 @@ def attend(q, k, v, mask=None):
     k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, short), (0, 0)]) for x in (k, v))
   if mask is not None:
     mask = jnp.broadcast_to(mask[:, None], k.shape[:3])
-  return _attend(q, k, v, mask)
+  return _attend(apply, q, k, v, mask)

@@ -1,0 +1,70 @@
+"""Linear attention: a feature map in place of the softmax.
+
+Katharopoulos et al. 2020, arXiv 2006.16236.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from linformer_jax.attention import base, heads
+from linformer_jax.parallel import layout
+
+
+def feature_map(x):
+  """phi(x) = elu(x) + 1 > 0 (equation 7)."""
+  return nn.elu(x) + 1
+
+
+class LinearSelfAttention(heads.MultiHeadAttention):
+  """phi(Q) (phi(K)^T V) / (phi(Q) sum_j phi(K_j)), O(N D) a head (equation 5).
+
+  Attributes:
+    num_heads: H; must divide the width M of the input.
+  """
+
+  num_heads: int
+
+  def summarise(self, memory, mask=None, *, features=None, shared=None):
+    """Returns sums over real rows, float32: [B, H, D, D] and [B, H, D]."""
+    del shared
+    head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
+    k = feature_map(self.key(memory, head_dim).astype(jnp.float32))
+    v = self.value(memory, head_dim)
+    if mask is not None:
+      k = jnp.where(mask[..., None, None], k, 0)
+    kv = jnp.einsum(
+      "bnhd,bnhe->bhde",
+      k.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
+    )
+    return tuple(
+      layout.constrain(x, "batch", "heads") for x in (kv, jnp.sum(k, axis=1))
+    )
+
+  def mix(self, q, summary, start, dropout):
+    """Returns the normalized sum of values; zero if no row is real."""
+    del start, dropout
+    kv, total = summary
+    phi = feature_map(q.astype(jnp.float32))
+    weight = jnp.einsum("bnhd,bhd->bnh", phi, total)
+    out = jnp.einsum("bnhd,bhde->bnhe", phi, kv)
+    out = out / jnp.where(weight > 0, weight, 1)[..., None]
+    return out.astype(q.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConfig(base.AttentionConfig):
+  """Linear attention has no choices."""
+
+  name: ClassVar[str] = "linear"
+
+  def module(self, sizes):
+    return LinearSelfAttention(**sizes.module_fields())
+
+  def flops(self, sizes, n):
+    m = sizes.embed_dim
+    return 8 * n * m * m + 4 * n * m * sizes.head_dim

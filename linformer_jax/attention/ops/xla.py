@@ -1,0 +1,52 @@
+"""Attention as einsum and softmax, fused by XLA: the reference."""
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_softmax(scores, allowed=None):
+  """Softmax over the last axis; a row with nothing allowed gets zeros.
+
+  Args:
+    scores: float32 [..., K].
+    allowed: bool that broadcasts to scores, or None if all are.
+  """
+  if allowed is None:
+    return jax.nn.softmax(scores, axis=-1)
+  scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+  return jnp.where(allowed, jax.nn.softmax(scores, axis=-1), 0)
+
+
+def drop(weights, dropout):
+  """Applies dropout, (rate, key) or None, to attention weights."""
+  if dropout is None:
+    return weights
+  rate, key = dropout
+  kept = jax.random.bernoulli(key, 1 - rate, weights.shape)
+  return jnp.where(kept, weights / (1 - rate), 0)
+
+
+def attend(q, k, v, mask=None, *, causal=False, start=0, dropout=None):
+  """softmax(q k^T) v with all scores in memory.
+
+  Args:
+    q: queries [B, N, H, D], scaled.
+    k, v: keys and values [B, H, K, D].
+    mask: bool [B, K], True at slots to attend to, or None.
+    causal: whether query i attends to keys 0 to start + i only.
+    start: index of the first query among the keys.
+    dropout: (rate, key) of dropout on the weights, or None.
+
+  Returns:
+    [B, N, H, D] in v's dtype; scores and softmax are float32.
+  """
+  scores = jnp.einsum(
+    "bnhd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32
+  )
+  allowed = None if mask is None else mask[:, None, None]
+  if causal:
+    rows = start + jnp.arange(q.shape[1])
+    past = jnp.arange(k.shape[2]) <= rows[:, None]
+    allowed = past if allowed is None else past & allowed
+  weights = drop(masked_softmax(scores, allowed), dropout)
+  return jnp.einsum("bhnk,bhkd->bnhd", weights.astype(v.dtype), v)

@@ -97,6 +97,7 @@ def get_config() -> config_dict.ConfigDict:
   model.embed_dim = 768  # width
   model.num_heads = 12
   model.mlp_dim = 3072
+  model.num_segments = 0  # token types that mark pairs of texts; 0: none
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
   model.position_init = "normal"  # or sinusoidal, neighbours

@@ -11,6 +11,7 @@ if sys.argv[:1] == ["-m"] and "linformer_jax.main" in sys.orig_argv:
 
   startup.check()
 
+from linformer_jax import attention
 from linformer_jax.attention import (
   LinformerSelfAttention,
   SoftmaxSelfAttention,
@@ -21,6 +22,7 @@ from linformer_jax.models import (
   Encoder,
   MaskedLM,
   ModelConfig,
+  TokenEncoder,
 )
 
 __version__ = "0.1.0"
@@ -32,4 +34,6 @@ __all__ = [
   "MaskedLM",
   "ModelConfig",
   "SoftmaxSelfAttention",
+  "TokenEncoder",
+  "attention",
 ]

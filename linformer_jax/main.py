@@ -16,7 +16,7 @@ plan      what an update of that config would take on a TPU slice or on one H100
           Compiled on this host; nothing is run, read or written.
 
 Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
---config.attention.projected_length=64; configs/base.py lists them with their units.
+--config.attention.projected_length=64; configs/base.py lists them with units.
 """
 
 import logging

@@ -20,9 +20,9 @@ CLOCK = ("time", "eval/seconds", "train/step_seconds", "train/memory_bytes")
 CLOCK += ("train/tokens_per_second", "train/mfu")
 
 
-def experiment(**changes):
+def experiment(attention="linformer", **changes):
   """The tiny experiment, with fields changed: train__num_steps=3."""
-  config = tiny.get_config()
+  config = tiny.get_config(attention)
   changes = {name.replace("__", "."): x for name, x in changes.items()}
   config.update_from_flattened_dict(changes)
   return train.build(config)

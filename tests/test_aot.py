@@ -107,20 +107,22 @@ def test_kept_for_backward_counts_what_grows_with_the_batch():
 
   def kept(**fields):
     config = tiny.get_config()
-    config.model.update(dict(dropout_rate=0.0, attention_dropout_rate=0.0))
-    config.model.update(fields)
+    config.model.dropout_rate = config.attention.dropout_rate = 0.0
+    config.update_from_flattened_dict(
+      {name.replace("__", "."): x for name, x in fields.items()}
+    )
     return plan.bytes_kept(
       step.build_steps(config, sharding.make_mesh(config.mesh))
     )
 
-  layer = kept(num_layers=2) - kept(num_layers=1)
-  assert kept(num_layers=5) == kept(num_layers=2) + 3 * layer
+  layer = kept(model__num_layers=2) - kept(model__num_layers=1)
+  assert kept(model__num_layers=5) == kept(model__num_layers=2) + 3 * layer
   weights = 2 * 32 * 8
   assert layer > 4 * weights
-  assert kept(attention_dropout_rate=0.5) >= kept() + 2 * weights
-  assert kept(remat=True) < kept()
+  assert kept(attention__dropout_rate=0.5) >= kept() + 2 * weights
+  assert kept(model__remat=True) < kept()
   # Of 1000 more subwords float32 scores at 5 positions, and not 1000 rows [M].
-  more = kept(vocab_size=1300) - kept(vocab_size=300)
+  more = kept(model__vocab_size=1300) - kept(model__vocab_size=300)
   assert more in (1000 * 5 * 4, 2 * 1000 * 5 * 4, 3 * 1000 * 5 * 4)
 
 
@@ -222,15 +224,35 @@ def test_counts_extrapolate_to_deeper_stacks():
   assert looped.flops < 0.9 * flops  # the reason for all this
 
 
+def test_counts_add_what_each_attention_takes(monkeypatch):
+  cost = {"local": 1.0, "softmax": 10.0, "linear": 100.0}
+  compiled = []
+
+  def compile_update(config, devices, model):
+    assert not model.scan_layers and not model.query_block
+    compiled.append([layer.name for layer in model.layers])
+    flops = 5 + sum(cost[name] for name in compiled[-1])
+    return aot.Report(0, False, 1, 1, 1, 0, flops, 2 * flops, {})
+
+  monkeypatch.setattr(plan, "compile_update", compile_update)
+  config = tiny.get_config("local+softmax+linear")
+  config.model.num_layers = 6
+  config.model.query_block = 8
+  expected = 5 + 2 * sum(cost.values())
+  assert plan.counts(config, ["a device"]) == (expected, 2 * expected)
+  assert len(compiled) == 4 and compiled[0] == ["local"]
+
+
 @pytest.mark.tpu
 @pytest.mark.parametrize("batch, verdict", [(8, "fits"), (64, "TOO BIG")])
 def test_the_report(batch, verdict, monkeypatch, capsys):
-  def compiled(config, devices):
+  def compiled(config, devices, model=None):
     """1 GiB, and one more a sequence; 5 FLOPs, and 100 more a layer."""
+    model = model or step.model_config(config)
     peak = 2**30 * (1 + config.train.batch_size // len(devices))
     if peak > 2**34:
       return aot.Report(peak, exhausted=True)
-    layers = 1 if config.model.scan_layers else config.model.num_layers
+    layers = 1 if model.scan_layers else model.num_layers
     flops = (5 + 100 * layers) * 1e9
     return aot.Report(peak, False, 1, 1, 1, peak, flops, flops, {"x": 2e9})
 

@@ -129,7 +129,7 @@ def equation_7(params, x, memory, sharing):
 
 
 @pytest.mark.parametrize("sharing", linformer.SHARING)
-@pytest.mark.parametrize("order", linformer.ORDERS)
+@pytest.mark.parametrize("order", projection_lib.ORDERS)
 def test_equation_7_in_every_order(order, sharing):
   module = attention.LinformerSelfAttention(H, N, K, sharing, order=order)
   x, memory = arrays.draw(B, N, M), arrays.draw(B, N - 3, M, seed=1)

@@ -1,5 +1,6 @@
 """Every config and every argument makes a model, by shapes alone."""
 
+import dataclasses
 import importlib
 import itertools
 
@@ -16,7 +17,7 @@ from configs import (
   smoke,
   transformer,
 )
-from linformer_jax import models, step
+from linformer_jax import attention, models, step
 from linformer_jax.attention import linformer as linformer_attention
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.data import pipeline
@@ -106,9 +107,61 @@ def test_every_argument_of_linformer(argument):
 def test_transformer_differs_by_attention_alone(n, size):
   softmax = transformer.get_config(f"n={n},size={size}")
   assert shapes(softmax).params
+  assert set(step.model_config(softmax).layers) == {
+    attention.SoftmaxConfig(dropout_rate=0.1)
+  }
   ours = linformer.get_config(f"n={n},size={size}")
-  softmax.model.attention = "linformer"
+  base.set_attention(softmax, "linformer")
   assert softmax.to_dict() == ours.to_dict()
+
+
+@pytest.mark.parametrize("module", [smoke, pretrain_small, causal_lm])
+@pytest.mark.parametrize(
+  "names", ["softmax", "local", "softmax+local", "linear", "linformer+linear"]
+)
+def test_the_attention_is_an_argument(module, names):
+  config = module.get_config(f"attention={names}")
+  config_fields.check_names_and_types(config)
+  config_fields.check_ranges(config)
+  others = module.get_config().to_dict()
+  assert config.to_dict() | {"attention": others["attention"]} == others
+  assert config.is_locked and config.attention.is_locked
+  found = [layer.name for layer in step.model_config(config).layers]
+  pattern = names.split("+")
+  assert found == pattern * (config.model.num_layers // len(pattern))
+  causal = all(attention.ATTENTIONS[name].causal for name in pattern)
+  if config.task.name == "causal_lm" and not causal:
+    with pytest.raises(ValueError, match="not causal"):
+      shapes(config)
+  else:
+    paths = jax.tree_util.tree_leaves_with_path(shapes(config).params)
+    projected = ["projection" in jax.tree_util.keystr(path) for path, _ in paths]
+    assert any(projected) == ("linformer" in pattern)
+
+
+def test_setting_an_attention_keeps_its_fields_and_the_dropout():
+  config = smoke.get_config()
+  config.attention.dropout_rate = 0.25
+  before = config.attention.to_dict()
+  base.set_attention(config, "local+linformer")
+  mixed = config.attention.to_dict()
+  assert mixed.pop("linformer") | {"name": "linformer"} == before
+  assert mixed.pop("local") == {"window": 64, "dropout_rate": 0.25}
+  assert mixed == {"name": "mixed", "pattern": ("local", "linformer")}
+  with pytest.raises(ValueError, match="'locl' is not one of softmax, "):
+    base.set_attention(config, "locl+linformer")
+
+
+def test_fields_of_attentions_by_layer_are_flags():
+  given = command_line.make_flags()
+  words = ["--config=configs/smoke.py:attention=local+linformer"]
+  words += ["--config.attention.local.window=3"]
+  words += ["--config.attention.linformer.projected_lengths=(16,)"]
+  command_line.parse(given, ["main", *words])
+  config_fields.check_names_and_types(given.config)
+  local, linformer = step.model_config(given.config).layers
+  assert local == attention.LocalConfig(window=3)
+  assert (linformer.projected_length, linformer.sharing) == (16, "none")
 
 
 # A field that follows another one until it is set itself.
@@ -222,12 +275,15 @@ def test_a_length_for_each_layer():
   config = base.get_config()
   config.model.num_layers = 3
   config.attention.projected_lengths = (64, 32, 32)
-  assert step.model_config(config.model).projected_lengths == (64, 32, 32)
+  layers = step.model_config(config).layers
+  assert [layer.projected_length for layer in layers] == [64, 32, 32]
 
 
 def test_a_typo_fails_at_once():
   with pytest.raises(AttributeError):
     base.get_config().model.embed_dims = 3
+  with pytest.raises(AttributeError):
+    base.get_config().attention.windows = 3
 
 
 @pytest.mark.parametrize(
@@ -251,8 +307,11 @@ def test_every_field_has_a_type_and_a_range(module):
 
 
 def test_the_library_reads_only_fields_that_base_lists():
-  fields = set(base.get_config().model.keys()) - {"projected_lengths"}
-  assert fields == {
-    field.name for field in models.ModelConfig.__dataclass_fields__.values()
+  config = base.get_config()
+  assert {*config.model, "attention"} == {
+    field.name for field in dataclasses.fields(models.ModelConfig)
   }
-  assert np.isclose(base.get_config().task.mask_rate, 0.15)
+  # With the defaults of the library, but for dropout.
+  defaults = attention.fields("linformer") | {"dropout_rate": 0.1}
+  assert config.attention.to_dict() == defaults
+  assert np.isclose(config.task.mask_rate, 0.15)

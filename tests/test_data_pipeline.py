@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_data_config
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from linformer_jax.data import pipeline
 from linformer_jax.data.text import masking
 from linformer_jax.tasks import masked_lm
@@ -33,7 +33,8 @@ def corpus(config):
 def task_of(config):
   """Masked language modeling of blocks as a data config has them."""
   length, size = config.sequence_length, config.vocab_size
-  model = models.ModelConfig(size, length, 1, 8, 2, 8, projected_length=4)
+  linformer = attention.LinformerConfig(projected_length=4)
+  model = models.ModelConfig(size, length, 1, 8, 2, 8, linformer)
   return masked_lm.Config().build(model, length)
 
 

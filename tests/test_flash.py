@@ -1,5 +1,6 @@
 """Attention that keeps no scores equals the one that does, gradients too."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
-from linformer_jax.attention.ops import flash
+from linformer_jax.attention import ops
+from linformer_jax.attention.ops import cpu, flash
 from tests import arrays
 
 B, N, H, D = 2, 11, 2, 4
@@ -35,12 +37,14 @@ def run(k, shares, **kwargs):
   return out, *grads
 
 
+# Ways through the heads, and what runs them on every device.
+HEADS = {"one by one": cpu.one_by_one, "together": flash.together}
 # Keys: one block, two, two and 3.
 CASES = [
   pytest.param(*case, marks=() if i % 3 == 0 else pytest.mark.slow)
   for i, case in enumerate(
     (mask, k, block, heads)
-    for block, heads in itertools.product((0, 4), ("one by one", "together"))
+    for block, heads in itertools.product((0, 4), HEADS)
     for j, k in enumerate((7, 16, 19))
     for mask in [*MASKS][j:] + [*MASKS][:j]  # each with each in every third
   )
@@ -50,8 +54,8 @@ CASES = [
 @pytest.mark.parametrize(("mask", "k", "query_block", "heads"), CASES)
 def test_equals_plain_attention(mask, k, query_block, heads, monkeypatch):
   monkeypatch.setattr(flash, "KEY_BLOCK", 8)
-  if heads == "together":  # what other devices than a CPU run
-    monkeypatch.setattr(flash, "_by_head", flash._together)
+  attend = functools.partial(flash.attend, apply=HEADS[heads])
+  monkeypatch.setitem(ops.IMPLEMENTATIONS, "flash", ops.Implementation(attend))
   want = run(k, MASKS[mask])
   got = run.__wrapped__(
     k, MASKS[mask], query_block=query_block, implementation="flash"
@@ -78,12 +82,17 @@ def test_large_scores_neither_overflow_nor_vanish():
 
 
 def test_one_head_at_a_time_on_a_cpu_only():
-  """Elsewhere the heads are one batched product and no loop."""
+  """Elsewhere the heads are one batched product and no loop, unless asked."""
   rows = jax.ShapeDtypeStruct((B, N, 12, D), jnp.float32)
-  attend = functools.partial(
-    attention.projected_attention, implementation="flash"
-  )
-  for platform, loops in (("cpu", 1), ("tpu", 0), ("cuda", 0)):
+  for name, platform, loops in (
+    ("flash", "cpu", 1),
+    ("flash", "tpu", 0),
+    ("flash", "cuda", 0),
+    ("cpu", "tpu", 1),
+  ):
+    attend = functools.partial(
+      attention.projected_attention, implementation=name
+    )
     exported = jax.export.export(jax.jit(attend), platforms=[platform])
     text = exported(rows, rows, rows).mlir_module()
     assert text.count("stablehlo.while") == loops
@@ -123,12 +132,17 @@ CONFIG = dict(
   embed_dim=16,
   num_heads=2,
   mlp_dim=24,
-  projected_length=4,
 )
+KINDS = {
+  "linformer": attention.LinformerConfig(projected_length=4),
+  "softmax": attention.SoftmaxConfig(),
+}
 
 
-def block_and_gradients(batch, **changes):
-  block = models.Block(models.ModelConfig(**CONFIG | changes), 4)
+def block_and_gradients(batch, kind, implementation="xla", **changes):
+  kind = dataclasses.replace(KINDS[kind], implementation=implementation)
+  config = models.ModelConfig(**CONFIG, attention=kind, **changes)
+  block = models.Block(config, kind)
   x, toward = arrays.draw(batch, 11, 16), arrays.draw(batch, 11, 16, seed=1)
   mask = np.arange(11) < np.array([[11], [6]])[:batch]
   params = jax.jit(block.init)(jax.random.key(0), x)["params"]
@@ -159,10 +173,9 @@ def block_and_gradients(batch, **changes):
 )
 def test_whole_layers_in_blocks(kind, norm, implementation, batch):
   """Queries, attention, MLP and norms block by block: the same layer."""
-  changes = {"attention": kind, "norm_position": norm}
-  whole = block_and_gradients(batch, **changes)
+  whole = block_and_gradients(batch, kind, norm_position=norm)
   blocked = block_and_gradients(
-    batch, query_block=4, attention_implementation=implementation, **changes
+    batch, kind, implementation, norm_position=norm, query_block=4
   )
   terms = 4 * 16 + 24 + 2 * 11  # of the products and norms of a layer
   for got, want in zip(
@@ -174,10 +187,10 @@ def test_whole_layers_in_blocks(kind, norm, implementation, batch):
 
 def test_dropout_differs_from_block_to_block():
   """A mask drawn once for all blocks would drop the same features in each."""
-  config = models.ModelConfig(
-    **CONFIG | {"max_length": 8, "dropout_rate": 0.5, "query_block": 4}
-  )
-  block = models.Block(config, 4)
+  kind = KINDS["linformer"]
+  fields = {"max_length": 8, "dropout_rate": 0.5, "query_block": 4}
+  config = models.ModelConfig(**CONFIG | fields, attention=kind)
+  block = models.Block(config, kind)
   x = np.broadcast_to(arrays.draw(1, 1, 16), (1, 8, 16))  # rows that are alike
   variables = block.init(jax.random.key(0), x)
   exact = np.asarray(block.apply(variables, x))

@@ -19,19 +19,19 @@ def forward(config, n, predictions):
   return flops.encoder(config, n) + head
 
 
-def encoder_layer(n, d, **kwargs):
+def encoder_layer(n, d, kind):
   """A layer with an MLP of 4 d, as in the paper's formulas."""
-  config = models.ModelConfig(7, n, 1, d, d // 64, 4 * d, **kwargs)
+  config = models.ModelConfig(7, n, 1, d, d // 64, 4 * d, kind)
   return flops.encoder(config, n)
 
 
 def test_formulas_of_the_paper():
   """Per layer; n tokens, width d, projected length k."""
   n, d, k = 512, 768, 128
-  make = flops.keys_and_values
+  make = projection_lib.flops_of_order
   h = d // 64
   rest = 24 * n * d**2 - 4 * n * d**2 + 4 * n * k * d
-  assert encoder_layer(n, d, attention="softmax") == (
+  assert encoder_layer(n, d, attention.SoftmaxConfig()) == (
     24 * n * d**2 + 4 * n**2 * d
   )
   assert rest + make("after", "headwise", n, k, d, h) == (
@@ -44,7 +44,8 @@ def test_formulas_of_the_paper():
     assert rest + make("before", sharing, n, k, d, h) == (
       20 * n * d**2 + 4 * k * d**2 + 6 * n * k * d
     )
-    assert encoder_layer(n, d, sharing=sharing, projected_length=k) == (
+    kind = attention.LinformerConfig(projected_length=k, sharing=sharing)
+    assert encoder_layer(n, d, kind) == (
       20 * n * d**2 + 4 * k * d**2 + 6 * n * k * d
     )
   # One E and one F a head: each contracts all of X, or its own head of K.
@@ -54,26 +55,32 @@ def test_formulas_of_the_paper():
 
 def test_ratios_of_the_paper_by_flops_alone():
   """1.21x at n = 512 and 17.4x at n = 65536 for k = 128, E = F (12 layers)."""
+  kind = attention.LinformerConfig(projected_length=128, sharing="layerwise")
   for n, ratio in ((512, 1.21), (65536, 17.4)):
-    plain = encoder_layer(n, 768, attention="softmax")
-    ours = encoder_layer(n, 768, sharing="layerwise", projected_length=128)
+    plain = encoder_layer(n, 768, attention.SoftmaxConfig())
+    ours = encoder_layer(n, 768, kind)
     assert float(f"{plain / ours:.3g}") == ratio
 
 
 def test_head_and_update():
-  config = models.ModelConfig(50, 16, 2, 8, 2, 32, projected_length=4)
+  config = models.ModelConfig(50, 16, 2, 8, 2, 32, attention.SoftmaxConfig())
   assert flops.token_head(config, 3) == 3 * 2 * 8 * 50
   assert flops.token_head(config, 3, dense=True) == 3 * (2 * 8 * 50 + 2 * 8**2)
 
 
-def test_layers_of_their_own_projected_length():
-  fields = (50, 16, 3, 8, 2, 32)
-  mixed = models.ModelConfig(*fields, projected_length=(8, 4, 2))
+def test_layers_of_their_own_attention():
+  def flops_of(kind):
+    config = models.ModelConfig(50, 16, 3, 8, 2, 32, kind)
+    return flops.encoder(config, 16)
+
   each = [
-    flops.encoder(models.ModelConfig(*fields, projected_length=k), 16) / 3
-    for k in (8, 4, 2)
+    attention.LinformerConfig(projected_length=8),
+    attention.LinformerConfig(projected_length=4),
+    attention.SoftmaxConfig(),
   ]
-  assert flops.encoder(mixed, 16) == sum(each)
+  assert flops_of(each) == sum(map(flops_of, each)) / 3
+  lengths = attention.LinformerConfig(projected_lengths=(8, 4, 4))
+  assert flops_of(lengths) == flops_of([*each[:2], each[1]])
 
 
 def jaxpr_flops(jaxpr):
@@ -119,11 +126,13 @@ def traced(config, n, predictions):
 )
 def test_equal_the_products_of_the_program(kind, sharing, scan_layers):
   """Exactly: every dot_general in the traced masked language model."""
-  fields = {"attention": "softmax"}
+  layer = attention.SoftmaxConfig()
   if kind != "softmax":
-    fields = {"projection": kind, "sharing": sharing}
+    layer = attention.LinformerConfig(
+      projected_length=6, projection=kind, sharing=sharing
+    )
   config = models.ModelConfig(
-    29, 24, 3, 16, 4, 40, projected_length=6, scan_layers=scan_layers, **fields
+    29, 24, 3, 16, 4, 40, layer, scan_layers=scan_layers
   )
   for n in (24, 8):
     apply, args = traced(config, n, 5)
@@ -131,7 +140,10 @@ def test_equal_the_products_of_the_program(kind, sharing, scan_layers):
     assert forward(config, n, 5) == jaxpr_flops(jaxpr)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "linformer"])
+@pytest.mark.parametrize(
+  "kind",
+  [attention.SoftmaxConfig(), attention.LinformerConfig(projected_length=64)],
+)
 def test_agree_with_the_compilers_count(kind):
   """XLA also counts element-wise work: E of them an entry, below 1 / width.
 
@@ -140,15 +152,7 @@ def test_agree_with_the_compilers_count(kind):
   operations follow an entry: softmax, gelu and layer norm are the longest.
   """
   config = models.ModelConfig(
-    256,
-    128,
-    2,
-    256,
-    4,
-    1024,
-    attention=kind,
-    projected_length=64,
-    scan_layers=False,
+    256, 128, 2, 256, 4, 1024, kind, scan_layers=False
   )
   apply, args = traced(config, 128, 16)
   compiled = jax.jit(apply).lower(*args).compile()
@@ -179,9 +183,11 @@ def compiled_flops(order, sharing, kind, n, k, m, memory_m):
 )
 def test_auto_is_the_cheaper_order(sharing, kind, n, k, m, memory_m):
   sizes = (sharing, kind, n, k, m, memory_m)
-  costs = {order: compiled_flops(order, *sizes) for order in linformer.ORDERS}
+  orders = projection_lib.ORDERS
+  costs = {order: compiled_flops(order, *sizes) for order in orders}
   cheaper = min(("before", "after"), key=costs.get)
   assert costs["before"] != costs["after"]
   assert costs["auto"] == costs[cheaper]
   if kind == "linear":
-    assert flops.cheaper_order(sharing, n, k, m, HEADS, memory_m) == cheaper
+    sizes = (sharing, n, k, m, HEADS, memory_m)
+    assert projection_lib.cheaper_order(*sizes) == cheaper

@@ -1,6 +1,5 @@
 """Attention of queries onto slots: masks, query blocks, dropout."""
 
-import functools
 import math
 import re
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention
-from linformer_jax.attention import functional
+from linformer_jax.parallel import blocks
 from tests import arrays
 
 
@@ -82,23 +81,29 @@ def test_query_blocks_change_neither_value_nor_gradient(length):
     (1, 7, 2, (1, 2)),
   ],
 )
-def test_a_cpu_takes_whole_sequences_where_it_can(batch, length, block, shape):
-  """The shapes that the function sees when the program for a CPU runs."""
-  x, own = arrays.draw(batch, length, 2), arrays.draw(batch, 2, seed=1)
-  whole = arrays.draw(2, seed=2)
-  seen = []
+def test_whole_sequences_are_taken_where_they_fit(batch, length, block, shape):
+  """The shapes that the function sees, on any platform and in a run."""
+  x, summary = arrays.draw(batch, length, 2), arrays.draw(batch, 2, seed=1)
+  variables = arrays.draw(2, seed=2)
+  traced, seen = set(), []
 
-  def function(x, own, whole, key):
+  def function(x, start, summary, variables, key):
+    traced.add(x.shape[:2])
     jax.debug.callback(lambda x: seen.append(x.shape[:2]), x)
-    return x * own[:, None] + whole + jax.random.uniform(key, x.shape)
+    rows = start + jnp.arange(x.shape[1])[:, None]
+    noise = jax.random.uniform(key, x.shape)
+    return rows + x * summary[:, None] + variables + noise
 
-  got = functional.in_query_blocks(
-    function, x, block, own, whole, jax.random.key(0)
+  got = blocks.in_blocks(
+    function, x, block, summary, variables, jax.random.key(0)
   )
   jax.block_until_ready(got)
   jax.effects_barrier()
+  assert traced <= {shape, (batch, length % block)}
   assert seen.count(shape) == batch * length // math.prod(shape)
-  noise = got - (x * own[:, None] + whole)  # other draws for each block
+  rows = np.arange(length)[:, None]
+  # Other draws for each block.
+  noise = got - (rows + x * summary[:, None] + variables)
   assert np.all((noise > -1e-5) & (noise < 1 + 1e-5))
   assert len(np.unique(np.round(noise, 4))) > 0.9 * noise.size
 
@@ -139,19 +144,19 @@ def test_query_blocks_never_hold_all_scores(gradient):
   assert blocked.memory_analysis().temp_size_in_bytes < one_head
 
 
-def test_dropout_keeps_its_rate_and_the_expectation():
-  """Weights are dropped with rate p and the rest is scaled by 1 / (1 - p)."""
+@pytest.mark.parametrize(("batch", "block"), [(1, 0), (1, 16), (4, 16)])
+def test_dropout_keeps_its_rate_and_the_expectation(batch, block):
+  """Weights are dropped with rate p and the rest is scaled by 1 / (1 - p).
+
+  Blocks of queries, and of whole sequences, draw for themselves.
+  """
   rate, n, slots = 0.3, 64, 16
-  q, k = arrays.draw(1, n, 2, 4), arrays.draw(1, slots, 2, 4, seed=1)
+  q = arrays.draw(batch, n, 2, 4)
+  k = arrays.draw(batch, slots, 2, 4, seed=1)
   plain = np.asarray(weights_of(q, k))
-
-  def dropout(weights, key):
-    keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
-    return weights * keep / (1 - rate)
-
   key = jax.random.key(0)
   got = np.asarray(
-    weights_of(q, k, dropout=functools.partial(dropout, key=key))
+    weights_of(q, k, query_block=block, dropout_rate=rate, dropout_key=key)
   )
   kept = got != 0
   np.testing.assert_allclose(
@@ -159,12 +164,19 @@ def test_dropout_keeps_its_rate_and_the_expectation():
   )
   error = math.sqrt(rate * (1 - rate) / got.size)
   assert abs(kept.mean() - (1 - rate)) < 5 * error
+  assert len(np.unique(kept.reshape(4, -1), axis=0)) == 4
 
 
-def test_module_dropout_is_by_key_and_has_the_right_mean():
+@pytest.mark.parametrize(
+  "fields",
+  [{}, {"query_block": 4}, {"local_window": 1, "query_block": 4}],
+)
+def test_module_dropout_is_by_key_and_has_the_right_mean(fields):
   b, n, k, m, rate, samples = 1, 6, 4, 8, 0.4, 2000
   x = arrays.draw(b, n, m)
-  module = attention.LinformerSelfAttention(2, n, k, dropout_rate=rate)
+  module = attention.LinformerSelfAttention(
+    2, n, k, dropout_rate=rate, **fields
+  )
   variables = jax.jit(module.init)(jax.random.key(0), x)
   exact = jax.jit(module.apply)(variables, x)
 
@@ -184,7 +196,15 @@ def test_module_dropout_is_by_key_and_has_the_right_mean():
   assert np.all(abs(draws.mean(0) - exact) < 5 * error)
 
 
-def test_dropout_does_not_go_with_query_blocks():
-  q, k = arrays.draw(1, 8, 2, 4), arrays.draw(1, 4, 2, 4)
-  with pytest.raises(ValueError, match="query blocks"):
-    attention.projected_attention(q, k, k, query_block=3, dropout=lambda w: w)
+@pytest.mark.parametrize("implementation", ["flash", "cpu", "cudnn"])
+def test_dropout_needs_weights(implementation):
+  q, k = (arrays.draw(1, n, 2, 4).astype(jnp.bfloat16) for n in (8, 4))
+  with pytest.raises(ValueError, match=f"dropout_rate 0.1.*{implementation}"):
+    attention.projected_attention(
+      q,
+      k,
+      k,
+      implementation=implementation,
+      dropout_rate=0.1,
+      dropout_key=jax.random.key(0),
+    )

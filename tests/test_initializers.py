@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from linformer_jax.attention import initializers as starts
 from linformer_jax.attention import projection
 from linformer_jax.models import initializers
 
@@ -14,7 +15,7 @@ ZERO = jax.nn.initializers.zeros
 
 @pytest.mark.parametrize("heads, k, n", [(4, 8, 16), (4, 4, 16), (3, 6, 6)])
 def test_strided_heads_see_rows_unmixed_and_all_of_them_together(heads, k, n):
-  matrix = np.asarray(initializers.strided(0.0)(KEY, (heads, k, n)))
+  matrix = np.asarray(starts.strided(0.0)(KEY, (heads, k, n)))
   np.testing.assert_array_equal(matrix.sum(2), 1)  # one row a slot
   np.testing.assert_array_equal(np.unique(matrix), [0, 1][: 2 if n > 1 else 1])
   seen = matrix.sum((0, 1)) > 0
@@ -28,13 +29,13 @@ def test_strided_heads_see_rows_unmixed_and_all_of_them_together(heads, k, n):
 
 
 def test_strided_without_heads_takes_the_first_of_each_window():
-  matrix = np.asarray(initializers.strided(0.0)(KEY, (4, 8)))
+  matrix = np.asarray(starts.strided(0.0)(KEY, (4, 8)))
   np.testing.assert_array_equal(matrix @ np.arange(8), [0, 2, 4, 6])
 
 
 @pytest.mark.parametrize("start", ["strided", "window_mean"])
 def test_noise_has_the_spread_that_is_asked_for(start):
-  init = getattr(initializers, start)
+  init = getattr(starts, start)
   noise = init(0.1)(KEY, (4, 64, 128)) - init(0.0)(KEY, (4, 64, 128))
   # The deviation of a sample's standard deviation is std / sqrt(2 size).
   error = 0.1 / np.sqrt(2 * noise.size)
@@ -42,12 +43,12 @@ def test_noise_has_the_spread_that_is_asked_for(start):
 
 
 def test_window_mean_averages_neighbours():
-  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (3, 6)))
+  matrix = np.asarray(starts.window_mean(0.0)(KEY, (3, 6)))
   np.testing.assert_allclose(matrix @ np.arange(6.0), [0.5, 2.5, 4.5])
 
 
 def test_window_means_of_heads_are_shifted():
-  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (2, 3, 12)))
+  matrix = np.asarray(starts.window_mean(0.0)(KEY, (2, 3, 12)))
   np.testing.assert_allclose(matrix.sum(2), 1, rtol=1e-6)  # means
   assert ((matrix > 0).sum(1) == 1).all()  # each row in one slot of a head
   np.testing.assert_allclose(matrix[0] @ np.arange(12.0), [1.5, 5.5, 9.5])
@@ -58,7 +59,7 @@ def test_window_means_of_heads_are_shifted():
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
 def test_no_two_heads_mix_the_same_rows(k):
   heads, n = 4, 40
-  matrix = np.asarray(initializers.window_mean(0.0)(KEY, (heads, k, n)))
+  matrix = np.asarray(starts.window_mean(0.0)(KEY, (heads, k, n)))
   np.testing.assert_allclose(matrix.sum(2), 1, rtol=1e-6)
   slots = {tuple(matrix[h].argmax(0)) for h in range(heads)}
   assert len(slots) == (1 if k == 1 else heads)
@@ -77,18 +78,16 @@ def test_kernels_of_a_convolution_start_as_the_mean_or_a_row(heads):
     return projection.project_sequence(x, one)[0]
 
   kernel, matrix = (n // k, d, d), (k, n)
-  mean = projected("convolution", initializers.mean_kernel(0.0), kernel)
+  mean = projected("convolution", starts.mean_kernel(0.0), kernel)
   pooled = projection.Projection("mean_pool", n, k)
   expected = projection.project_sequence(x, pooled)[0]
   np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
-  picked = projected("convolution", initializers.strided_kernel(0.0), kernel)
-  expected = projected("linear", initializers.strided(0.0), matrix)
+  picked = projected("convolution", starts.strided_kernel(0.0), kernel)
+  expected = projected("linear", starts.strided(0.0), matrix)
   np.testing.assert_allclose(picked, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  "init", [initializers.mean_kernel, initializers.strided_kernel]
-)
+@pytest.mark.parametrize("init", [starts.mean_kernel, starts.strided_kernel])
 def test_kernels_have_the_noise_that_is_asked_for(init):
   shape = (4, 8, 16, 16)
   noise = np.asarray(init(0.1)(KEY, shape) - init(0.0)(KEY, shape))

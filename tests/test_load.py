@@ -120,7 +120,7 @@ def test_other_text_gets_the_tokenizer_of_the_weights(run, tmp_path):
     (("--init_from={tmp}/none",), "none holds no run"),
     ((FROM, "--config.model.num_layers=3"), "do not fit this model"),
     ((FROM, "--config.model.mlp_dim=48"), "(32, 64) there, (32, 48) here"),
-    ((FROM, "--config.model.attention=softmax"), "projection"),
+    ((FROM, "--config=tests/tiny.py:softmax"), "projection"),
     ((FROM, "--config.model.max_length=64"), "embed/positions"),
     (("--init_from={tmp}/text",), "text holds no run"),
   ],

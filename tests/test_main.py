@@ -73,7 +73,32 @@ BAD = {
   "heads do not divide": ([SMOKE, RUN, "--config.model.num_heads=7"], "7"),
   "sharing": ([SMOKE, RUN, "--config.attention.sharing=all"], "'all'"),
   "projection": ([SMOKE, RUN, "--config.attention.projection=fft"], "'fft'"),
-  "attention": ([SMOKE, RUN, "--config.model.attention=flash"], "'flash'"),
+  "attention": ([f"{SMOKE}:attention=flash", RUN], "'flash'"),
+  "attention by layer": (
+    [f"{SMOKE}:attention=local+flash", RUN],
+    "'flash' is not one of softmax, linformer, local, linear",
+  ),
+  "layers of a pattern": (
+    [f"{SMOKE}:attention=local+softmax+linear", RUN],
+    "3 names, which do not divide model.num_layers 2",
+  ),
+  "attention by a flag": (
+    [SMOKE, RUN, "--config.attention.name=softmax"],
+    "configs/smoke.py:attention=softmax",
+  ),
+  "no such name": ([SMOKE, RUN, "--config.attention.name=flash"], "'flash'"),
+  "field of another attention": (
+    [f"{SMOKE}:attention=softmax", RUN, "--config.attention.sharing=none"],
+    "'sharing'",
+  ),
+  "not causal": (
+    ["--config=configs/causal_lm.py:attention=linformer", RUN],
+    "'linformer' is not causal",
+  ),
+  "implementation": (
+    [SMOKE, RUN, "--config.attention.implementation=fast"],
+    "'fast' is not one of xla, flash",
+  ),
   "dtype": ([SMOKE, RUN, "--config.model.dtype=float8"], "'float8'"),
   "dropout": ([SMOKE, RUN, "--config.model.dropout_rate=1.0"], "1.0"),
   "batch 0": ([SMOKE, RUN, "--config.train.batch_size=0"], "batch_size 0"),

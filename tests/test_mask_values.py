@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
-from linformer_jax.attention import functional, local, masks
+from linformer_jax.attention import masks, ops
 from linformer_jax.attention import projection as projection_lib
-from linformer_jax.attention.ops import flash
+from linformer_jax.attention.ops import flash, window
 from tests import arrays
-from tests.test_masks import KINDS, MASK, H, K, M, N, make_attention, make_block
+from tests.test_masks import (
+  ALL_KINDS,
+  MASK,
+  H,
+  K,
+  M,
+  N,
+  make_attention,
+  make_block,
+)
 
 B, D = len(MASK), M // H
 X, MEMORY = arrays.draw(B, N, M), arrays.draw(B, N, M, seed=1)
@@ -30,12 +39,10 @@ def of_memory(kind):
   return of_module(make_attention(kind, "headwise"), X, MEMORY)
 
 
-def of_keys_and_values(kind):
+def of_summary(kind):
   module = make_attention(kind, "headwise")
   variables = arrays.filled(module, X)
-  return lambda mask: module.apply(
-    variables, X, M, mask, method="keys_and_values"
-  )
+  return lambda mask: module.apply(variables, X, mask, method="summarise")
 
 
 def of_local_window():
@@ -44,8 +51,8 @@ def of_local_window():
   )
 
 
-def of_model(kind, module, **fields):
-  config = models.ModelConfig(10, N, 2, M, H, 16, kind, K, **fields)
+def of_model(module, layer, **fields):
+  config = models.ModelConfig(10, N, 2, M, H, 16, layer, **fields)
   return of_module(module(config), TOKENS)
 
 
@@ -61,41 +68,48 @@ def of_projection(kind):
   return project
 
 
-def of_attention(**kwargs):
+def of_attention(dtype="float32", **kwargs):
+  rows = jnp.asarray(ROWS, dtype)
   return functools.partial(
-    attention.projected_attention, ROWS, ROWS + 1, ROWS - 1, **kwargs
+    attention.projected_attention, rows, rows + 1, rows - 1, **kwargs
   )
 
 
-def of_near(mask):
-  return local.attend(ROWS, BY_HEAD, BY_HEAD, None, (ROWS, ROWS, mask), 2)
+def of_near(mask, slots=None):
+  near = window.halo(ROWS, ROWS, mask, 2).around(0, N)
+  return window.attend(ROWS, near, (BY_HEAD, BY_HEAD, slots))
 
 
 def of_slots(mask):
-  return local.attend(ROWS, BY_HEAD, BY_HEAD, mask, (ROWS, ROWS, None), 2)
+  return of_near(None, mask)
 
 
-KINDS_ALONE = ("softmax", *projection_lib.KINDS)
+KINDS_ALONE = ("softmax", "feature map", *projection_lib.KINDS)
 # Name -> a function without arguments that makes a function of a mask.
 ENTRIES = {
   f"{kind} {sharing}": lambda kind=kind, sharing=sharing: of_module(
     make_attention(kind, sharing), X
   )
-  for kind, sharing in KINDS
+  for kind, sharing in ALL_KINDS
 }
 for _kind in KINDS_ALONE:
-  for _make in (of_memory, of_keys_and_values):
+  for _make in (of_memory, of_summary):
     ENTRIES[f"{_make.__name__} {_kind}"] = functools.partial(_make, _kind)
 for _kind in projection_lib.KINDS:
   ENTRIES[f"project {_kind}"] = functools.partial(of_projection, _kind)
-for _kind in ("softmax", "linformer"):
+for _layer in (
+  attention.SoftmaxConfig(),
+  attention.LinformerConfig(projected_length=K),
+):
   for _module in (models.Encoder, models.MaskedLM):
-    ENTRIES[f"{_module.__name__} {_kind}"] = functools.partial(
-      of_model, _kind, _module
+    ENTRIES[f"{_module.__name__} {_layer.name}"] = functools.partial(
+      of_model, _module, _layer
     )
 ENTRIES |= {
   "layerwise": lambda: of_model(
-    "linformer", models.Encoder, sharing="layerwise", query_block=4
+    models.Encoder,
+    attention.LinformerConfig(projected_length=K, sharing="layerwise"),
+    query_block=4,
   ),
   "block": lambda: of_module(make_block("linear", "none", "pre"), X),
   "local window": of_local_window,
@@ -107,9 +121,7 @@ ENTRIES |= {
   "flash itself": lambda: functools.partial(
     flash.attend, ROWS, BY_HEAD, BY_HEAD
   ),
-  "by head": lambda: (
-    lambda mask: functional.attend(ROWS, BY_HEAD, BY_HEAD, mask)
-  ),
+  "by head": lambda: functools.partial(ops.attend, ROWS, BY_HEAD, BY_HEAD),
 }
 REFUSED = {
   "float 0 and 1": (MASK.astype(np.float32), "dtype float32.*True at real"),
@@ -132,7 +144,7 @@ REFUSED = {
 # How E is shared does not matter to a mask; all of it is tried with the slow.
 QUICK = [
   entry
-  if entry not in {f"{kind} {sharing}" for kind, sharing in KINDS}
+  if entry not in {f"{kind} {sharing}" for kind, sharing in ALL_KINDS}
   or entry.endswith((" headwise", " "))
   else pytest.param(entry, marks=pytest.mark.slow)
   for entry in ENTRIES
@@ -168,8 +180,8 @@ def test_the_same_in_a_program(entry):
 
 @pytest.mark.parametrize("entry", [*QUICK, "cudnn"])
 def test_anything_else_is_refused(entry):
-  function = functools.partial(of_attention, implementation="cudnn")
-  function = ENTRIES.get(entry, function)()
+  cudnn = functools.partial(of_attention, "bfloat16", implementation="cudnn")
+  function = ENTRIES.get(entry, cudnn)()
   for name, (mask, message) in REFUSED.items():
     with pytest.raises(ValueError, match=message):
       function(mask)

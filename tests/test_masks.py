@@ -32,22 +32,32 @@ KINDS = [
   for kind in projection_lib.KINDS
   for sharing in linformer.SHARING
 ] + [("softmax", "")]
+OTHERS = {
+  "softmax": attention.SoftmaxConfig(),
+  "near": attention.LocalConfig(window=2),
+  "feature map": attention.LinearConfig(),
+}
+ALL_KINDS = KINDS + [("near", ""), ("feature map", "")]
+
+
+def make_layer(kind, sharing):
+  if kind in OTHERS:
+    return OTHERS[kind]
+  return attention.LinformerConfig(
+    projected_length=K, projection=kind, sharing=sharing
+  )
 
 
 def make_attention(kind, sharing):
-  if kind == "softmax":
-    return attention.SoftmaxSelfAttention(H)
-  return attention.LinformerSelfAttention(H, N, K, sharing, kind)
+  return make_layer(kind, sharing).module(attention.Sizes(M, H, N))
 
 
 def make_block(kind, sharing, norm_position):
-  fields = {"attention": "softmax"}
-  if kind != "softmax":
-    fields = {"projection": kind, "sharing": sharing, "projected_length": K}
+  layer = make_layer(kind, sharing)
   config = models.ModelConfig(
-    10, N, 1, M, H, F, norm_position=norm_position, **fields
+    10, N, 1, M, H, F, layer, norm_position=norm_position
   )
-  return models.Block(config, K)
+  return models.Block(config, layer)
 
 
 def check_self(module, lengths):
@@ -77,7 +87,7 @@ def check_self(module, lengths):
   arrays.close(out[:1, :SHORT], alone, *lengths)
 
 
-@pytest.mark.parametrize(("kind", "sharing"), KINDS)
+@pytest.mark.parametrize(("kind", "sharing"), ALL_KINDS)
 def test_attention_to_itself(kind, sharing):
   check_self(make_attention(kind, sharing), (M, N, M // H, N, M))
 
@@ -94,7 +104,8 @@ def test_attention_to_slots_and_near_rows(kind):
   ("kind", "sharing", "norm_position"),
   [(kind, "headwise", "post") for kind in projection_lib.KINDS]
   + [("linear", "none", "pre"), ("max_pool", "key_value", "pre")]
-  + [("softmax", "", "post"), ("softmax", "", "pre")],
+  + [("softmax", "", "post"), ("softmax", "", "pre")]
+  + [("near", "", "pre"), ("feature map", "", "post")],
 )
 def test_block(kind, sharing, norm_position):
   block = make_block(kind, sharing, norm_position)
@@ -125,7 +136,9 @@ def test_block_with_the_projection_of_all_layers():
   assert np.any(clean[1] != 0) and np.all(np.isfinite(clean[1]))
 
 
-@pytest.mark.parametrize(("kind", "sharing"), KINDS)
+@pytest.mark.parametrize(
+  ("kind", "sharing"), KINDS + [("feature map", "")]
+)
 def test_attention_to_a_memory(kind, sharing):
   """The mask covers the memory; every query is real, and none is masked."""
   module = make_attention(kind, sharing)

@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from tests import arrays
 
 KEY = jax.random.key(0)
 N, V, B = 12, 29, 2
-TINY = models.ModelConfig(V, N, 3, 8, 2, 16, projected_length=4)
+KINDS = [
+  attention.LinformerConfig(projected_length=4),
+  attention.SoftmaxConfig(),
+  attention.LocalConfig(window=2),
+  attention.LinearConfig(),
+]
+TINY = models.ModelConfig(V, N, 3, 8, 2, 16, KINDS[0])
 BASE = models.ModelConfig(
   vocab_size=50_000,
   max_length=512,
@@ -20,7 +26,7 @@ BASE = models.ModelConfig(
   embed_dim=768,
   num_heads=12,
   mlp_dim=3072,
-  projected_length=128,
+  attention=attention.LinformerConfig(projected_length=128),
   position_offset=2,
 )
 
@@ -57,13 +63,17 @@ def test_sizes_of_the_paper(scan_layers, norm_position):
   """The model whose size the authors' code logs, and RoBERTa-base."""
   fields = {"scan_layers": scan_layers, "norm_position": norm_position}
   assert size(**fields) == 126_065_744
-  fields |= {"attention": "softmax", "vocab_size": 50_265}
+  fields |= {"attention": attention.SoftmaxConfig(), "vocab_size": 50_265}
   assert size(**fields) == 124_696_665
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_sizes_of_the_projections(scan_layers):
-  softmax = size(attention="softmax", scan_layers=scan_layers)
+  def projected(**fields):
+    kind = attention.LinformerConfig(projected_length=128, **fields)
+    return size(attention=kind, scan_layers=scan_layers)
+
+  softmax = size(attention=attention.SoftmaxConfig(), scan_layers=scan_layers)
   assert softmax == 124_492_880
   added = {
     "none": 18_874_368,
@@ -72,11 +82,12 @@ def test_sizes_of_the_projections(scan_layers):
     "layerwise": 65_536,
   }
   for sharing, count in added.items():
-    assert size(sharing=sharing, scan_layers=scan_layers) - softmax == count
+    assert projected(sharing=sharing) - softmax == count
   for kind in ("mean_pool", "max_pool", "random"):
-    assert size(projection=kind) == softmax
+    assert projected(projection=kind) == softmax
   # Two kernels of W x D x D a layer, W = 512 / 128.
-  assert size(projection="convolution") - softmax == 12 * 2 * 4 * 64 * 64
+  kernels = projected(projection="convolution") - softmax
+  assert kernels == 12 * 2 * 4 * 64 * 64
 
 
 def test_logits_at_positions_are_those_of_all_gathered():
@@ -89,11 +100,11 @@ def test_logits_at_positions_are_those_of_all_gathered():
   arrays.close(some, want, TERMS)
 
 
-@pytest.mark.parametrize("attention", models.config.ATTENTION)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_ids_under_the_mask_do_not_matter(norm_position, attention):
+def test_ids_under_the_mask_do_not_matter(norm_position, kind):
   """Not even ids out of range; and a short input equals it alone."""
-  config = replace(norm_position=norm_position, attention=attention)
+  config = replace(norm_position=norm_position, attention=kind)
   variables, tokens = filled(config), draw_tokens(B, N)
   mask = np.arange(N) < np.array([[7], [0]])  # row 1 is wholly padded
   module = models.MaskedLM(config)
@@ -129,7 +140,7 @@ def test_dropout_is_by_key_and_keeps_its_rate():
     dropout_rate=rate, embed_dim=width, norm_position="pre", num_layers=1
   )
   x = np.random.default_rng(0).standard_normal((16, N, width)).astype("f4")
-  block = models.Block(config, 4)
+  block = models.Block(config, config.layers[0])
   params = jax.jit(block.init)(KEY, x)["params"]
   params["mlp_out"] = jax.tree.map(jnp.zeros_like, params["mlp_out"])
   # The difference of x is exact only where x is small: let it be nothing.
@@ -186,10 +197,10 @@ def test_every_layer_drops_by_its_own_key(scan_layers):
   np.testing.assert_array_equal(still, 0)  # the norm of equal entries
 
 
-@pytest.mark.parametrize("attention", models.config.ATTENTION)
-def test_bfloat16(attention):
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_bfloat16(kind):
   """float32 parameters and logits around bfloat16 layers."""
-  config = replace(attention=attention, dtype="bfloat16")
+  config = replace(attention=kind, dtype="bfloat16")
   variables, tokens = filled(config), draw_tokens(B, N)
   assert {w.dtype.name for w in jax.tree.leaves(shapes_of(config))} == {
     "float32"
@@ -225,7 +236,10 @@ def test_rows_between_layers_are_bfloat16(norm_position):
 
 
 def test_random_projections_are_constants_of_their_own():
-  config = replace(projection="random", sharing="none")
+  kind = attention.LinformerConfig(
+    projected_length=4, projection="random", sharing="none"
+  )
+  config = replace(attention=kind)
   variables = jax.jit(models.MaskedLM(config).init)(KEY, draw_tokens(1, N))
   assert set(variables) == {"params", "constants"}
   kernels = jax.tree.leaves(variables["constants"])

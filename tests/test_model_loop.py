@@ -7,11 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from tests import arrays
 
 N, V, B = 12, 29, 2
-TINY = models.ModelConfig(V, N, 2, 8, 2, 16, projected_length=4)
+LENGTHS = attention.LinformerConfig(projected_lengths=(4, 4, 2), sharing="none")
+LAYERWISE = attention.LinformerConfig(projected_length=4, sharing="layerwise")
+MIXED = (  # as many loops as there are layers
+  LAYERWISE,
+  attention.LocalConfig(window=2),
+  LAYERWISE,
+  attention.LinearConfig(),
+)
+PLAIN = attention.LinformerConfig(projected_length=4)
+TINY = models.ModelConfig(V, N, 2, 8, 2, 16, PLAIN)
 TOKENS = np.random.default_rng(0).integers(0, V, (B, N))
 # The sums that one output went through: five of a layer's attention, two of
 # its MLP, two layer norms, in three layers, and the head; and twice that and
@@ -53,16 +62,19 @@ def unrolled(tree):
 @pytest.mark.parametrize(
   "fields",
   [
-    {  # two loops
-      "projected_length": (4, 4, 2),
-      "num_layers": 3,
-      "sharing": "none",
-    },
-    pytest.param({"sharing": "layerwise"}, marks=pytest.mark.slow),
+    {"attention": LENGTHS, "num_layers": 3},  # two loops
+    {"attention": MIXED, "num_layers": 4},
+    pytest.param({"attention": LAYERWISE}, marks=pytest.mark.slow),
     pytest.param(
-      {"projection": "random", "norm_position": "pre"}, marks=pytest.mark.slow
+      {
+        "attention": attention.LinformerConfig(
+          projected_length=4, projection="random"
+        ),
+        "norm_position": "pre",
+      },
+      marks=pytest.mark.slow,
     ),
-    {"attention": "softmax"},
+    {"attention": attention.SoftmaxConfig()},
   ],
 )
 def test_scan_equals_layers_one_after_another(fields):
@@ -89,14 +101,14 @@ def test_scan_equals_layers_one_after_another(fields):
 
 
 def test_layers_of_one_projected_length_share_a_loop():
-  config = replace(projected_length=(4, 4, 2), num_layers=3)
+  config = replace(attention=LENGTHS, num_layers=3)
   params = shapes_of(config)["params"]["encoder"]
   lengths = {
     name: layers["block"]["attention"]["key_projection"]["kernel"].shape
     for name, layers in params.items()
     if name.startswith("layers_")
   }
-  assert lengths == {"layers_0": (2, 4, N), "layers_1": (1, 2, N)}
+  assert lengths == {"layers_0": (2, 2, 4, N), "layers_1": (1, 2, 2, N)}
 
 
 @pytest.mark.parametrize("remat", [False, True])

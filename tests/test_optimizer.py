@@ -68,22 +68,27 @@ def test_values_out_of_range_are_named(changes, message):
 
 
 @pytest.mark.parametrize(
-  "changes, projection_size",  # 2 layers, 2 heads of 16, n = 32, k = 8
+  # 2 layers, 2 heads of 16, n = 32, k = 8
+  "attention, changes, projection_size",
   [
-    (dict(sharing="none"), 2 * 2 * 2 * 8 * 32),
-    (dict(sharing="layerwise"), 8 * 32),
+    ("linformer", {"attention.sharing": "none"}, 2 * 2 * 2 * 8 * 32),
+    ("linformer", {"attention.sharing": "layerwise"}, 8 * 32),
     (
-      dict(projection="convolution", scan_layers=False),
+      "linformer",
+      {"attention.projection": "convolution", "model.scan_layers": False},
       2 * 2 * (32 // 8) * 16**2,
     ),
-    (dict(attention="softmax", norm_position="pre"), 0),
+    ("softmax", {"model.norm_position": "pre"}, 0),
+    ("local", {}, 0),
+    ("linear", {}, 0),
+    ("local+linformer", {}, 2 * 8 * 32),
   ],
 )
 def test_kernels_and_embeddings_decay_and_nothing_else(
-  changes, projection_size
+  attention, changes, projection_size
 ):
-  config = tiny.get_config()
-  config.model.update(changes)
+  config = tiny.get_config(attention)
+  config.update_from_flattened_dict(changes)
   steps = step.build_steps(config, sharding.make_mesh(config.mesh))
   params = steps.abstract_state.params
   decays = jax.tree_util.tree_leaves_with_path(optimizer.decayed(params))
@@ -101,7 +106,7 @@ def test_kernels_and_embeddings_decay_and_nothing_else(
     if "projection" in jax.tree_util.keystr(path)
   ]
   assert all(projections)
-  assert bool(projections) == (config.model.attention == "linformer")
+  assert bool(projections) == ("linformer" in attention)
   picked = jax.tree.leaves(optimizer.projections(params))
   sizes = [leaf.size for leaf, pick in zip(leaves, picked, strict=True) if pick]
   assert sum(sizes) == projection_size

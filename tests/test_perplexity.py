@@ -26,7 +26,7 @@ def test_every_point_is_valid_and_every_name_one_model(all_runs):
   assert len(set(seen)) == len(seen)
   for run in all_runs.values():
     config = run.config
-    step.model_config(config.model)
+    step.model_config(config)
     pipeline.DataConfig(**config.data.to_dict())
     optimizer.create(config.optimizer, config.train.num_steps)
     assert config.data.seed == config.seed == run.seed
@@ -39,15 +39,10 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   But for panel g, which compares widths and tokens. All of a panel have the
   same number of updates, and all that is compared between panels.
   """
-  free = (
-    "attention.projection",
-    "model.projected",
-    "attention.sharing",
-    "data.seed",
-  )
-  free += ("model.attention", "model.max_length", "data.sequence_length")
-  free += ("train.batch_size", "optimizer.projection_rate", "seed")
-  free += ("attention.local_window", "model.position_init")
+  free = ("attention.name", "attention.projection", "attention.projected")
+  free += ("attention.sharing", "attention.local_window")
+  free += ("model.max_length", "data.sequence_length", "model.position_init")
+  free += ("train.batch_size", "optimizer.projection_rate", "seed", "data.seed")
   sizes = panels.PANELS["g"]
   of_sizes = {
     f"{point.name}-s{seed}"
@@ -90,7 +85,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
 
 
 def num_parameters(config):
-  cfg = step.model_config(config.model)
+  cfg = step.model_config(config)
   shapes = jax.eval_shape(
     models.MaskedLM(cfg).init,
     jax.random.key(0),
@@ -101,20 +96,21 @@ def num_parameters(config):
 
 def expected_projections(m):
   """Numbers in E and F of all layers, by the paper's ways to share them."""
-  head_dim, ks = m.embed_dim // m.num_heads, m.projected_lengths
-  if m.attention == "softmax" or m.projection in (
+  layer, head_dim = m.layers[0], m.embed_dim // m.num_heads
+  if layer.name == "softmax" or layer.projection in (
     "random",
     "mean_pool",
     "max_pool",
   ):
     return 0
-  if m.projection == "convolution":
-    kernels = 2 * (m.num_heads if m.sharing == "none" else 1)
+  ks = [layer.projected_length for layer in m.layers]
+  if layer.projection == "convolution":
+    kernels = 2 * (m.num_heads if layer.sharing == "none" else 1)
     return sum(kernels * m.max_length // k * head_dim**2 for k in ks)
   matrices = {"none": 2 * m.num_heads, "headwise": 2, "key_value": 1}
-  if m.sharing == "layerwise":
+  if layer.sharing == "layerwise":
     return ks[0] * m.max_length
-  return sum(matrices[m.sharing] * k * m.max_length for k in ks)
+  return sum(matrices[layer.sharing] * k * m.max_length for k in ks)
 
 
 def test_parameter_counts(all_runs):
@@ -122,7 +118,7 @@ def test_parameter_counts(all_runs):
     f"{point.name}-s0" for name in "ce" for point in panels.PANELS[name].points
   } | {f"n{panels.N}-k{panels.N}-authors-heads-s0"}
   for name in sorted(names):
-    m = step.model_config(all_runs[name].config.model)
+    m = step.model_config(all_runs[name].config)
     width, hidden, vocab = m.embed_dim, m.mlp_dim, m.vocab_size
     norm = 2 * width
     layer = 4 * (width**2 + width) + 2 * norm
@@ -145,10 +141,11 @@ def test_parameter_counts(all_runs):
 )
 def test_starts_of_panel_p(all_runs, name, mean, std):
   config = all_runs[f"n{panels.N}-k{panels.N}-{name}-s0"].config
-  m = step.model_config(config.model)
-  assert m.projected_lengths == (m.max_length,) * m.num_layers
-  shape = (m.max_length, m.max_length)
-  start = np.asarray(m.weights_init()(jax.random.key(0), shape))
+  m = step.model_config(config)
+  (layer,) = set(m.layers)
+  assert layer.projected_length == m.max_length
+  init = layer.module(m.sizes(layer)).projection_init
+  start = np.asarray(init(jax.random.key(0), (m.max_length, m.max_length)))
   rest = start - (np.eye(m.max_length) if mean == "identity" else mean)
   # A sample's standard deviation has the deviation std / sqrt(2 size).
   margin = 5 * std / math.sqrt(2 * rest.size) + 1e-4 * std  # 4 digits are given

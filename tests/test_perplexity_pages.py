@@ -62,7 +62,7 @@ def test_the_papers_scale_is_ready_to_launch():
     for data in full_scale.DATA.values():
       words = [*words, *full_scale.COMMON, *data]
       config = sweep.config_of(words)
-      step.model_config(config.model)
+      step.model_config(config)
       pipeline.DataConfig(**config.data.to_dict())
       length = config.model.max_length
       assert name.startswith(f"n{length}-")
@@ -140,8 +140,10 @@ def test_committed_curves_are_of_todays_recipe_and_of_one_text(all_runs):
     panel = panels.PANELS[path.stem]
     for name, record in curves.records(path).items():
       run = all_runs[name]
-      assert run.point.name in {point.name for point in panel.points}
-      assert curves.is_of(record, run.config), name
+      names = {f"{p.name}-s{seed}" for p in panel.points for seed in panel.seeds}
+      assert name in names
+      matches = [x for x in names if curves.is_of(record, all_runs[x].config)]
+      assert matches == [name]
       assert record["evaluations"][-1][-1] == record["perplexity"]
       assert record["evaluations"][-1][2] == pytest.approx(
         record["busy_seconds"], abs=0.02 + 1e-3 * record["busy_seconds"]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention
-from linformer_jax.attention import linformer
 from linformer_jax.attention import projection as lib
 from tests import arrays
 
@@ -136,7 +135,7 @@ def test_poisoned_pads_change_no_bit(kind, poison):
 def test_random_is_fixed_and_has_the_lemmas_variance():
   """Entries N(0, 1 / K), so that E E^T has expectation N / K and not 1."""
   n, k = 200, 50
-  module = linformer.SequenceProjection("random", n, k)
+  module = lib.SequenceProjection("random", n, k)
   variables = module.init(jax.random.key(0), D)
   assert set(variables) == {"constants"}
   values = np.asarray(variables["constants"]["kernel"], np.float64)
@@ -152,7 +151,7 @@ def test_random_is_fixed_and_has_the_lemmas_variance():
 def test_convolution_starts_with_the_variance_of_its_fan_in():
   """Outputs of unit-variance rows start with unit variance, in every head."""
   wide, heads = 16, 3
-  module = linformer.SequenceProjection("convolution", 8 * K, K, heads)
+  module = lib.SequenceProjection("convolution", 8 * K, K, heads)
   kernel = module.init(jax.random.key(0), wide)["params"]["window_kernel"]
   assert kernel.shape == (heads, 8, wide, wide)
   per_head = np.var(np.asarray(kernel), axis=(1, 2, 3)) * 8 * wide

@@ -62,29 +62,29 @@ def test_batches_that_do_not_divide(size, parts, message):
     (dict(tensor=4), {}, "model.num_heads 2 .* mesh.tensor=4"),
     (
       dict(tensor=8),
-      dict(num_heads=8),
+      {"model.num_heads": 8},
       "model.vocab_size 300 .* mesh.tensor=8",
     ),
     (dict(fsdp=3), {}, "embed_dim 32 .* mesh.fsdp=3 . mesh.sequence=1"),
     (
       dict(sequence=16),
-      dict(projection="mean_pool"),
-      "attention.projected_length 8 .* mesh.sequence=16",
+      {"attention.projection": "mean_pool"},
+      "projected_length 8 .* mesh.sequence=16",
     ),
     (
       dict(sequence=8),
-      dict(projection="mean_pool", max_length=64),
+      {"attention.projection": "mean_pool", "model.max_length": 64},
       "data.sequence_length 32 .* 8 rows of a window . mesh.sequence=8",
     ),
   ],
 )
 def test_models_that_a_mesh_does_not_divide(sizes, fields, message):
   config = tiny.get_config()
-  config.model.update(fields)
+  config.update_from_flattened_dict(fields)
   shape = [sizes.get(axis, 1) for axis in sharding.AXES]
   mesh = AbstractMesh(tuple(shape), sharding.AXES)
   with pytest.raises(ValueError, match=message) as error:
-    sharding.check_model(step.model_config(config.model), 32, mesh)
+    sharding.check_model(step.model_config(config), 32, mesh)
   assert "\n" not in str(error.value)
 
 

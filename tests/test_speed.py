@@ -189,7 +189,7 @@ def test_a_search_that_has_not_ended_gives_no_number():
 def test_the_memory_row_of_plain_attention_holds_all_scores():
   n = 128
   plain = memory.configuration("softmax", n, 0)
-  assert plain.query_block == 0 and plain.attention_implementation == "xla"
+  assert plain.query_block == 0 and plain.attention.implementation == "xla"
   ours = memory.configuration("linformer_layerwise", n, 32)
   assert ours.dtype == plain.dtype == "bfloat16"
   assert ours.num_layers == plain.num_layers == 12

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import models, step, tasks
+from linformer_jax import attention, models, step, tasks
 from linformer_jax.data import pipeline
 from linformer_jax.tasks import language
 from tests import arrays, labeled, tiny
@@ -22,12 +22,11 @@ GROUPS = {
 }
 
 
-def config_of(name):
-  config = tiny.get_config()
-  fields, attention = GROUPS[name]
+def config_of(name, names=None):
+  fields, allowed = GROUPS[name]
+  config = tiny.get_config(names or allowed)
   with config.unlocked():
     config.task = {"name": name} | fields
-  config.model.attention = attention
   return config
 
 
@@ -93,11 +92,21 @@ def test_a_causal_batch_predicts_the_next_token(corpus):
   assert not row["weights"][real - 1 :].any()
 
 
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_no_causal_logit_depends_on_a_later_token(norm):
-  config = models.ModelConfig(
-    29, N, 2, 8, 2, 16, attention="softmax", norm_position=norm
-  )
+CAUSAL = {
+  "post": ([attention.SoftmaxConfig()], dict(norm_position="post")),
+  "pre": ([attention.SoftmaxConfig()], dict(norm_position="pre")),
+  "blocks": ([attention.SoftmaxConfig()], dict(query_block=5)),
+  "local": (
+    [attention.LocalConfig(window=2), attention.SoftmaxConfig()],
+    dict(query_block=5),
+  ),
+}
+
+
+@pytest.mark.parametrize("case", CAUSAL)
+def test_no_causal_logit_depends_on_a_later_token(case):
+  layers, changes = CAUSAL[case]
+  config = models.ModelConfig(29, N, 2, 8, 2, 16, layers, **changes)
   encoder = models.Encoder(config, causal=True)
   tokens = np.random.default_rng(0).integers(0, 29, (B, N))
   variables = arrays.filled(encoder, tokens)
@@ -121,27 +130,27 @@ def test_no_causal_logit_depends_on_a_later_token(norm):
 
 
 def test_a_causal_gradient_reaches_no_later_row():
-  from linformer_jax import attention
-
   module = attention.SoftmaxSelfAttention(2, causal=True)
   x = arrays.draw(1, N, 8)
   variables = arrays.filled(module, x)
   jacobian = jax.jacobian(lambda x: module.apply(variables, x)[0].sum(-1))(x)
   reached = np.abs(jacobian[:, 0]).max(axis=-1)  # [N outputs, N inputs]
   np.testing.assert_array_equal(reached > 0, np.tri(N, dtype=bool))
-  for changes in ({"query_block": 4}, {"implementation": "flash"}):
-    other = dataclasses.replace(module, **changes)
-    with pytest.raises(ValueError, match="causal attention is not supported"):
-      other.apply(variables, x)
+  blocks = dataclasses.replace(module, query_block=5)
+  again = jax.jacobian(lambda x: blocks.apply(variables, x)[0].sum(-1))(x)
+  np.testing.assert_allclose(again, jacobian, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(again == 0, jacobian == 0)
+  other = dataclasses.replace(module, implementation="flash")
+  with pytest.raises(ValueError, match="causal True is not supported"):
+    other.apply(variables, x)
   with pytest.raises(ValueError, match="attention to itself"):
     module.apply(variables, x, x)
 
 
 def test_what_no_task_is_refused():
-  config = config_of("causal_lm")
-  config.model.attention = "linformer"
-  with pytest.raises(ValueError, match="not causal.*set model.attention=soft"):
-    step.abstract_shapes(config)
+  for names in ("linformer", "linear", "softmax+linformer"):
+    with pytest.raises(ValueError, match="not causal.*choose .* 'softmax'"):
+      step.abstract_shapes(config_of("causal_lm", names))
   config = config_of("masked_lm")
   config.task.name = "causal_lm"
   with pytest.raises(ValueError, match="has no field task.mask_rate"):

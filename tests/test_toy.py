@@ -1,4 +1,4 @@
-"""A task and a data set of one's own, through the command line, on a mesh."""
+"""An attention, a task and a data set of one file outside the package."""
 
 import json
 import os
@@ -26,12 +26,14 @@ def main(workdir, *words):
   )
 
 
-def test_a_task_of_ones_own_trains_on_eight_devices(tmp_path):
+def test_an_attention_and_a_task_of_ones_own_train_on_eight_devices(tmp_path):
   flags = ["--config=tests/toy.py", "--config.mesh.data=2"]
   flags += ["--config.mesh.fsdp=2", "--config.mesh.sequence=2"]
+  flags += ["--config.attention.mean.scale=2"]
   done = main(tmp_path / "run", "train", *flags)
   assert done.returncode == 0, done.stderr
   assert "on 8 cpu device(s)" in done.stdout
+  assert "1 of mean (scale = 2.0)" in done.stdout
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert result["targets"] == 40  # of three batches of 16
   assert 0.5 <= result["guess"] < 1

@@ -19,7 +19,7 @@ VARIANTS = {
   "accumulation": dict(
     train__accumulation_steps=2,
     model__dropout_rate=0.0,
-    model__attention_dropout_rate=0.0,
+    attention__dropout_rate=0.0,
   ),
 }
 
@@ -282,15 +282,15 @@ OPTIONS = {
     optimizer__clip_norm=1.0,
   ),
   "random, no scan, lengths": dict(
-    model__projection="random",
-    model__projected_lengths=(8, 4),
+    attention__projection="random",
+    attention__projected_lengths=(8, 4),
     model__scan_layers=False,
     model__remat=True,
   ),
   "softmax, profile": dict(
-    model__attention="softmax",
+    attention="softmax",
     model__dropout_rate=0.0,
-    model__attention_dropout_rate=0.0,
+    attention__dropout_rate=0.0,
     train__num_steps=14,
     run__profile_steps=1,
   ),
@@ -314,7 +314,7 @@ def test_options_train_and_resume(options, at, tmp_path):
     assert leaf.dtype in (np.float32, np.int32)
   if experiment.config.run.profile_steps:
     assert list(tmp_path.rglob("*.xplane.pb"))
-  if experiment.config.attention.projection == "random":
+  if experiment.config.attention.get("projection") == "random":
     assert jax.tree.leaves(state.constants)
 
 

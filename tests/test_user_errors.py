@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linformer_jax import main, memory, train
+from linformer_jax import attention, main, memory, train
 from linformer_jax.models import config as model_config
 from linformer_jax.run import checkpoint, metrics, startup
 from tests import user_errors
@@ -55,6 +55,11 @@ FIELDS = {
     "x",
   ),
   "attention.local_window": ("-1", "1000000000000"),
+  "attention.name": ("", "local", "mixed", "flash"),
+  "attention.sharing": ("", "all"),
+  "attention.projection": ("", "fft"),
+  "attention.projection_init": ("", "ones"),
+  "attention.implementation": ("", "fast", "cudnn"),
   "model.position_offset": ("-1", "1000000000000"),
   "model.position_dims": ("0", "-2", "3", "1000000000000"),
   "model.position_gain": ("nan", "inf"),
@@ -98,11 +103,31 @@ FIELDS = {
 # What a message is allowed to name in place of a field.
 ALSO = {
   "attention.projected_lengths": "projected_length",
+  "attention.linformer.projected_lengths": "projected_length",
+  "attention.name": "attention",
   "mesh.fsdp": "mesh",
   "mesh.sequence": "mesh",
   "mesh.tensor": "mesh",
   "mesh.data": "mesh",
 }
+
+
+MIXED = {
+  "attention.pattern": ("()", "('local',)", "('local', 'x')", "x", "(1, 2)"),
+  "attention.local.window": ("-1", "1000000000000", "x", "1.5"),
+  "attention.local.dropout_rate": ("1.0", "nan"),
+  "attention.linformer.projected_length": ("0", "65"),
+  "attention.linformer.projected_lengths": ("(32, 32)", "(0,)"),
+  "attention.linformer": ("3",),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_values_of_fields_of_attentions_by_layer(name, refused):
+  for value in MIXED[name]:
+    flag = f"--config.{name}={value}"
+    line = refused(f"{CONFIG}:attention=local+linformer", RUN, flag)
+    assert ALSO.get(name, name.split(".")[-1]) in line, (value, line)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -126,9 +151,10 @@ WORDS = {
   "below a field": ([CONFIG, "--config.seed.x=3"], "'x'"),
   "a near name": ([CONFIG, "--config.model.max_lenght=3"], "model.max_length?"),
   "a group left out": (
-    [CONFIG, "--config.dropout_rate=0"],
-    "model.dropout_rate?",
+    [CONFIG, "--config.norm_epsilon=0"],
+    "model.norm_epsilon?",
   ),
+  "of two groups": ([CONFIG, "--config.dropout_rate=0"], ".dropout_rate?"),
   "twice": (
     [CONFIG, "--config.data.files=a", "--config.data.files=b"],
     "data.files is given twice",
@@ -344,9 +370,13 @@ def test_fingerprints_of_eight_bytes():
 def test_a_model_config_refuses_what_is_not_finite():
   sizes = dict(zip(("vocab_size", "max_length"), (9, 8), strict=True))
   sizes |= dict(num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8)
-  sizes |= dict(projected_length=4)
+  sizes |= dict(attention=attention.LinformerConfig(projected_length=4))
   model_config.ModelConfig(**sizes)
   for name in ("position_gain", "initializer_std", "norm_epsilon"):
     for value in (float("nan"), float("inf")):
       with pytest.raises(ValueError, match=f"{name} {value} must be"):
         model_config.ModelConfig(**sizes, **{name: value})
+  for value in (float("nan"), float("inf")):
+    std = attention.LinformerConfig(projected_length=4, projection_std=value)
+    with pytest.raises(ValueError, match=f"projection_std {value} must be"):
+      model_config.ModelConfig(**sizes | {"attention": std})

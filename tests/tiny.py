@@ -3,7 +3,7 @@
 from configs import base
 
 
-def get_config():
+def get_config(attention: str = "linformer"):
   """Two layers of width 32 on synthetic text; nothing is downloaded."""
   config = base.get_config()
   model = config.model
@@ -15,6 +15,7 @@ def get_config():
   model.mlp_dim = 64
   config.attention.projected_length = 8
   model.dropout_rate = config.attention.dropout_rate = 0.1
+  base.set_attention(config, attention)
   config.data.source = "synthetic"
   config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 2

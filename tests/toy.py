@@ -1,4 +1,4 @@
-"""A data set and a task in one file, as a --config file: nothing is installed.
+"""An attention, a data set and a task in one file, as a --config file.
 
 Rows of numbers of any length up to N; the task is to tell whether the first
 one occurs again.
@@ -14,10 +14,34 @@ import numpy as np
 import optax
 
 from configs import base
-from linformer_jax import flops, models, tasks
+from linformer_jax import attention, flops, models, tasks
 from linformer_jax.data import pipeline
 
-NUMBERS = 20
+NUMBERS, MOST = 20, 16
+
+
+class MeanAttention(attention.MultiHeadAttention):
+  num_heads: int
+  scale: float = 1.0
+
+  def summarise(self, memory, mask=None, *, features=None, shared=None):
+    v = self.value(memory, memory.shape[-1] // self.num_heads)
+    if mask is None:
+      return v.mean(1)
+    return v.mean(1, where=mask[..., None, None])
+
+  def mix(self, q, summary, start, dropout):
+    return jnp.broadcast_to(self.scale * summary[:, None], q.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanConfig(attention.AttentionConfig):
+  name: ClassVar[str] = "mean"
+  Module: ClassVar[type] = MeanAttention
+  scale: float = 1.0
+
+
+attention.ATTENTIONS[MeanConfig.name] = MeanConfig
 
 
 class Rows:
@@ -51,8 +75,11 @@ class Module(nn.Module):
 
   @nn.compact
   def __call__(self, numbers, mask=None, deterministic=True):
-    encoder = models.Encoder(self.config, name="encoder")
-    return nn.Dense(1)(encoder(numbers, mask, deterministic)[:, 0])[:, 0]
+    width = self.config.embed_dim
+    place = self.param("place", nn.initializers.normal(), (MOST, width))
+    x = nn.Embed(NUMBERS, width)(numbers) + place[: numbers.shape[1]]
+    x = models.Encoder(self.config)(x, mask, deterministic)
+    return nn.Dense(1)(x[:, 0])[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +168,19 @@ def get_config():
   config = base.get_config()
   with config.unlocked():
     config.task = {"name": "again"}
+  base.set_attention(config, "linformer+mean")
   config.data.source = "rows"
   config.update_from_flattened_dict(
     {
       "model.vocab_size": 264,
-      "model.max_length": 16,
-      "model.num_layers": 1,
+      "model.max_length": MOST,
+      "model.num_layers": 2,
       "model.scan_layers": False,
       "model.embed_dim": 32,
       "model.num_heads": 4,
       "model.mlp_dim": 32,
-      "attention.projected_length": 8,
+      "model.query_block": 6,
+      "attention.linformer.projected_length": 8,
       "optimizer.warmup_steps": 2,
       "train.batch_size": 16,
       "train.num_steps": 6,

@@ -152,6 +152,28 @@ def _fields(rng):
   return Case(("--config=configs/smoke.py", "--workdir=run", *flags(**changed)))
 
 
+ATTENTIONS = ("softmax", "local", "linear", "local+linformer", "local+local")
+ATTENTIONS += ("linformer+linear", "softmax+local+linear")
+
+
+def _attentions(rng):
+  """Fields of other attentions than the config's, and of several by layer."""
+  from configs import smoke
+  from linformer_jax.run import config_fields
+
+  names = rng.choice(ATTENTIONS)
+  group = smoke.get_config(f"attention={names}").attention
+  fields = [f"attention.{name}" for name in config_fields.flatten(group)]
+  changed = {name: rng.choice(VALUES) for name in rng.choices(fields, k=2)}
+  values = {name: x for name, x in TINY.items() if "attention" not in name}
+  if "linformer" in names:
+    values["attention.linformer.projected_length"] = 8
+  words = [f"--config.{name}={x}" for name, x in (values | changed).items()]
+  names = rng.choice((names,) * 6 + ("", "x", "+", "local+", "linear+x"))
+  config = f"--config=configs/smoke.py:attention={names}"
+  return Case((config, "--workdir=run", *words))
+
+
 def _words(rng):
   """A command line with some of its words damaged."""
   words = ["train", "--config=configs/smoke.py", "--workdir=run", *flags()]
@@ -378,6 +400,7 @@ def _environment(rng):
 
 KINDS = {
   "fields": _fields,
+  "attentions": _attentions,
   "words": _words,
   "config files": _config_files,
   "data": _data,

@@ -13,8 +13,26 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # (without compilation, evaluation and saving) and FLOPs, and the validation
 # perplexity.
 COLUMNS = ("step", "tokens", "seconds", "flops", "perplexity")
+# Fields of Linformer, which softmax attention had too when runs were recorded.
+_LINFORMER = {
+  f"model.{name}": f"attention.{name}"
+  for name in (
+    "projected_length",
+    "projected_lengths",
+    "sharing",
+    "projection",
+    "projection_init",
+    "projection_std",
+    "local_window",
+  )
+}
 # Fields whose names have changed since runs were recorded.
-_RENAMED = {"data.mask_rate": "task.mask_rate"}
+_RENAMED = _LINFORMER | {
+  "data.mask_rate": "task.mask_rate",
+  "model.attention": "attention.name",
+  "model.attention_dropout_rate": "attention.dropout_rate",
+  "model.attention_implementation": "attention.implementation",
+}
 # Prefixes of fields that do not affect a run's result.
 _PLACES = (
   "run.",
@@ -52,8 +70,13 @@ def settings(config) -> dict:
 
 def is_of(record: dict, config) -> bool:
   """Returns whether a record has this config, ignoring fields added since."""
-  theirs = {_RENAMED.get(k, k): x for k, x in record["config"].items()}
-  return theirs.items() <= settings(config).items()
+  ours = settings(config)
+  theirs = {
+    _RENAMED.get(k, k): x
+    for k, x in record["config"].items()
+    if k not in _LINFORMER or _LINFORMER[k] in ours
+  }
+  return theirs.items() <= ours.items()
 
 
 def update_flops(config) -> int:

@@ -42,11 +42,12 @@ class Subject:
   def identity(self) -> dict:
     """Returns JSON that is equal for subjects with equal results."""
     config = self.config
+    kinds = dict.fromkeys(layer.name for layer in config.layers)
     return {
       "model": self.name,
       "text": self.text,
       "step": self.step,
-      "attention": config.attention,
+      "attention": "+".join(kinds),
       "layers": config.num_layers,
       "heads": config.num_heads,
       "length": self.tokens.shape[1],
@@ -149,8 +150,9 @@ def of_run(given) -> Iterator[Subject]:
       else:
         state, _ = saved.restore(steps.abstract_state, step)
       trees = {"params": state.params, "constants": state.constants}
+      parts = ("embed", "encoder")
       variables = {
-        name: tree["encoder"]
+        name: {part: tree[part] for part in parts if part in tree}
         for name, tree in trees.items()
         if "encoder" in tree
       }

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from configs import base
 from experiments.speed import cells
-from linformer_jax import attention, flops, hardware, models, step
+from linformer_jax import attention, hardware, models, step
 from linformer_jax.parallel import sharding
 
 # Queries at a time, per sequence and in total, so that their rows and scores
@@ -56,10 +56,20 @@ def _layer(cell):
   return module, jax.random.normal(jax.random.key(1), shape)
 
 
+def _attention(cell, implementation="xla"):
+  """Returns the AttentionConfig of a cell of this library."""
+  if not cell.k:
+    return attention.SoftmaxConfig(implementation=implementation)
+  return attention.LinformerConfig(
+    projected_length=cell.k,
+    sharing=cell.implementation.removeprefix("linformer_"),
+    implementation=implementation,
+  )
+
+
 def model_config(cell, dtype="float32", **changes):
   """Returns the ModelConfig of a stack."""
   query_block, implementation = _blocks(cell)
-  kind = "softmax" if cell.implementation in cells.SOFTMAX else "linformer"
   return models.ModelConfig(
     **dict(
       vocab_size=1024,
@@ -68,13 +78,8 @@ def model_config(cell, dtype="float32", **changes):
       embed_dim=cells.WIDTH,
       num_heads=cells.HEADS,
       mlp_dim=cells.MLP,
-      attention=kind,
-      projected_length=cell.k or 1,
-      sharing=cell.implementation.removeprefix("linformer_")
-      if kind == "linformer"
-      else "headwise",
+      attention=_attention(cell, implementation),
       query_block=query_block,
-      attention_implementation=implementation,
       scan_layers=False,
       dtype=dtype,
     )
@@ -83,7 +88,7 @@ def model_config(cell, dtype="float32", **changes):
 
 
 def _stack(cell):
-  module = models.Encoder(model_config(cell))
+  module = models.TokenEncoder(model_config(cell))
   shape = (cell.batch, cell.n)
   return module, jax.random.randint(jax.random.key(1), shape, 0, 1024)
 
@@ -120,7 +125,7 @@ def _compile_seconds(cell):
   config = base.get_config()
   config.model.num_layers = cell.depth
   if cell.implementation == "softmax":
-    config.model.attention = "softmax"
+    base.set_attention(config, "softmax")
   config.train.batch_size = config.run.eval_batch_size = 8
   start = time.perf_counter()
   steps = step.build_steps(config, sharding.make_mesh(config.mesh))
@@ -132,14 +137,12 @@ def _compile_seconds(cell):
 
 def needed(cell: cells.Cell) -> int:
   """Returns the FLOPs that a cell needs; the PyPI layers need more."""
-  n, k, m, h = cell.n, cell.k, cells.WIDTH, cells.HEADS
+  n, k, m = cell.n, cell.k, cells.WIDTH
   if cell.implementation in cells.PYPI:  # They apply E and F after W_K and W_V.
     layer = 8 * n * m * m + 8 * n * k * m
-  elif cell.k:
-    sharing = cell.implementation.removeprefix("linformer_")
-    layer = flops.attention("linformer", "linear", sharing, n, k, m, h)
   else:
-    layer = flops.attention("softmax", "", "", n, 0, m, h)
+    sizes = attention.Sizes(embed_dim=m, num_heads=cells.HEADS, max_length=n)
+    layer = _attention(cell).flops(sizes, n)
   return cell.flops(layer)
 
 

@@ -44,13 +44,12 @@ def configuration(name: str, n: int, k: int) -> models.ModelConfig:
     dtype="bfloat16",
     scan_layers=True,
     query_block=0 if plain else QUERY_BLOCK,
-    attention_implementation="xla" if plain else "flash",
   )
 
 
 def report(name, n, k, batch, device) -> aot.Report:
   """Returns the compiler's report on a forward pass."""
-  encoder = models.Encoder(configuration(name, n, k))
+  encoder = models.TokenEncoder(configuration(name, n, k))
   on = SingleDeviceSharding(device)
   tokens = jax.ShapeDtypeStruct((batch, n), jnp.int32, sharding=on)
   variables = jax.eval_shape(

@@ -49,8 +49,8 @@ def require_window(name: str, width: int, length: int, shards: int):
   if shards > 1 and width > length // shards:
     raise ValueError(
       f"{name} {width} is more than the {length // shards} rows of a device, "
-      f"data.sequence_length {length} / mesh.sequence={shards}: lower {name} or "
-      "mesh.sequence"
+      f"data.sequence_length {length} / mesh.sequence={shards}: lower {name} "
+      "or mesh.sequence"
     )
 
 
@@ -97,9 +97,11 @@ class AttentionConfig:
 
   Attributes:
     name: key of `ATTENTIONS`, the value of `config.attention.name`.
-    causal: whether a causal task can use it.
+    Module: the module, with the interface of `heads.MultiHeadAttention`.
+    causal: whether a causal task can use it; the module then has `causal`.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
+    shares: whether layers share something; see `shared`.
     parameters: (suffix of a parameter's path, its logical axes). The path ends
       below the attention's module; the rest is replicated.
     projections: suffixes of the names of modules whose parameters
@@ -108,6 +110,7 @@ class AttentionConfig:
   """
 
   name: ClassVar[str]
+  Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
     ("(query|key|value)/kernel", ("embed", "heads")),
@@ -121,16 +124,23 @@ class AttentionConfig:
   def is_softmax(self) -> bool:
     return False
 
+  @property
+  def shares(self) -> bool:
+    return False
+
   def module(self, sizes: Sizes) -> nn.Module:
-    """Returns the module, with the interface of `heads.MultiHeadAttention`."""
-    raise NotImplementedError
+    """Returns the module, with this config's fields as attributes."""
+    causal = {"causal": sizes.causal} if self.causal else {}
+    fields = dataclasses.asdict(self) | causal | sizes.module_fields()
+    return self.Module(**fields)
 
   def flops(self, sizes: Sizes, n: int) -> int:
     """Returns the forward FLOPs of a layer on one sequence of n rows.
 
-    Counts matrix products only, two per multiply-add.
+    Counts matrix products only, two per multiply-add: W_Q, W_K, W_V and W_O,
+    and, in a subclass, what happens between them.
     """
-    raise NotImplementedError
+    return 8 * n * sizes.embed_dim**2
 
   def check(self, sizes: Sizes, length: int | None = None, shards: int = 1):
     """Raises a ValueError for choices that do not fit.
@@ -151,13 +161,12 @@ class AttentionConfig:
     """Returns the attention of each of `count` layers."""
     return (self,) * count
 
-  def shared(self, sizes: Sizes) -> nn.Module | None:
-    """Returns a module that all layers share, or None.
+  def shared(self, sizes: Sizes) -> nn.Module:
+    """Returns the module that layers share, if `shares`.
 
     Called with D, it returns what modules take as `shared`.
     """
-    del sizes
-    return None
+    raise NotImplementedError
 
   def stride(self, max_length: int) -> int:
     """Returns how many heads it takes to see every row unmixed at the start."""

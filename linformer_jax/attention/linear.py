@@ -56,15 +56,13 @@ class LinearSelfAttention(heads.MultiHeadAttention):
     return out.astype(q.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearConfig(base.AttentionConfig):
   """Linear attention has no choices."""
 
   name: ClassVar[str] = "linear"
-
-  def module(self, sizes):
-    return LinearSelfAttention(**sizes.module_fields())
+  Module: ClassVar = LinearSelfAttention
 
   def flops(self, sizes, n):
-    m = sizes.embed_dim
-    return 8 * n * m * m + 4 * n * m * sizes.head_dim
+    mixing = 4 * n * sizes.embed_dim * sizes.head_dim
+    return super().flops(sizes, n) + mixing

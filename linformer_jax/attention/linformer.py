@@ -1,11 +1,10 @@
 """Linformer attention (Wang et al. 2020, arXiv 2006.04768, section 4)."""
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
-from linformer_jax.attention import base, heads, initializers, ops
+from linformer_jax.attention import base, heads, ops
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.attention.ops import window
 from linformer_jax.parallel import layout
@@ -78,7 +77,7 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
       )
 
   def summarise(self, memory, mask=None, *, features=None, shared=None):
-    """Returns K' = E K and V' = F V [B, H, K, D], their mask [B, K], and a halo.
+    """Returns K' = E K and V' = F V [B, H, K, D], a mask [B, K], and a halo.
 
     The mask is True at slots that saw a real row, or None if all did. The halo
     holds the unprojected rows near each query, for `local_window`, else None.

@@ -7,7 +7,7 @@ from linformer_jax.attention import base, initializers, linformer, ops
 from linformer_jax.attention import projection as projection_lib
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LinformerConfig(base.AttentionConfig):
   """Attributes as of `LinformerSelfAttention`, and:
 
@@ -45,6 +45,10 @@ class LinformerConfig(base.AttentionConfig):
   @property
   def is_softmax(self) -> bool:
     return not self.local_window
+
+  @property
+  def shares(self) -> bool:
+    return self.sharing == "layerwise"
 
   def layers(self, count):
     if not self.projected_lengths:
@@ -110,8 +114,6 @@ class LinformerConfig(base.AttentionConfig):
     )
 
   def shared(self, sizes):
-    if self.sharing != "layerwise":
-      return None
     return projection_lib.SequenceProjection(
       self.projection,
       sizes.max_length,

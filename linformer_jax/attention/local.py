@@ -49,7 +49,7 @@ class LocalSelfAttention(heads.MultiHeadAttention):
     return window_op.attend(q, near, causal=self.causal, dropout=dropout)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalConfig(base.AttentionConfig):
   """Attributes as of `LocalSelfAttention`."""
 
@@ -57,6 +57,7 @@ class LocalConfig(base.AttentionConfig):
   dropout_rate: float = 0.0
 
   name: ClassVar[str] = "local"
+  Module: ClassVar = LocalSelfAttention
   causal: ClassVar[bool] = True
 
   def check(self, sizes, length=None, shards=1):
@@ -67,12 +68,6 @@ class LocalConfig(base.AttentionConfig):
       "window", self.window, length or sizes.max_length, shards
     )
 
-  def module(self, sizes):
-    return LocalSelfAttention(
-      causal=sizes.causal, **sizes.module_fields(), **dataclasses.asdict(self)
-    )
-
   def flops(self, sizes, n):
-    m, seen = sizes.embed_dim, self.window + 1
-    seen += 0 if sizes.causal else self.window
-    return 8 * n * m * m + 4 * n * min(seen, n) * m
+    seen = self.window + 1 + (0 if sizes.causal else self.window)
+    return super().flops(sizes, n) + 4 * n * min(seen, n) * sizes.embed_dim

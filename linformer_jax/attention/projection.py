@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linformer_jax.attention import base, initializers, masks
+from linformer_jax.attention import base, masks
 from linformer_jax.attention.ops import cpu
 
 DENSE = ("linear", "random")  # 'random' is never trained

@@ -46,7 +46,7 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftmaxConfig(base.AttentionConfig):
   """Attributes as of `SoftmaxSelfAttention`."""
 
@@ -54,6 +54,7 @@ class SoftmaxConfig(base.AttentionConfig):
   implementation: str = "xla"
 
   name: ClassVar[str] = "softmax"
+  Module: ClassVar = SoftmaxSelfAttention
   causal: ClassVar[bool] = True
   is_softmax: ClassVar[bool] = True
 
@@ -67,13 +68,5 @@ class SoftmaxConfig(base.AttentionConfig):
       causal=sizes.causal,
     )
 
-  def module(self, sizes):
-    return SoftmaxSelfAttention(
-      causal=sizes.causal,
-      **sizes.module_fields(),
-      **dataclasses.asdict(self),
-    )
-
   def flops(self, sizes, n):
-    m = sizes.embed_dim
-    return 8 * n * m * m + 4 * n * n * m
+    return super().flops(sizes, n) + 4 * n * n * sizes.embed_dim

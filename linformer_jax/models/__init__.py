@@ -6,6 +6,7 @@ from linformer_jax.models.heads import (
   CausalLM,
   Classifier,
   MaskedLM,
+  TokenEncoder,
   num_parameters,
 )
 
@@ -16,5 +17,6 @@ __all__ = [
   "Encoder",
   "MaskedLM",
   "ModelConfig",
+  "TokenEncoder",
   "num_parameters",
 ]

@@ -1,4 +1,4 @@
-"""Converts BERT-family tensors to the variables of an `Encoder`.
+"""Converts BERT-family tensors to the variables of a `TokenEncoder`.
 
 BERT, RoBERTa (XLM-RoBERTa, CamemBERT) and DistilBERT share one architecture
 with different tensor names; MiniLM is a BERT. Sizes are read from the tensors.
@@ -183,10 +183,10 @@ def convert(
   norm_epsilon: float | None = None,
   position_offset: int | None = None,
 ) -> tuple[model_config.ModelConfig, dict[str, Any]]:
-  """Converts tensors of BERT, RoBERTa or DistilBERT to an `Encoder`.
+  """Converts tensors of BERT, RoBERTa or DistilBERT to a `TokenEncoder`.
 
-  See arXiv 1810.04805, 1907.11692 and 1910.01108. The embedding of token type
-  0, a single text, is added to the position embeddings. Names may have a prefix
+  See arXiv 1810.04805, 1907.11692 and 1910.01108. BERT's token types become
+  segments; RoBERTa's only one is added to the position embeddings. Names may have a prefix
   ('bert.', 'roberta.', '0.auto_model.'). The pooler and output heads are
   dropped. For texts padded on the right, outputs at real tokens match the
   original model.
@@ -201,7 +201,7 @@ def convert(
       for 2.
 
   Returns:
-    The config, and {'params': ...} of `models.Encoder` without scanned layers.
+    The config, and {'params': ...} of a `TokenEncoder` without scanned layers.
 
   Raises:
     ValueError: for an unsupported kind, name, shape or dtype, or a missing
@@ -229,6 +229,7 @@ def convert(
     num_heads=num_heads,
     mlp_dim=sizes["F"],
     attention=attention.SoftmaxConfig(),
+    num_segments=0 if sizes.get("T", 1) == 1 else sizes["T"],
     norm_position="post",
     position_offset=offset,
     norm_epsilon=kind.epsilon if norm_epsilon is None else norm_epsilon,
@@ -238,18 +239,21 @@ def convert(
   def take(name):
     return np.asarray(tensors[name], np.float32)
 
-  positions = take(_POSITIONS)
-  if kind.types:
-    positions = positions + take(_TYPES)[:1].sum(0)
+  positions, segments = take(_POSITIONS), {}
+  if sizes.get("T", 1) > 1:
+    segments["embed", "segments", "embedding"] = take(_TYPES)
+  elif kind.types:  # RoBERTa's only one
+    positions = positions + take(_TYPES).sum(0)
   params = {
     ("embed", "tokens", "embedding"): take(_WORDS),
     ("embed", "positions"): positions,
-    ("norm", "scale"): take(f"{_NORM}.weight"),
-    ("norm", "bias"): take(f"{_NORM}.bias"),
+    ("encoder", "norm", "scale"): take(f"{_NORM}.weight"),
+    ("encoder", "norm", "bias"): take(f"{_NORM}.bias"),
+    **segments,
   }
   for i in range(depth):
     for (part, letters), name in zip(_PARTS.items(), kind.parts, strict=True):
-      ours = (f"layer_{i}", "block", *part)
+      ours = ("encoder", f"layer_{i}", "block", *part)
       theirs = f"{kind.layers}.{i}.{name}"
       weight = "kernel" if len(letters) == 2 else "scale"
       params[*ours, weight] = take(f"{theirs}.weight").T

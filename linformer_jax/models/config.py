@@ -22,6 +22,7 @@ _RANGES = {
   "num_layers": (1, 10_000),  # more would take hours to trace
   "embed_dim": (1, _INT32),
   "mlp_dim": (1, _INT32),
+  "num_segments": (0, _INT32),
   "position_offset": (0, _INT32),
   "position_dims": (0, _INT32),
   "query_block": (0, _INT32),
@@ -46,6 +47,7 @@ class ModelConfig:
     mlp_dim: F.
     attention: the attention of all layers, or a sequence of one for each layer;
       a shorter one is repeated. See `attention.ATTENTIONS`.
+    num_segments: BERT's token types; 0 for no segment embeddings.
     norm_position: 'post' (RoBERTa) or 'pre'.
     position_offset: unused rows at the start of the position table; 2 in
       RoBERTa.
@@ -77,6 +79,7 @@ class ModelConfig:
   attention: base.AttentionConfig | tuple[base.AttentionConfig, ...] = (
     attention_lib.LinformerConfig()
   )
+  num_segments: int = 0
   norm_position: str = "post"
   position_offset: int = 0
   position_init: str = "normal"
@@ -121,7 +124,7 @@ class ModelConfig:
     layers = dict.fromkeys(self.layers)
     for attention in layers:
       attention.check(self.sizes(attention), length, shards)
-    sharing = [x for x in layers if x.shared(self.sizes(x)) is not None]
+    sharing = [layer for layer in layers if layer.shares]
     if len(sharing) > 1:
       raise ValueError(
         "layers can share one projection only if they have one attention, not "

@@ -1,10 +1,9 @@
-"""RoBERTa's encoder with any attention, in linen."""
+"""RoBERTa's encoder with any attention: layers that work on rows."""
 
 import functools
 import itertools
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from linformer_jax.attention import base, heads, masks
 from linformer_jax.models import config as model_config
@@ -20,53 +19,6 @@ def layer_norm(config, name):
     use_fast_variance=False,
     name=name,
   )
-
-
-class Embed(nn.Module):
-  """Token and position embeddings, tied to the output by `attend`."""
-
-  config: ModelConfig
-
-  def setup(self):
-    config = self.config
-    self.tokens = nn.Embed(
-      config.vocab_size, config.embed_dim, embedding_init=config.token_init()
-    )
-    self.positions = self.param(
-      "positions",
-      config.positions_init(),
-      (config.max_length + config.position_offset, config.embed_dim),
-    )
-
-  def __call__(self, tokens):
-    """tokens int [B, N] -> [B, N, M] float32.
-
-    Raises:
-      ValueError: for more tokens than `max_length`.
-    """
-    length = tokens.shape[1]
-    if length > self.config.max_length:
-      raise ValueError(
-        f"input of {length} tokens is longer than the model's max_length "
-        f"{self.config.max_length}"
-      )
-    start = self.config.position_offset
-    positions = self.positions[start : start + length]
-    # Reshard in two steps; XLA lowers each to an all-to-all.
-    positions = layout.constrain(positions, None, "columns")
-    positions = layout.constrain(positions, "sequence")
-    table = layout.constrain(self.tokens.embedding, "vocab")
-    return jnp.take(table, tokens, axis=0) + positions
-
-  def attend(self, x):
-    """x [B, P, M] -> logits [B, P, V] float32, x times the token embeddings."""
-    dtype = self.config.dtype
-    return jnp.einsum(
-      "bpm,vm->bpv",
-      x.astype(dtype),
-      self.tokens.embedding.astype(dtype),
-      preferred_element_type=jnp.float32,
-    )
 
 
 class Block(nn.Module):
@@ -154,7 +106,7 @@ class _ScannedBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Embeddings and layers.
+  """The layers, on rows made by a module of `models.inputs`.
 
   Consecutive layers with the same attention run in one nn.scan.
 
@@ -168,12 +120,12 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.embed = Embed(config)
     self.drop = nn.Dropout(config.dropout_rate)
     self.norm = layer_norm(config, None)
     self.shared = None
-    for kind in dict.fromkeys(config.layers):  # at most one is shared
-      self.shared = kind.shared(config.sizes(kind)) or self.shared
+    for kind in dict.fromkeys(config.layers):
+      if kind.shares:  # at most one does
+        self.shared = kind.shared(config.sizes(kind))
     groups = []
     for kind, run in itertools.groupby(config.layers):
       depth = len(list(run))
@@ -193,23 +145,22 @@ class Encoder(nn.Module):
           groups.append(_ScannedBlock(config, kind, self.causal, name=name))
     self.groups = groups
 
-  def __call__(self, tokens, mask=None, deterministic=True):
-    """tokens int [B, N], mask [B, N] -> [B, N, M].
+  def __call__(self, x, mask=None, deterministic=True):
+    """Returns rows [B, N, M].
 
     Args:
-      tokens: ids, N at most `max_length`.
-      mask: bool or integers 0 and 1, True at real tokens, or None if all are;
-        see `masks.check`.
+      x: rows [B, N, M], N at most `max_length`.
+      mask: bool or integers 0 and 1 [B, N], True at real rows, or None if all
+        are; see `masks.check`.
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
-      ValueError: for an input longer than `max_length`, or a mask of the wrong
-        shape or dtype (such as an additive mask).
+      ValueError: for a mask of the wrong shape or dtype (such as an additive
+        mask).
     """
     config = self.config
-    mask = masks.check(mask, tokens.shape)
-    x = layout.constrain(self.embed(tokens), "batch", "sequence")
-    x = heads.select_real(x, mask)
+    mask = masks.check(mask, x.shape[:2])
+    x = heads.select_real(layout.constrain(x, "batch", "sequence"), mask)
     if config.norm_position == "post":
       x = self.norm(x)
     x = self.drop(x.astype(config.dtype), deterministic=deterministic)
@@ -217,10 +168,6 @@ class Encoder(nn.Module):
     if self.shared is not None:
       shared = self.shared(config.embed_dim // config.num_heads)
     for group in self.groups:
-      kept = group.kind.shared(config.sizes(group.kind)) is not None
-      x, _ = group(x, mask, shared if kept else None, deterministic)
+      given = shared if group.kind.shares else None
+      x, _ = group(x, mask, given, deterministic)
     return self.norm(x) if config.norm_position == "pre" else x
-
-  def attend(self, x):
-    """Returns logits from the token embeddings; see `Embed.attend`."""
-    return self.embed.attend(x)

@@ -1,4 +1,4 @@
-"""Heads: masked and causal language modeling, and classification."""
+"""Token encoders and their heads: masked and causal LM, classification."""
 
 import functools
 from typing import Any
@@ -8,9 +8,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from linformer_jax.attention import masks
 from linformer_jax.models import encoder as encoder_lib
 from linformer_jax.models.config import ModelConfig
+from linformer_jax.models.inputs import tokens as inputs
 from linformer_jax.parallel import layout
+
+
+class TokenEncoder(nn.Module):
+  """Encoder of tokens, without a head.
+
+  Attributes:
+    config: sizes and choices.
+    causal: whether a row attends only to itself and earlier rows.
+  """
+
+  config: ModelConfig
+  causal: bool = False
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, segments=None, deterministic=True):
+    """Returns [B, N, M].
+
+    Args:
+      tokens: ids [B, N], N at most `max_length`.
+      mask: see `Encoder`.
+      segments: see `inputs.tokens.Tokens`.
+      deterministic: False applies dropout (rng 'dropout').
+
+    Raises:
+      ValueError: see `Encoder` and `inputs.tokens.Tokens`.
+    """
+    return _encode(self, tokens, mask, segments, deterministic, self.causal)[0]
+
+
+def _encode(module, tokens, mask, segments, deterministic, causal=False):
+  """Returns rows [B, N, M] and the embeddings, whose parameters heads share."""
+  config = module.config
+  embed = inputs.Tokens(config, name="embed")
+  encoder = encoder_lib.Encoder(config, causal, name="encoder")
+  mask = masks.check(mask, tokens.shape)
+  return encoder(embed(tokens, segments), mask, deterministic), embed
 
 
 class MaskedLM(nn.Module):
@@ -19,24 +57,23 @@ class MaskedLM(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens, mask=None, positions=None, deterministic=True):
+  def __call__(
+    self, tokens, mask=None, positions=None, segments=None, deterministic=True
+  ):
     """Returns logits over the vocabulary.
 
     Args:
-      tokens: int [B, N].
-      mask: see `Encoder`.
+      tokens, mask, segments, deterministic: see `TokenEncoder`.
       positions: int [B, P], where to predict, or None for everywhere.
-      deterministic: False applies dropout (rng 'dropout').
 
     Returns:
       float32 [B, P, V], or [B, N, V] if positions is None.
 
     Raises:
-      ValueError: see `Encoder`.
+      ValueError: see `TokenEncoder`.
     """
     config = self.config
-    encoder = encoder_lib.Encoder(config, name="encoder")
-    x = encoder(tokens, mask, deterministic)
+    x, embed = _encode(self, tokens, mask, segments, deterministic)
     if positions is not None:
       x = jnp.take_along_axis(x, positions[..., None], axis=1)
     x = layout.constrain(x, "batch", "sequence")
@@ -50,8 +87,9 @@ class MaskedLM(nn.Module):
       nn.gelu(x, approximate=False)
     )
     bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
-    logits = encoder.attend(x) + bias
-    return layout.constrain(logits, "batch", "sequence", "vocab")
+    return layout.constrain(
+      embed.attend(x) + bias, "batch", "sequence", "vocab"
+    )
 
 
 class CausalLM(nn.Module):
@@ -60,23 +98,20 @@ class CausalLM(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens, mask=None, deterministic=True):
+  def __call__(self, tokens, mask=None, segments=None, deterministic=True):
     """Returns logits of the next token at every position.
 
     Args:
-      tokens: int [B, N].
-      mask: see `Encoder`.
-      deterministic: False applies dropout (rng 'dropout').
+      tokens, mask, segments, deterministic: see `TokenEncoder`.
 
     Returns:
       float32 [B, N, V]; logits at position i do not depend on later tokens.
 
     Raises:
-      ValueError: see `Encoder`; also if the attention cannot be causal.
+      ValueError: see `TokenEncoder`; also if the attention cannot be causal.
     """
-    encoder = encoder_lib.Encoder(self.config, causal=True, name="encoder")
-    logits = encoder.attend(encoder(tokens, mask, deterministic))
-    return layout.constrain(logits, "batch", "sequence", "vocab")
+    x, embed = _encode(self, tokens, mask, segments, deterministic, causal=True)
+    return layout.constrain(embed.attend(x), "batch", "sequence", "vocab")
 
 
 class Classifier(nn.Module):
@@ -91,13 +126,12 @@ class Classifier(nn.Module):
   num_classes: int
 
   @nn.compact
-  def __call__(self, tokens, mask=None, deterministic=True):
-    """tokens int [B, N] -> logits float32 [B, C]; see `Encoder`."""
+  def __call__(self, tokens, mask=None, segments=None, deterministic=True):
+    """tokens int [B, N] -> logits float32 [B, C]; see `TokenEncoder`."""
     config = self.config
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-    x = encoder_lib.Encoder(config, name="encoder")(
-      tokens, mask, deterministic
-    )[:, 0]
+    x, _ = _encode(self, tokens, mask, segments, deterministic)
+    x = x[:, 0]
     dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
     x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
     x = drop(jnp.tanh(x)).astype(jnp.float32)

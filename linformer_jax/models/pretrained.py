@@ -1,4 +1,4 @@
-"""Loads BERT-family weights from safetensors into an `Encoder`.
+"""Loads BERT-family weights from safetensors into a `TokenEncoder`.
 
 Sizes are read from the tensors. The number of heads and the epsilon of the
 layer norms come from the config.json next to the file, or from the caller.
@@ -46,7 +46,7 @@ def load(
     num_heads: H, or None to read it from the config.json next to the file.
 
   Returns:
-    (config, variables) of `models.Encoder`.
+    (config, variables) of `models.TokenEncoder`.
 
   Raises:
     ValueError: in one line, for a file that cannot be read, lacks a tensor, or

@@ -4,6 +4,8 @@ A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as in RoBERTa. The
 longer text is truncated until both fit, and the row is padded. A batch:
   tokens  int32 [B, N]
   mask    bool [B, N]   True at real tokens
+  segments  int32 [B, N]  1 from the pair's first token to its `</s>`, else 0;
+                          only if `model.num_segments` is not 0
   label   int32 [B]
   weight  float32 [B]   0 for a row that pads a batch
 """
@@ -37,6 +39,8 @@ class Config:
 
   def build(self, model: models.ModelConfig, length: int) -> "Classification":
     """Makes the task for rows of N tokens."""
+    if model.num_segments == 1:
+      raise ValueError("model.num_segments 1 cannot tell a pair: 0, or 2")
     if length < 8:
       raise ValueError(
         f"data.sequence_length {length} leaves no room for texts: at least 8"
@@ -69,11 +73,14 @@ class Classification(language.TokenRows):
     return models.Classifier(self.model, self.config.num_classes)
 
   def spec(self, masked: bool) -> dict[str, Field]:
-    """Tokens and their mask, the label and its weight."""
-    return self.token_fields(masked) | {
+    """Tokens, their mask and segments, the label and its weight."""
+    fields = self.token_fields(masked) | {
       "label": Field((), np.int32, ()),
       "weight": Field((), np.float32, ()),
     }
+    if self.model.num_segments:
+      fields["segments"] = fields["tokens"]
+    return fields
 
   def example(self, record, rng, data) -> dict[str, np.ndarray]:
     """Joins, truncates and pads the texts of a record."""
@@ -87,16 +94,24 @@ class Classification(language.TokenRows):
       tokens = np.concatenate([bos, text, eos, eos, pair, eos])
     else:
       tokens = np.concatenate([bos, text[: self.length - 2], eos])
+    row = self.padded(tokens)
+    if self.model.num_segments:
+      after = np.arange(self.length) >= len(tokens) - len(pair) - 1
+      row["segments"] = (after & row["mask"] & bool(len(pair))).astype(np.int32)
     label = {"label": np.int32(record["label"]), "weight": np.float32(1)}
-    return self.padded(tokens) | label
+    return row | label
 
   def filler(self) -> dict[str, np.ndarray]:
     """Returns an empty row of weight 0."""
-    return self.empty() | {"label": np.int32(0), "weight": np.float32(0)}
+    row = self.empty() | {"label": np.int32(0), "weight": np.float32(0)}
+    if self.model.num_segments:
+      row["segments"] = np.zeros(self.length, np.int32)
+    return row
 
   def sums(self, variables, batch, key=None):
     """See `language.token_sums`; a row is one prediction."""
-    logits = self.logits(variables, batch, key)
+    segments = {"segments": batch["segments"]} if "segments" in batch else {}
+    logits = self.logits(variables, batch, key, **segments)
     return language.token_sums(logits, batch["label"], batch["weight"])
 
   def metrics(self, sums):

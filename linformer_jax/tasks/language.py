@@ -104,13 +104,13 @@ class TokenRows:
     """Returns tokens of the model's max_length."""
     return (jnp.zeros((1, self.model.max_length), jnp.int32),)
 
-  def logits(self, variables, batch, key, *arguments) -> jax.Array:
+  def logits(self, variables, batch, key, **arguments) -> jax.Array:
     """Applies the module to a batch; a dropout key of None is deterministic."""
     return self.module().apply(
       variables,
       batch["tokens"],
       batch.get("mask"),
-      *arguments,
+      **arguments,
       deterministic=key is None,
       rngs={} if key is None else {"dropout": key},
     )

@@ -96,7 +96,7 @@ class MaskedLM(language.LanguageModeling):
     positions, targets, weights = (
       jnp.pad(batch[name], [(0, 0), (0, short)]) for name in names
     )
-    logits = self.logits(variables, batch, key, positions)
+    logits = self.logits(variables, batch, key, positions=positions)
     return language.token_sums(logits, targets, weights)
 
   def flops(self) -> int:

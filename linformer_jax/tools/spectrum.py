@@ -47,7 +47,7 @@ def layer_by_layer(config: models.ModelConfig, variables):
 
   Args:
     config: config of the encoder.
-    variables: 'params' and optionally 'constants' of the encoder.
+    variables: 'params' and optionally 'constants' of a `TokenEncoder`.
 
   Returns:
     (config, variables) with layers layer_0, layer_1, ... and no query blocks.
@@ -76,7 +76,11 @@ def layer_by_layer(config: models.ModelConfig, variables):
       ]
     return found | {f"layer_{i}": layer for i, layer in enumerate(layers)}
 
-  return plain, {name: split(tree) for name, tree in variables.items()}
+  return plain, {
+    name: tree | {"encoder": split(tree["encoder"])}
+    for name, tree in variables.items()
+    if "encoder" in tree
+  }
 
 
 def attention(
@@ -86,7 +90,7 @@ def attention(
 
   Args:
     config: config of the encoder.
-    variables: 'params' and optionally 'constants' of the encoder.
+    variables: 'params' and optionally 'constants' of a `TokenEncoder`.
     tokens: int [B, N], without padding.
 
   Returns:
@@ -103,7 +107,7 @@ def attention(
         "that is all of it, so no spectrum can be read"
       )
   config, variables = layer_by_layer(config, variables)
-  _, seen = models.Encoder(config).apply(
+  _, seen = models.TokenEncoder(config).apply(
     variables,
     tokens,
     capture_intermediates=_is_query_or_key,
@@ -111,8 +115,11 @@ def attention(
   )
   found = []
   for i in range(config.num_layers):
-    maps = seen["intermediates"][f"layer_{i}"]["block"]["attention"]
+    layer = seen["intermediates"]["encoder"][f"layer_{i}"]
+    maps = layer["block"]["attention"]
     [q], [k] = (maps[name]["__call__"] for name in ("query", "key"))
+    if isinstance(k, tuple):  # projected keys, and those of all rows
+      k = k[0]
     scores = jnp.einsum(
       "bnhd,bkhd->bhnk",
       q.astype(jnp.float32),

@@ -131,7 +131,7 @@ def _backward(q, out, lse, do, k, v, mask):
   return _over_keys(add, start, k, v, mask)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(apply, q, k, v, mask):
   return apply(_forward, (q,), (k, v, mask))[0][0]
 

@@ -5,7 +5,6 @@ with a low-rank projection; without slots this is a sliding window alone
 (Longformer, Beltagy et al. 2020, arXiv 2004.05150).
 """
 
-import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import masks
@@ -47,8 +46,8 @@ def attend(q, near, slots=None, causal=False, dropout=None):
 
   Args:
     q: queries [B, N, H, D], scaled.
-    near: (k, v [B, N + 2 width, H, D], bool [B, N + 2 width]) of the unprojected
-      rows from `width` before the first query to `width` after the last.
+    near: (k, v [B, N + 2 width, H, D], bool [B, N + 2 width]) of the rows from
+      `width` before the first query to `width` after the last.
     slots: (k, v [B, H, K, D], bool [B, K] or None) of slots that all queries
       attend to, or None.
     causal: whether a query attends to no row after its own.

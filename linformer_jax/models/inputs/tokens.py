@@ -1,0 +1,72 @@
+"""Rows from tokens: embeddings of tokens, positions and, if any, segments."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from linformer_jax.models.config import ModelConfig
+from linformer_jax.parallel import layout
+
+
+class Tokens(nn.Module):
+  """Sum of token, position and segment embeddings, tied by `attend`."""
+
+  config: ModelConfig
+
+  def setup(self):
+    config = self.config
+    self.tokens = nn.Embed(
+      config.vocab_size, config.embed_dim, embedding_init=config.token_init()
+    )
+    self.positions = self.param(
+      "positions",
+      config.positions_init(),
+      (config.max_length + config.position_offset, config.embed_dim),
+    )
+    if config.num_segments:
+      self.segments = nn.Embed(
+        config.num_segments,
+        config.embed_dim,
+        embedding_init=nn.initializers.normal(config.embedding_std),
+      )
+
+  def __call__(self, tokens, segments=None):
+    """Returns rows float32 [B, N, M].
+
+    Args:
+      tokens: int [B, N], N at most `max_length`.
+      segments: int [B, N], BERT's token types, or None for all 0.
+
+    Raises:
+      ValueError: for more tokens than `max_length`, or segments of a model
+        without segment embeddings.
+    """
+    config, length = self.config, tokens.shape[1]
+    if length > config.max_length:
+      raise ValueError(
+        f"input of {length} tokens is longer than the model's max_length "
+        f"{config.max_length}"
+      )
+    start = config.position_offset
+    positions = self.positions[start : start + length]
+    # Reshard in two steps; XLA lowers each to an all-to-all.
+    positions = layout.constrain(positions, None, "columns")
+    positions = layout.constrain(positions, "sequence")
+    table = layout.constrain(self.tokens.embedding, "vocab")
+    rows = jnp.take(table, tokens, axis=0) + positions
+    if config.num_segments:
+      rows += self.segments(
+        jnp.zeros_like(tokens) if segments is None else segments
+      )
+    elif segments is not None:
+      raise ValueError("segments need a model with num_segments of 2 or more")
+    return layout.constrain(rows, "batch", "sequence")
+
+  def attend(self, x):
+    """x [B, P, M] -> logits [B, P, V] float32, x times the token embeddings."""
+    dtype = self.config.dtype
+    return jnp.einsum(
+      "bpm,vm->bpv",
+      x.astype(dtype),
+      self.tokens.embedding.astype(dtype),
+      preferred_element_type=jnp.float32,
+    )

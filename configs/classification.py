@@ -3,6 +3,8 @@
 Reads JSON lines with `text`, `label` and optionally `text_pair`. Has the size
 of configs/smoke.py, at n = 128 and k = 32; rows are padded and masked.
 
+Argument: attention=linformer, as for configs/smoke.py.
+
 Command: ./launch.sh train --config=configs/classification.py \\
   --config.data.files=FILES.jsonl --config.task.num_classes=2 --workdir=runs/c
 Hardware: two CPU cores.
@@ -10,13 +12,12 @@ Wall-clock and result: depend on the texts; a run prints its accuracy and that
   of the most frequent label.
 """
 
-from configs import base, smoke
+from configs import smoke
 
 
 def get_config(argument: str = ""):
   """See the module's docstring."""
-  base.parse_argument(argument)
-  config = smoke.get_config()
+  config = smoke.get_config(argument)
   with config.unlocked():
     config.task = {"name": "classification", "num_classes": 2}
   config.data.source = "labeled"

@@ -2,9 +2,10 @@
 
   python -m tests.eight_devices FOLDER CASES
 
-CASES is JSON, {name: [fields of the config, devices]}; leaves NAME.npz in the
-folder, with losses, gradient and parameters of two updates and sums of an
-evaluation, and NAME.json with facts on the compiled update.
+CASES is JSON, {name: [fields of the config, devices]}, where `attention` and
+`task` are names; leaves NAME.npz in the folder, with losses, gradient and
+parameters of two updates and sums of an evaluation, and NAME.json with facts on
+the compiled update.
 """
 
 import json
@@ -24,7 +25,11 @@ from tests import runs, tiny
 
 
 def make_config(fields):
-  config = tiny.get_config()
+  fields = dict(fields)
+  config = tiny.get_config(fields.pop("attention", "linformer"))
+  if task := fields.pop("task", None):
+    with config.unlocked():
+      config.task = {"name": task}
   config.train.batch_size = 16
   config.run.eval_batch_size = 16
   config.update_from_flattened_dict(fields)

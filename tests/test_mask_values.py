@@ -53,7 +53,7 @@ def of_local_window():
 
 def of_model(module, layer, **fields):
   config = models.ModelConfig(10, N, 2, M, H, 16, layer, **fields)
-  return of_module(module(config), TOKENS)
+  return of_module(module(config), X if module is models.Encoder else TOKENS)
 
 
 def of_projection(kind):
@@ -101,7 +101,7 @@ for _layer in (
   attention.SoftmaxConfig(),
   attention.LinformerConfig(projected_length=K),
 ):
-  for _module in (models.Encoder, models.MaskedLM):
+  for _module in (models.Encoder, models.TokenEncoder, models.MaskedLM):
     ENTRIES[f"{_module.__name__} {_layer.name}"] = functools.partial(
       of_model, _module, _layer
     )

@@ -15,9 +15,9 @@ from linformer_jax.parallel import sharding
 ROOT = pathlib.Path(__file__).parent.parent
 EPS = float(np.finfo(np.float32).eps)
 
-# Sharing and projection in turn, and other ways through the code with them. In
-# blocks of positions each block draws its dropout, and which those are depends
-# on the mesh.
+# Sharing and projection in turn, other attentions, and other ways through the
+# code with them. In blocks of positions, and near rows of other devices, each
+# block draws its dropout, and which those are depends on the mesh.
 NO_DROPOUT = {"model.dropout_rate": 0.0, "attention.dropout_rate": 0.0}
 MODELS = {
   "headwise": {"train.accumulation_steps": 2},
@@ -38,16 +38,35 @@ MODELS = {
   "max_pool": {"attention.projection": "max_pool", "attention.sharing": "none"},
   "random": {"attention.projection": "random"},
   "softmax": {
-    "model.attention": "softmax",
+    "attention": "softmax",
     "attention.implementation": "flash",
     "attention.dropout_rate": 0.0,
+  },
+  "local": NO_DROPOUT
+  | {"attention": "local", "attention.window": 2, "model.query_block": 2},
+  "linear": {"attention": "linear"},
+  "mixed": {
+    "attention": "local+linformer",
+    "attention.local.window": 3,
+    "attention.local.dropout_rate": 0.0,
+    "attention.linformer.local_window": 2,
+    "attention.linformer.dropout_rate": 0.0,
+    "model.dropout_rate": 0.0,
+  },
+  "causal": {
+    "task": "causal_lm",
+    "attention": "softmax+local",
+    "attention.softmax.dropout_rate": 0.0,
+    "attention.local.window": 4,
+    "attention.local.dropout_rate": 0.0,
+    "model.dropout_rate": 0.0,
+    "model.query_block": 3,
   },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {
   "model.num_heads": 8,
   "model.vocab_size": 304,
-  "attention.projected_length": 8,
 }
 MESHES = [
   sizes

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
+from linformer_jax.models.inputs import tokens as inputs
 from tests import arrays
 
 KEY = jax.random.key(0)
@@ -128,7 +129,7 @@ def test_ids_under_the_mask_do_not_matter(norm_position, kind):
 
 
 def test_longer_than_max_length():
-  for module in (models.Encoder, models.MaskedLM):
+  for module in (models.TokenEncoder, models.MaskedLM):
     with pytest.raises(ValueError, match="13 tokens.*max_length 12"):
       module(TINY).init(KEY, draw_tokens(1, N + 1))
 
@@ -186,10 +187,10 @@ def test_every_layer_drops_by_its_own_key(scan_layers):
     return jnp.full(leaf.shape, float(one))
 
   variables = jax.tree_util.tree_map_with_path(
-    fill, shapes_of(config, models.Encoder)
+    fill, shapes_of(config, models.TokenEncoder)
   )
   tokens, rngs = draw_tokens(B, N), {"dropout": jax.random.key(1)}
-  module = models.Encoder(config)
+  module = models.TokenEncoder(config)
   out = module.apply(variables, tokens, deterministic=False, rngs=rngs)
   for row in np.asarray(out).reshape(-1, 32):  # a norm keeps what is equal
     assert len(np.unique(row)) == 3
@@ -215,8 +216,8 @@ def test_bfloat16(kind):
   error = np.max(abs(logits - want))
   assert 2**-16 * scale < error < 30**0.5 * 4 * 2**-8 * scale
   # The product itself is float32, and not only its sum with the bias.
-  embed = models.encoder.Embed(config)
-  params = {"params": variables["params"]["encoder"]["embed"]}
+  embed = inputs.Tokens(config)
+  params = {"params": variables["params"]["embed"]}
   rows = jnp.ones((1, 1, 8), jnp.bfloat16)
   scores = embed.apply(params, rows, method="attend")
   assert scores.dtype == jnp.float32
@@ -226,8 +227,8 @@ def test_bfloat16(kind):
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_rows_between_layers_are_bfloat16(norm_position):
   config = replace(norm_position=norm_position, dtype="bfloat16")
-  module, tokens = models.Encoder(config), draw_tokens(B, N)
-  variables = shapes_of(config, models.Encoder)
+  module, tokens = models.TokenEncoder(config), draw_tokens(B, N)
+  variables = shapes_of(config, models.TokenEncoder)
   jaxpr = jax.make_jaxpr(module.apply)(variables, tokens)
   (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
   carried = loop.outvars[0].aval
@@ -252,7 +253,7 @@ def test_random_projections_are_constants_of_their_own():
 
 def test_sinusoidal_positions_have_the_spread_of_the_tokens():
   config = replace(position_init="sinusoidal", embed_dim=64, position_offset=2)
-  init = jax.jit(models.encoder.Embed(config).init)
+  init = jax.jit(inputs.Tokens(config).init)
   params = init(KEY, draw_tokens(1, N))["params"]
   table = np.asarray(params["positions"])
   assert table.shape == (N + 2, 64)

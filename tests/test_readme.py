@@ -7,6 +7,10 @@ import pytest
 from flax import traverse_util
 
 from configs import base
+from linformer_jax import attention, tasks, train
+from linformer_jax.attention import groups
+from linformer_jax.data import pipeline
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ("", "configs", "launch", "linformer_jax/run")
@@ -48,9 +52,46 @@ def test_a_run_is_loaded(finished, capsys):
 
 
 def test_the_layer_runs_in_eight_lines():
-  block, _ = python_blocks(TEXTS["README.md"])
+  block, *_ = python_blocks(TEXTS["README.md"])
   assert len(block.splitlines()) <= 8
   assert ran("README.md", block)["y"].shape == (2, 300, 256)
+
+
+def block_with(word):
+  blocks = python_blocks(TEXTS["README.md"])
+  (block,) = [block for block in blocks if word in block]
+  return block
+
+
+def trained(config, workdir):
+  """The result of a tiny run of a config."""
+  config.train.num_steps = config.run.checkpoint_every_steps = 2
+  config.optimizer.warmup_steps = 1
+  return train.train_and_evaluate(train.build(config), workdir)
+
+
+def test_an_attention_of_ones_own_trains(tmp_path, monkeypatch):
+  monkeypatch.setattr(groups, "ATTENTIONS", groups.ATTENTIONS.copy())
+  monkeypatch.setattr(attention, "ATTENTIONS", groups.ATTENTIONS)
+  ran("README.md", block_with("MeanAttention"))
+  config = tiny.get_config()
+  base.set_attention(config, "mean+local")
+  assert trained(config, tmp_path)["perplexity"] < 400
+
+
+def test_a_task_and_a_data_set_of_ones_own_train(tmp_path, monkeypatch):
+  monkeypatch.setattr(tasks, "TASKS", tasks.TASKS.copy())
+  monkeypatch.setattr(pipeline, "DATASETS", pipeline.DATASETS.copy())
+  ran("README.md", block_with("class Tail"))
+  ran("README.md", block_with("def countdown"))
+  config = tiny.get_config()
+  base.set_attention(config, "softmax")
+  with config.unlocked():
+    config.task = {"name": "tail"}
+  config.data.source = "countdown"
+  result = trained(config, tmp_path)
+  assert result["targets"] == 8 * 7  # of 32 tokens, the last eight but one
+  assert result["unigram_perplexity"] == pytest.approx(300)
 
 
 @pytest.mark.parametrize("name", [n for n in TEXTS if n != "README.md"])
@@ -121,4 +162,4 @@ def test_the_map_names_every_module():
     if path.suffix == ".py" and path.name != "__init__.py":
       assert path.name in text
     elif (path / "__init__.py").exists():
-      assert f" {path.name}/ " in text
+      assert f"{path.name}/ " in text

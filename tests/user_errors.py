@@ -164,12 +164,14 @@ def _attentions(rng):
   names = rng.choice(ATTENTIONS)
   group = smoke.get_config(f"attention={names}").attention
   fields = [f"attention.{name}" for name in config_fields.flatten(group)]
-  changed = {name: rng.choice(VALUES) for name in rng.choices(fields, k=2)}
+  fields = [name for name in fields if name != "attention.name"] or fields
+  picked = rng.choices(fields, k=rng.choice((0, 1, 1, 2)))
+  changed = {name: rng.choice(VALUES) for name in picked}
   values = {name: x for name, x in TINY.items() if "attention" not in name}
   if "linformer" in names:
     values["attention.linformer.projected_length"] = 8
   words = [f"--config.{name}={x}" for name, x in (values | changed).items()]
-  names = rng.choice((names,) * 6 + ("", "x", "+", "local+", "linear+x"))
+  names = rng.choice((names,) * 36 + ("", "x", "+", "local+", "linear+x"))
   config = f"--config=configs/smoke.py:attention={names}"
   return Case((config, "--workdir=run", *words))
 

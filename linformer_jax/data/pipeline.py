@@ -6,7 +6,8 @@ them from the same seeds without communication, and global batch b has the same
 rows, in the same order, for any number of processes.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -34,14 +35,31 @@ _VALIDATION_EPOCH = 2**32 - 1
 _ENDLESS = 2**53
 
 
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What a data set of `DATASETS` returns, or any object with these attributes.
+
+  Attributes:
+    train, validation: sequences of records, dicts of numpy arrays.
+    directory: their location, for messages.
+    record: how the records were made, to recognize them on resume, or None.
+    tokenizer_json: for the run's folder, or None.
+    token_counts: int64 [V], occurrences in training, for language models.
+  """
+
+  train: Sequence[dict[str, np.ndarray]]
+  validation: Sequence[dict[str, np.ndarray]]
+  directory: str = "memory"
+  record: Record | None = None
+  tokenizer_json: str | None = None
+  token_counts: np.ndarray | None = None
+
+
 def prepare(config: DataConfig, known: Record | None = None) -> Any:
   """Opens the records of a config; see `text.corpus.prepare`.
 
   Returns:
-    An object with `train` and `validation`, sequences of dicts of numpy arrays
-    with a `sequence_length`; `directory`, their location, for messages;
-    `record` and `tokenizer_json`, for the run's folder, or None; and whatever
-    else the task needs.
+    A `Dataset`, or an object with its attributes and what else the task needs.
 
   Raises:
     ValueError: in one line, for a source that is unknown or unusable.
@@ -89,7 +107,7 @@ def train_iterator(
   Raises:
     ValueError: if the sizes disagree.
   """
-  rows = _rows(corpus, task, batch_size, process_index, process_count)
+  rows = _rows(batch_size, process_index, process_count)
   fields = task.spec(masked=task.short)
 
   def example(index: int, record: int) -> dict[str, np.ndarray]:
@@ -142,7 +160,7 @@ def validation_batches(
   Raises:
     ValueError: if the sizes disagree; at the call, not at the first batch.
   """
-  rows = _rows(corpus, task, batch_size, process_index, process_count)
+  rows = _rows(batch_size, process_index, process_count)
 
   def row(record: int) -> dict[str, np.ndarray]:
     if record >= len(corpus.validation):
@@ -163,18 +181,11 @@ def validation_batches(
 
 
 def _rows(
-  corpus: Corpus,
-  task,
   batch_size: int,
   process_index: int,
   process_count: int,
 ) -> int:
   """Returns the rows per process and batch, after checking the sizes."""
-  if corpus.train.sequence_length != task.length:
-    raise ValueError(
-      f"the corpus has blocks of {corpus.train.sequence_length}, the task"
-      f" rows of {task.length}"
-    )
   if not 0 <= process_index < process_count:
     raise ValueError(
       f"process_index is {process_index} of {process_count} processes"

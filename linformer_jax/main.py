@@ -60,11 +60,13 @@ def _find_devices():
 def _run(given, mode):
   """Runs a command; returns the exit status."""
   from linformer_jax import memory
+  from linformer_jax.data import cache
   from linformer_jax.run import checkpoint, commands, preemption, report
 
   if mode == "plan":
     commands.plan(given.config, given.topology)
     return 0
+  cache.VERIFY.set(given.verify)
   directory = command_line.folder(given)
   if given.init_from:
     given.config.train.init_from = command_line.origin(given)

@@ -97,30 +97,20 @@ def _abstract_batch(config, task, mesh):
 def _accumulated(sums_of, params, batch, key, parts):
   """Returns gradients and sums accumulated over `parts` microbatches."""
 
-  def differentiate(rows, part):
+  def differentiate(rows, indices):
     def loss(params):
-      sums = sums_of(params, rows, jax.random.fold_in(key, part))
+      # Row i of a microbatch is row i * parts + part of the batch.
+      sums = sums_of(params, rows, jax.random.fold_in(key, indices[0]))
       return sums["loss"], sums
 
-    grads, sums = jax.grad(loss, has_aux=True)(params)
-    return grads, sums
+    return jax.grad(loss, has_aux=True)(params)
 
-  if parts == 1:
-    return differentiate(batch, 0)
-  # Strided, so each microbatch is sharded over the devices like the batch.
-  rows = jax.tree.map(
-    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
-  )
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], rows), 0),
-  )
-
-  def add(total, part):
-    return jax.tree.map(jnp.add, total, differentiate(*part)), None
-
-  total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(parts)))
-  return total
+  size = jax.tree.leaves(batch)[0].shape[0]
+  if parts > 1:
+    differentiate = optax.microbatching.microbatch(
+      differentiate, argnums=(0, 1), microbatch_size=size // parts
+    )
+  return differentiate(batch, jnp.arange(size))
 
 
 def _initializer(config, task):

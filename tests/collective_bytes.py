@@ -2,9 +2,10 @@
 
   python -m tests.collective_bytes CASES
 
-CASES is JSON, {name: fields of ModelConfig}. Prints JSON, by name and by
-'forward' or 'backward' the bytes of each kind of collective in one encoder
-layer whose sequence lies on eight devices, at each of `LENGTHS`.
+CASES is JSON, {name: [attention, its fields, fields of ModelConfig]}. Prints
+JSON, by name and by 'forward' or 'backward' the bytes of each kind of
+collective in one encoder layer whose sequence lies on eight devices, at each of
+`LENGTHS`.
 """
 
 import json
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from linformer_jax.attention import projection
 from linformer_jax.models import config as model_config
 from linformer_jax.parallel import sharding
@@ -25,7 +26,7 @@ LENGTHS = (64, 1024)
 BATCH, WIDTH, MLP, HEADS, K = 2, 32, 64, 2, 8
 
 
-def compile_layer(mesh, fields, length):
+def compile_layer(mesh, kind, fields, length):
   """(forward, backward) of one layer, compiled for the mesh."""
   sizes = dict(
     vocab_size=8,
@@ -34,11 +35,11 @@ def compile_layer(mesh, fields, length):
     embed_dim=WIDTH,
     num_heads=HEADS,
     mlp_dim=MLP,
-    projected_length=K,
+    attention=kind,
   )
   config = model_config.ModelConfig(**sizes, **fields)
   sharding.check_model(config, length, mesh)
-  block = models.Block(config, K)
+  block = models.Block(config, kind)
 
   def on_rows(*shape, dtype=jnp.float32, axes=(None, "sequence")):
     at = NamedSharding(mesh, PartitionSpec(*axes))
@@ -46,15 +47,14 @@ def compile_layer(mesh, fields, length):
 
   x, shared = on_rows(BATCH, length, WIDTH), None
   mask = on_rows(BATCH, length, dtype=bool)
-  if config.attention == "linformer" and config.sharing == "layerwise":
-    shape = projection.weights_shape(
-      config.projection, length, K, WIDTH // HEADS
-    )
+  if kind.shares:
+    by = kind.projection
+    shape = projection.weights_shape(by, length, K, WIDTH // HEADS)
     weights = None
     if shape:
       axes = (None, "sequence") if len(shape) == 2 else ()
       weights = on_rows(*shape, axes=axes)
-    shared = projection.Projection(config.projection, length, K, weights)
+    shared = projection.Projection(by, length, K, weights)
   shapes = jax.eval_shape(
     lambda x, by: block.init(jax.random.key(0), x, shared=by), x, shared
   )
@@ -89,10 +89,11 @@ def main():
   mesh_sizes.update(dict(data=1, sequence=8))
   mesh = sharding.make_mesh(mesh_sizes)
   found = {}
-  for name, fields in json.loads(sys.argv[1]).items():
+  for name, (kind, its, fields) in json.loads(sys.argv[1]).items():
+    kind = attention.ATTENTIONS[kind](**its)
     found[name] = {"forward": [], "backward": []}
     for length in LENGTHS:
-      for what, compiled in compile_layer(mesh, fields, length).items():
+      for what, compiled in compile_layer(mesh, kind, fields, length).items():
         found[name][what].append(hlo.collectives(compiled.as_text()))
   print(json.dumps(found))
 

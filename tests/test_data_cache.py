@@ -149,10 +149,29 @@ def test_damage_is_reported_in_a_line_and_mended(files, caplog, harm, name):
   assert [str(path) for path in entries(files.cache_dir)] == [first.directory]
 
 
-def test_the_size_of_large_files_is_checked(tmp_path, monkeypatch):
-  monkeypatch.setattr(cache, "HASHED_BYTES", 0)
+def test_files_are_hashed_if_they_were_touched_or_on_demand(tmp_path):
   directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
-  truncate(pathlib.Path(directory) / "hello.bin")
+  path = pathlib.Path(directory) / "hello.bin"
+  written = path.stat()
+  wrong = bytes(len(path.read_bytes()))
+  path.write_bytes(wrong)  # of the same size
+  expected = "the checksum of hello.bin is wrong"
+  assert cache.damage(directory, SETTINGS) == expected
+  os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+  assert cache.damage(directory, SETTINGS) is None  # nothing tells
+  token = cache.VERIFY.set(True)
+  try:
+    assert cache.damage(directory, SETTINGS) == expected
+  finally:
+    cache.VERIFY.reset(token)
+
+
+def test_the_size_is_checked(tmp_path):
+  directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
+  path = pathlib.Path(directory) / "hello.bin"
+  written = path.stat()
+  truncate(path)
+  os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
   expected = "hello.bin has 9 bytes, not 11"
   assert cache.damage(directory, SETTINGS) == expected
 

@@ -15,18 +15,33 @@ from tests import collective_bytes as sizes
 ROOT = pathlib.Path(__file__).parent.parent
 FLOAT = 4  # bytes
 ROWS = FLOAT * sizes.BATCH * sizes.K * sizes.WIDTH  # [B, K, M] or [B, K, H, D]
+WINDOW = 3
+
+
+def projected(*, model=None, **fields):
+  return "linformer", {"projected_length": sizes.K, **fields}, model or {}
+
+
 QUICK = {
-  "headwise": {},
-  "key_value": {"sharing": "key_value"},
-  "softmax": {"attention": "softmax"},
+  "headwise": projected(),
+  "key_value": projected(sharing="key_value"),
+  "softmax": ("softmax", {}, {}),
+  "local": ("local", {"window": WINDOW}, {}),
 }
 ALL = {
-  f"{kind} {sharing}": {"projection": kind, "sharing": sharing}
+  f"{kind} {sharing}": projected(projection=kind, sharing=sharing)
   for kind, sharing in itertools.product(projection.KINDS, linformer.SHARING)
   if (kind, sharing) not in (("linear", "headwise"), ("linear", "key_value"))
 } | {
-  "blocks": {"query_block": 2, "attention_implementation": "flash"},
-  "remat of pre-norm": {"norm_position": "pre", "query_block": 3},
+  "blocks": projected(implementation="flash", model={"query_block": 2}),
+  "remat of pre-norm": projected(
+    model={"norm_position": "pre", "query_block": 3, "remat": True}
+  ),
+  "linear": ("linear", {}, {}),
+  "local window in blocks": projected(
+    local_window=WINDOW, model={"query_block": 2}
+  ),
+  "local in blocks": ("local", {"window": WINDOW}, {"query_block": 3}),
 }
 
 
@@ -57,7 +72,7 @@ def assert_constant(found):
     assert short and short == long
 
 
-@pytest.mark.parametrize("name", ["headwise", "key_value"])
+@pytest.mark.parametrize("name", ["headwise", "key_value", "local"])
 def test_traffic_of_a_layer_does_not_depend_on_n(quick, name):
   assert_constant(quick[name])
 
@@ -74,6 +89,13 @@ def test_forward_exchanges_the_projected_rows_alone(quick):
     short, _ = quick[name]["forward"]
     assert set(short) == {"all-reduce"}
     assert times * ROWS <= short["all-reduce"] <= times * ROWS + 4 * few
+
+
+def test_a_window_exchanges_the_rows_at_the_borders_alone(quick):
+  """Keys, values and mask of `WINDOW` rows, to either neighbor."""
+  short, _ = quick["local"]["forward"]
+  rows = 2 * sizes.BATCH * WINDOW * (2 * FLOAT * sizes.WIDTH + 1)
+  assert short == {"collective-permute": rows}
 
 
 @pytest.mark.slow

@@ -65,6 +65,13 @@ def make_flags() -> flags.FlagValues:
     flag_values=values,
   )
   flags.DEFINE_bool(
+    "verify",
+    False,
+    "Hash all of the token cache before it is used; without the flag, only "
+    "files that were touched since they were written.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
     "distributed",
     False,
     "Join the processes of a TPU pod or a cluster "

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 
@@ -63,17 +64,31 @@ def matrix_product_rate(
   return 2 * rows * inner * columns / fastest
 
 
-def environment() -> dict[str, str | int]:
+def environment() -> dict[str, str | int | float]:
   """Returns what a measurement depends on: devices, host, versions, commit."""
   names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
   return {
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
     "host": f"{platform.machine()}, {_cores()} cores",
+    "cpu": _cpu_model(),
+    "memory_gib": round(
+      os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+    ),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in names},
     "commit": _commit(),
   }
+
+
+def _cpu_model() -> str:
+  """Returns the name of the processor, or its architecture."""
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    return platform.machine()
+  found = re.search(r"model name\s*: (.*)", text)
+  return found[1] if found else platform.machine()
 
 
 def _cores() -> str:

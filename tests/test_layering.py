@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -107,3 +108,16 @@ def test_tasks_alone_name_tasks_and_their_metrics(name):
     text = MODULES[name].read_text().lower()
     for word in ("masked_lm", "causal_lm", "perplexity", "unigram"):
       assert word not in text
+
+
+# What has "linformer" in its name besides an attention: the package, its cache
+# and a config file that help texts show.
+_PROPER = re.compile(r"linformer_jax|LINFORMER_CACHE|configs/linformer\.py")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_attention_alone_names_linformer(name):
+  """All else takes any attention; converted weights are of certain ones."""
+  if name.split(".")[0] != "attention" and name != "models.convert":
+    text = _PROPER.sub("", MODULES[name].read_text())
+    assert "linformer" not in text.lower()

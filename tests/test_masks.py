@@ -136,9 +136,7 @@ def test_block_with_the_projection_of_all_layers():
   assert np.any(clean[1] != 0) and np.all(np.isfinite(clean[1]))
 
 
-@pytest.mark.parametrize(
-  ("kind", "sharing"), KINDS + [("feature map", "")]
-)
+@pytest.mark.parametrize(("kind", "sharing"), KINDS + [("feature map", "")])
 def test_attention_to_a_memory(kind, sharing):
   """The mask covers the memory; every query is real, and none is masked."""
   module = make_attention(kind, sharing)

@@ -212,10 +212,11 @@ def test_softmax_block_is_torchs_encoder_layer(norm_position):
         parameter += 0.1 * torch.from_numpy(
           arrays.draw(*parameter.shape, seed=i)
         )
+  kind = attention.SoftmaxConfig()
   config = models.ModelConfig(
-    7, N, 1, M, H, F, attention="softmax", norm_position=norm_position
+    7, N, 1, M, H, F, kind, norm_position=norm_position
   )
-  block = models.Block(config, 0)
+  block = models.Block(config, kind)
   params = of_encoder_layer(theirs)
   x, toward = arrays.draw(B, N, M), arrays.draw(B, N, M, seed=1)
   if norm_position == "pre":  # of rows this small the norm's epsilon matters

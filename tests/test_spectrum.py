@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from linformer_jax.models import pretrained
 from linformer_jax.run import metrics
 from linformer_jax.tools import spectrum
@@ -96,57 +96,73 @@ def test_curves_are_those_of_numpy(imported):
     assert np.ptp(want, axis=axis).max() > 0.01
 
 
-SMALL = models.ModelConfig(
-  bert.V, N, 3, bert.M, bert.H, bert.F, projected_length=N, sharing="none"
-)
+WHOLE = attention.LinformerConfig(projected_length=N, sharing="none")
+SMALL = models.ModelConfig(bert.V, N, 3, bert.M, bert.H, bert.F, WHOLE)
 
 
 def encoder(config):
-  return arrays.filled(models.Encoder(config), TOKENS)
+  return arrays.filled(models.TokenEncoder(config), TOKENS)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "linformer"])
-def test_a_loop_of_layers_is_opened(attention):
-  """Two loops, with query blocks and recomputation: the same function."""
-  config = dataclasses.replace(
-    SMALL,
-    attention=attention,
-    projected_length=(6, 6, 4),
-    query_block=4,
-    remat=True,
-  )
+@pytest.mark.parametrize(
+  "kind",
+  [
+    attention.SoftmaxConfig(implementation="flash"),
+    dataclasses.replace(WHOLE, projected_lengths=(6, 6, 4)),
+  ],
+)
+def test_a_loop_of_layers_is_opened(kind):
+  """Loops, with query blocks and recomputation: the same function."""
+  config = dataclasses.replace(SMALL, attention=kind, query_block=4, remat=True)
   variables = encoder(config)
   plain, opened = spectrum.layer_by_layer(config, variables)
   assert not plain.scan_layers
   lengths = (3 * bert.M,) + 3 * bert.LENGTHS[1:9]
-  want = models.Encoder(config).apply(variables, TOKENS)
-  arrays.close(models.Encoder(plain).apply(opened, TOKENS), want, *lengths)
+  want = models.TokenEncoder(config).apply(variables, TOKENS)
+  out = models.TokenEncoder(plain).apply(opened, TOKENS)
+  arrays.close(out, want, *lengths)
   got = spectrum.attention(config, variables, TOKENS)
-  sizes = (6, 6, 4) if attention == "linformer" else (N, N, N)
+  sizes = (N, N, N) if kind.name == "softmax" else (6, 6, 4)
   assert [p.shape for p in got] == [(B, bert.H, N, k) for k in sizes]
   for p in got:
     np.testing.assert_allclose(p.sum(-1), 1, rtol=0, atol=N * arrays.EPS)
-  if attention == "linformer":
-    with pytest.raises(ValueError, match=r"\(6, 6, 4\)"):
+  if kind.name == "linformer":
+    with pytest.raises(ValueError, match="6, 6, 4"):
       spectrum.curves(config, variables, TOKENS)
 
 
 def test_with_all_slots_unmixed_linformer_has_the_matrices_of_softmax():
   variables = jax.device_get(encoder(SMALL))
-  softmax = dataclasses.replace(SMALL, attention="softmax")
+  softmax = dataclasses.replace(SMALL, attention=attention.SoftmaxConfig())
   plain = {"params": dict(variables["params"])}
   identity = np.broadcast_to(np.eye(N, dtype=np.float32), (3, bert.H, N, N))
-  layers = variables["params"]["layers_0"]["block"]["attention"]
+  block = variables["params"]["encoder"]["layers_0"]["block"]
+  layers = block["attention"]
   for name in ("key_projection", "value_projection"):
     assert layers[name]["kernel"].shape == identity.shape
     layers[name]["kernel"] = identity
-  attention = {name: layers[name] for name in ("query", "key", "value", "out")}
-  block = variables["params"]["layers_0"]["block"] | {"attention": attention}
-  plain["params"]["layers_0"] = {"block": block}
+  maps = {name: layers[name] for name in ("query", "key", "value", "out")}
+  plain["params"]["encoder"] = variables["params"]["encoder"] | {
+    "layers_0": {"block": block | {"attention": maps}}
+  }
   got = spectrum.attention(SMALL, variables, TOKENS)
   want = spectrum.attention(softmax, plain, TOKENS)
   for one, other in zip(got, want, strict=True):
     arrays.close(one, other, *3 * bert.LENGTHS)
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    dataclasses.replace(WHOLE, local_window=1),
+    attention.LocalConfig(window=1),
+    attention.LinearConfig(),
+  ],
+)
+def test_what_is_not_one_matrix_of_softmax_has_no_spectrum(kind):
+  config = dataclasses.replace(SMALL, attention=[kind, WHOLE, WHOLE])
+  with pytest.raises(ValueError, match=f"attention {kind.name}.*no matrix"):
+    spectrum.attention(config, {}, TOKENS)
 
 
 def test_moments_are_those_of_all_blocks():

@@ -121,7 +121,7 @@ def run(tmp_path_factory):
   """A run with softmax attention, as if saved after two and four updates."""
   folder = tmp_path_factory.mktemp("runs") / "tiny"
   folder.mkdir()
-  experiment = runs.experiment(model__attention="softmax")
+  experiment = runs.experiment("softmax")
   config = json.dumps(experiment.config.to_dict())
   (folder / "config.json").write_text(config)
   with checkpoint.Checkpoints(folder, 2) as saved:

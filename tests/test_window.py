@@ -115,9 +115,7 @@ def test_any_block_of_queries_gets_the_rows_of_the_whole(
   start, count, width, causal
 ):
   q, k, v, *rows = inputs()
-  whole = window.attend(
-    q, near_rows(rows, REAL, width), (k, v, SLOTS), causal
-  )
+  whole = window.attend(q, near_rows(rows, REAL, width), (k, v, SLOTS), causal)
   near = near_rows(rows, REAL, width, start, count)
   block = slice(start, start + count)
   got = window.attend(q[:, block], near, (k, v, SLOTS), causal)

@@ -106,6 +106,10 @@ def jaxpr_flops(jaxpr):
   return total
 
 
+OTHERS = {
+  "softmax": attention.SoftmaxConfig(),
+  "feature map": attention.LinearConfig(),
+}
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]
 ]
@@ -121,16 +125,14 @@ def traced(config, n, predictions):
 
 @pytest.mark.parametrize(
   ("kind", "sharing", "scan_layers"),
-  [(*case, True) for case in [*CASES, ("softmax", "")]]
+  [(*case, True) for case in CASES + [(kind, "") for kind in OTHERS]]
   + [("linear", "none", False), ("softmax", "", False)],
 )
 def test_equal_the_products_of_the_program(kind, sharing, scan_layers):
   """Exactly: every dot_general in the traced masked language model."""
-  layer = attention.SoftmaxConfig()
-  if kind != "softmax":
-    layer = attention.LinformerConfig(
-      projected_length=6, projection=kind, sharing=sharing
-    )
+  layer = OTHERS.get(kind) or attention.LinformerConfig(
+    projected_length=6, projection=kind, sharing=sharing
+  )
   config = models.ModelConfig(
     29, 24, 3, 16, 4, 40, layer, scan_layers=scan_layers
   )

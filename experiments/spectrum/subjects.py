@@ -150,9 +150,8 @@ def of_run(given) -> Iterator[Subject]:
       else:
         state, _ = saved.restore(steps.abstract_state, step)
       trees = {"params": state.params, "constants": state.constants}
-      parts = ("embed", "encoder")
       variables = {
-        name: {part: tree[part] for part in parts if part in tree}
+        name: tree["encoder"]
         for name, tree in trees.items()
         if "encoder" in tree
       }

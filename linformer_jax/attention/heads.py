@@ -110,7 +110,7 @@ def in_query_blocks(module, method, x, summary, block, *, remat=False):
     block: queries per block; 0 is off.
     remat: recompute each block in the backward pass.
   """
-  if module.is_initializing():
+  if module.is_initializing() or blocks.is_whole(x, block, summary):
     return method(module, x, summary, 0)
   unbound, variables = module.unbind()
 

@@ -124,7 +124,7 @@ class LinformerConfig(base.AttentionConfig):
 
   def stride(self, max_length):
     if self.sharing == "none" and self.projection_init == "strided":
-      return max_length // self.projected_length
+      return max(1, max_length // max(1, self.projected_length))
     return 1
 
   def flops(self, sizes, n):

@@ -186,9 +186,9 @@ def convert(
   """Converts tensors of BERT, RoBERTa or DistilBERT to a `TokenEncoder`.
 
   See arXiv 1810.04805, 1907.11692 and 1910.01108. BERT's token types become
-  segments; RoBERTa's only one is added to the position embeddings. Names may have a prefix
-  ('bert.', 'roberta.', '0.auto_model.'). The pooler and output heads are
-  dropped. For texts padded on the right, outputs at real tokens match the
+  segments; RoBERTa's only one is added to the position embeddings. Names may
+  have a prefix ('bert.', 'roberta.', '0.auto_model.'). The pooler and output
+  heads are dropped. For texts padded on the right, outputs at real tokens match the
   original model.
 
   Args:
@@ -247,13 +247,13 @@ def convert(
   params = {
     ("embed", "tokens", "embedding"): take(_WORDS),
     ("embed", "positions"): positions,
-    ("encoder", "norm", "scale"): take(f"{_NORM}.weight"),
-    ("encoder", "norm", "bias"): take(f"{_NORM}.bias"),
+    ("norm", "scale"): take(f"{_NORM}.weight"),
+    ("norm", "bias"): take(f"{_NORM}.bias"),
     **segments,
   }
   for i in range(depth):
     for (part, letters), name in zip(_PARTS.items(), kind.parts, strict=True):
-      ours = ("encoder", f"layer_{i}", "block", *part)
+      ours = (f"layer_{i}", "block", *part)
       theirs = f"{kind.layers}.{i}.{name}"
       weight = "kernel" if len(letters) == 2 else "scale"
       params[*ours, weight] = take(f"{theirs}.weight").T

@@ -155,10 +155,15 @@ class Encoder(nn.Module):
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
-      ValueError: for a mask of the wrong shape or dtype (such as an additive
-        mask).
+      ValueError: for x of other axes, or a mask of the wrong shape or dtype
+        (such as an additive mask).
     """
     config = self.config
+    if x.ndim != 3:
+      raise ValueError(
+        f"an Encoder works on rows [B, N, M], not on an array {x.shape}; "
+        "TokenEncoder takes tokens"
+      )
     mask = masks.check(mask, x.shape[:2])
     x = heads.select_real(layout.constrain(x, "batch", "sequence"), mask)
     if config.norm_position == "post":

@@ -16,7 +16,7 @@ from linformer_jax.parallel import layout
 
 
 class TokenEncoder(nn.Module):
-  """Encoder of tokens, without a head.
+  """Encoder of tokens, without a head; `embed` beside the encoder's layers.
 
   Attributes:
     config: sizes and choices.
@@ -26,7 +26,11 @@ class TokenEncoder(nn.Module):
   config: ModelConfig
   causal: bool = False
 
-  @nn.compact
+  def setup(self):
+    self.embed = inputs.Tokens(self.config)
+    self.rows = encoder_lib.Encoder(self.config, self.causal)
+    nn.share_scope(self, self.rows)
+
   def __call__(self, tokens, mask=None, segments=None, deterministic=True):
     """Returns [B, N, M].
 
@@ -39,16 +43,12 @@ class TokenEncoder(nn.Module):
     Raises:
       ValueError: see `Encoder` and `inputs.tokens.Tokens`.
     """
-    return _encode(self, tokens, mask, segments, deterministic, self.causal)[0]
+    mask = masks.check(mask, tokens.shape)
+    return self.rows(self.embed(tokens, segments), mask, deterministic)
 
-
-def _encode(module, tokens, mask, segments, deterministic, causal=False):
-  """Returns rows [B, N, M] and the embeddings, whose parameters heads share."""
-  config = module.config
-  embed = inputs.Tokens(config, name="embed")
-  encoder = encoder_lib.Encoder(config, causal, name="encoder")
-  mask = masks.check(mask, tokens.shape)
-  return encoder(embed(tokens, segments), mask, deterministic), embed
+  def attend(self, x):
+    """Returns logits from the token embeddings; see `Tokens.attend`."""
+    return self.embed.attend(x)
 
 
 class MaskedLM(nn.Module):
@@ -73,7 +73,8 @@ class MaskedLM(nn.Module):
       ValueError: see `TokenEncoder`.
     """
     config = self.config
-    x, embed = _encode(self, tokens, mask, segments, deterministic)
+    encoder = TokenEncoder(config, name="encoder")
+    x = encoder(tokens, mask, segments, deterministic)
     if positions is not None:
       x = jnp.take_along_axis(x, positions[..., None], axis=1)
     x = layout.constrain(x, "batch", "sequence")
@@ -88,7 +89,7 @@ class MaskedLM(nn.Module):
     )
     bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
     return layout.constrain(
-      embed.attend(x) + bias, "batch", "sequence", "vocab"
+      encoder.attend(x) + bias, "batch", "sequence", "vocab"
     )
 
 
@@ -110,8 +111,9 @@ class CausalLM(nn.Module):
     Raises:
       ValueError: see `TokenEncoder`; also if the attention cannot be causal.
     """
-    x, embed = _encode(self, tokens, mask, segments, deterministic, causal=True)
-    return layout.constrain(embed.attend(x), "batch", "sequence", "vocab")
+    encoder = TokenEncoder(self.config, causal=True, name="encoder")
+    logits = encoder.attend(encoder(tokens, mask, segments, deterministic))
+    return layout.constrain(logits, "batch", "sequence", "vocab")
 
 
 class Classifier(nn.Module):
@@ -130,8 +132,8 @@ class Classifier(nn.Module):
     """tokens int [B, N] -> logits float32 [B, C]; see `TokenEncoder`."""
     config = self.config
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-    x, _ = _encode(self, tokens, mask, segments, deterministic)
-    x = x[:, 0]
+    encoder = TokenEncoder(config, name="encoder")
+    x = encoder(tokens, mask, segments, deterministic)[:, 0]
     dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
     x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
     x = drop(jnp.tanh(x)).astype(jnp.float32)

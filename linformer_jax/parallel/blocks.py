@@ -99,6 +99,18 @@ def is_longer(x: jax.Array, block: int) -> bool:
   return 0 < block < x.shape[1] // layout.shards("sequence")
 
 
+def _is_halo(node):
+  return isinstance(node, Halo)
+
+
+def is_whole(x: jax.Array, block: int, summary) -> bool:
+  """Whether `in_blocks` would just apply its function to all rows."""
+  if is_longer(x, block):
+    return False
+  nodes = jax.tree.leaves(summary, is_leaf=_is_halo)
+  return layout.shards("sequence") == 1 or not any(map(_is_halo, nodes))
+
+
 def in_blocks(
   function: Callable,
   x: jax.Array,
@@ -127,20 +139,17 @@ def in_blocks(
       key = key.reshape(())
     return _loop(function, block, x, first[0], summary, variables, key)
 
-  def is_halo(node):
-    return isinstance(node, Halo)
-
-  nodes = jax.tree.leaves(summary, is_leaf=is_halo)
-  parts = layout.shards("sequence")
-  ways = layout.shards("batch")
+  parts, ways = layout.shards("sequence"), layout.shards("batch")
+  if is_whole(x, block, summary):
+    return function(x, 0, summary, variables, key)
   if parts * ways == 1:
     return _loop(function, block, x, 0, summary, variables, key)
-  if not is_longer(x, block) and not any(map(is_halo, nodes)):
-    return function(x, 0, summary, variables, key)
   rows = ("batch", "sequence")
   first = jnp.arange(parts, dtype=jnp.int32) * (x.shape[1] // parts)
   summary_axes = jax.tree.map(
-    lambda node: rows if is_halo(node) else ("batch",), summary, is_leaf=is_halo
+    lambda node: rows if _is_halo(node) else ("batch",),
+    summary,
+    is_leaf=_is_halo,
   )
   keys = None if key is None else jax.random.split(key, (ways, parts))
   mapped = layout.per_device(

@@ -11,12 +11,23 @@ import types
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from linformer_jax.run import paths
+from linformer_jax.run import console, paths
 
 MODES = ("train", "evaluate", "plan")
 _CHECKOUT = pathlib.Path(__file__).parents[2]
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
+# Fields that have moved; a flag of the old name is understood for now.
+_MOVED = {
+  "data.mask_rate": "task.mask_rate",
+  "model.attention": "attention.name",
+  "model.attention_dropout_rate": "attention.dropout_rate",
+  "model.attention_implementation": "attention.implementation",
+} | {
+  f"model.{name}": f"attention.{name}"
+  for name in ("projected_length", "projected_lengths", "sharing", "projection")
+  + ("projection_init", "projection_std", "local_window")
+}
 
 
 class UsageError(Exception):
@@ -182,6 +193,16 @@ def _take_config(words):
   return value, rest
 
 
+def _renamed(word):
+  """Returns a flag under the name that its field has today."""
+  match = re.match(r"(--?(?:no)?config\.)([^=]*)(.*)", word, re.S)
+  if not match or match[2] not in _MOVED:
+    return word
+  start, name, value = match.groups()
+  console.say(f"--config.{name} is --config.{_MOVED[name]} now")
+  return start + _MOVED[name] + value
+
+
 def _check_fields(words, config):
   """Raises a UsageError for an unknown field or a repeated list of globs."""
   from linformer_jax.run import config_fields
@@ -238,6 +259,7 @@ def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
   try:
     words = given.read_flags_from_files(argv[1:], force_gnu=False)
     file, words = _take_config(words)
+    words = [_renamed(word) for word in words]
     if file is not None:
       config = load_config(file)
       _check_fields(words, config)

@@ -76,11 +76,7 @@ def layer_by_layer(config: models.ModelConfig, variables):
       ]
     return found | {f"layer_{i}": layer for i, layer in enumerate(layers)}
 
-  return plain, {
-    name: tree | {"encoder": split(tree["encoder"])}
-    for name, tree in variables.items()
-    if "encoder" in tree
-  }
+  return plain, {name: split(tree) for name, tree in variables.items()}
 
 
 def attention(
@@ -115,8 +111,7 @@ def attention(
   )
   found = []
   for i in range(config.num_layers):
-    layer = seen["intermediates"]["encoder"][f"layer_{i}"]
-    maps = layer["block"]["attention"]
+    maps = seen["intermediates"][f"layer_{i}"]["block"]["attention"]
     [q], [k] = (maps[name]["__call__"] for name in ("query", "key"))
     if isinstance(k, tuple):  # projected keys, and those of all rows
       k = k[0]

@@ -115,6 +115,16 @@ def test_texts_are_joined_cut_and_padded(tmp_path, sizes, kept):
   assert (row["label"], row["weight"]) == (2, 1)
 
 
+def test_segments_mark_the_pair(tmp_path):
+  task = step.task_of(config_of(tmp_path, **{"model.num_segments": 2}))
+  assert task.spec(masked=True)["segments"].shape == (16,)
+  record = {"text": np.arange(5, 8), "pair": np.arange(9, 11), "label": 0}
+  row = task.example(record, None, None)  # <s> 5 6 7 </s> </s> 9 10 </s>
+  assert row["segments"].tolist() == [0] * 6 + [1] * 3 + [0] * 7
+  alone = task.example(record | {"pair": np.zeros(0, int)}, None, None)
+  assert not alone["segments"].any() and not task.filler()["segments"].any()
+
+
 def test_padding_is_masked_in_training_as_in_evaluation(tmp_path):
   """The same sums whatever lies under the mask, in both programs."""
   path = labeled.write(tmp_path / "a.jsonl")

@@ -217,7 +217,7 @@ def test_bfloat16(kind):
   assert 2**-16 * scale < error < 30**0.5 * 4 * 2**-8 * scale
   # The product itself is float32, and not only its sum with the bias.
   embed = inputs.Tokens(config)
-  params = {"params": variables["params"]["embed"]}
+  params = {"params": variables["params"]["encoder"]["embed"]}
   rows = jnp.ones((1, 1, 8), jnp.bfloat16)
   scores = embed.apply(params, rows, method="attend")
   assert scores.dtype == jnp.float32

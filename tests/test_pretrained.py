@@ -40,7 +40,7 @@ def test_the_encoder_is_theirs(kind):
     weights, plain = bert.distilbert()
   config, variables = pretrained.convert(weights, bert.H, kind, 0.5)
   want, _ = bert.forward(plain, TOKENS, 0.5, offset)
-  got = models.Encoder(config).apply(variables, TOKENS)
+  got = models.TokenEncoder(config).apply(variables, TOKENS)
   arrays.close(got, want, *bert.LENGTHS)
   assert config.max_length == bert.N
 
@@ -59,7 +59,7 @@ def test_gamma_and_beta_are_weight_and_bias():
 def test_parameters_are_those_of_the_module():
   """Every name and shape, so that nothing was left at its start."""
   config, variables = pretrained.convert(bert.tensors(), bert.H)
-  filled = arrays.filled(models.Encoder(config), TOKENS)
+  filled = arrays.filled(models.TokenEncoder(config), TOKENS)
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, filled)
 
 

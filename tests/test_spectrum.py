@@ -136,15 +136,13 @@ def test_with_all_slots_unmixed_linformer_has_the_matrices_of_softmax():
   softmax = dataclasses.replace(SMALL, attention=attention.SoftmaxConfig())
   plain = {"params": dict(variables["params"])}
   identity = np.broadcast_to(np.eye(N, dtype=np.float32), (3, bert.H, N, N))
-  block = variables["params"]["encoder"]["layers_0"]["block"]
+  block = variables["params"]["layers_0"]["block"]
   layers = block["attention"]
   for name in ("key_projection", "value_projection"):
     assert layers[name]["kernel"].shape == identity.shape
     layers[name]["kernel"] = identity
   maps = {name: layers[name] for name in ("query", "key", "value", "out")}
-  plain["params"]["encoder"] = variables["params"]["encoder"] | {
-    "layers_0": {"block": block | {"attention": maps}}
-  }
+  plain["params"]["layers_0"] = {"block": block | {"attention": maps}}
   got = spectrum.attention(SMALL, variables, TOKENS)
   want = spectrum.attention(softmax, plain, TOKENS)
   for one, other in zip(got, want, strict=True):

@@ -107,7 +107,7 @@ CAUSAL = {
 def test_no_causal_logit_depends_on_a_later_token(case):
   layers, changes = CAUSAL[case]
   config = models.ModelConfig(29, N, 2, 8, 2, 16, layers, **changes)
-  encoder = models.Encoder(config, causal=True)
+  encoder = models.TokenEncoder(config, causal=True)
   tokens = np.random.default_rng(0).integers(0, 29, (B, N))
   variables = arrays.filled(encoder, tokens)
 

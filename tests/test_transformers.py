@@ -54,12 +54,19 @@ def make(name, head, **fields):
 def check(path, theirs):
   """Hidden states at real tokens, read from `path`, are those of `theirs`."""
   tokens = np.where(MASK, TOKENS, theirs.config.pad_token_id or 0)
+  config, variables = pretrained.load(path)
+  given, segments = {}, None
+  if config.num_segments:  # BERT's token types
+    segments = np.arange(N)[None].repeat(len(tokens), 0) // 5 % 2
+    given["token_type_ids"] = torch.tensor(segments)
   with torch.no_grad():
     want = getattr(theirs, theirs.base_model_prefix, theirs)(
-      input_ids=torch.tensor(tokens), attention_mask=torch.tensor(1 * MASK)
+      input_ids=torch.tensor(tokens),
+      attention_mask=torch.tensor(1 * MASK),
+      **given,
     ).last_hidden_state.numpy()
-  config, variables = pretrained.load(path)
-  got = models.Encoder(config).apply(variables, tokens, MASK)
+  encoder = models.TokenEncoder(config)
+  got = encoder.apply(variables, tokens, MASK, segments)
   np.testing.assert_allclose(got[MASK], want[MASK], rtol=0, atol=2e-5)
 
 

@@ -188,8 +188,8 @@ def convert(
   See arXiv 1810.04805, 1907.11692 and 1910.01108. BERT's token types become
   segments; RoBERTa's only one is added to the position embeddings. Names may
   have a prefix ('bert.', 'roberta.', '0.auto_model.'). The pooler and output
-  heads are dropped. For texts padded on the right, outputs at real tokens match the
-  original model.
+  heads are dropped. For texts padded on the right, outputs at real tokens match
+  the original model.
 
   Args:
     tensors: float tensors by name; dense kernels are [out, in].

@@ -30,10 +30,11 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
   speed [--list] [FLAGS]  measure the speed grid against softmax attention, torch
                           and other Linformers, hours on two cores, resumable;
                           --help lists the flags
-  test [--slow] [--tpu] [PYTEST]
+  test [--slow|--hour] [--tpu] [PYTEST]
                           check the style and run the tests; --slow adds those
-                          that take minutes; --tpu fetches the TPU compiler and
-                          runs those that need it; the rest goes to pytest
+                          that take minutes, --hour runs those that take an hour
+                          alone; --tpu fetches the TPU compiler and runs those
+                          that need it; the rest goes to pytest
   tpu VERB NAME [FLAGS]   create, set up, train on, watch, stop and delete a
                           Cloud TPU VM or a pod of them; ./launch.sh tpu --help
                           tells how
@@ -158,11 +159,11 @@ case "$command" in
   test)
     shift
     setup test
-    marks="not slow"
-    if [ "${1:-}" = --slow ]; then
-      marks="slow or not slow"
-      shift
-    fi
+    marks="not slow and not hour"
+    case "${1:-}" in
+      --slow) marks="not hour" && shift ;;
+      --hour) marks="hour" && shift ;;
+    esac
     if [ "${1:-}" = --tpu ]; then
       shift
       setup plan

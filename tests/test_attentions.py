@@ -173,7 +173,10 @@ def test_another_attention_keeps_the_dropout_rate_alone():
   ("change", "message"),
   [
     ({"name": "fft"}, "'fft' is not one of softmax, linformer, local, linear"),
-    ({"name": "softmax"}, "no field attention.local_window.*smoke.py:attention"),
+    (
+      {"name": "softmax"},
+      "no field attention.local_window.*smoke.py:attention",
+    ),
     ({"name": "mixed"}, r"attention.pattern \(\) lists 0 names"),
     ({"window": 3}, "'linformer' has no field attention.window"),
   ],

@@ -135,7 +135,9 @@ def test_the_attention_is_an_argument(module, names):
       shapes(config)
   else:
     paths = jax.tree_util.tree_leaves_with_path(shapes(config).params)
-    projected = ["projection" in jax.tree_util.keystr(path) for path, _ in paths]
+    projected = [
+      "projection" in jax.tree_util.keystr(path) for path, _ in paths
+    ]
     assert any(projected) == ("linformer" in pattern)
 
 

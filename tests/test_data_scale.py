@@ -1,6 +1,6 @@
 """Memory and time of preparing text: bounded, and linear in its size.
 
-The slow tests take 1 GB in each shape; `test_small` takes a few MB of each, in
+The tests of an hour take 1 GB in each shape; `test_small` takes a few MB of each, in
 one process, and bounds what the process adds by bytes for a byte of text.
 """
 
@@ -135,7 +135,7 @@ def test_small(tmp_path):
     assert 0 < row["held"] < row["train"] / 4, row
 
 
-@pytest.mark.slow
+@pytest.mark.hour
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_gigabyte(tmp_path, shape):
   (small,) = measured(tmp_path / "small", 125_000_000, shape)

@@ -126,9 +126,8 @@ def stop_at(kind, number, update, rng, workdir):
   return left
 
 
-@pytest.mark.parametrize(
-  "chain", ["short", pytest.param("long", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("chain", ["short", "long"])
 def test_stops_at_random_moments_change_nothing(chain, whole, tmp_path):
   seed = os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6))
   print(f"KILL_SEED={seed}")

@@ -97,7 +97,7 @@ PYTEST += " --dist=loadfile --no-loadscope-reorder "
         "pip -e .[test]",
         "ruff check .",
         "ruff format --check --quiet .",
-        PYTEST + "-m not slow tests/test_x.py",
+        PYTEST + "-m not slow and not hour tests/test_x.py",
       ],
     ),
     (
@@ -106,7 +106,7 @@ PYTEST += " --dist=loadfile --no-loadscope-reorder "
         "pip -e .[test]",
         "ruff check .",
         "ruff format --check --quiet .",
-        PYTEST + "-m slow or not slow",
+        PYTEST + "-m not hour",
       ],
     ),
     (
@@ -116,7 +116,7 @@ PYTEST += " --dist=loadfile --no-loadscope-reorder "
         "pip --no-deps --upgrade --target .venv/plan libtpu",
         "ruff check .",
         "ruff format --check --quiet .",
-        PYTEST + "-m tpu and (slow or not slow) -x",
+        PYTEST + "-m tpu and (not hour) -x",
       ],
     ),
   ],

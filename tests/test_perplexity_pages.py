@@ -140,7 +140,9 @@ def test_committed_curves_are_of_todays_recipe_and_of_one_text(all_runs):
     panel = panels.PANELS[path.stem]
     for name, record in curves.records(path).items():
       run = all_runs[name]
-      names = {f"{p.name}-s{seed}" for p in panel.points for seed in panel.seeds}
+      names = {
+        f"{p.name}-s{seed}" for p in panel.points for seed in panel.seeds
+      }
       assert name in names
       matches = [x for x in names if curves.is_of(record, all_runs[x].config)]
       assert matches == [name]

@@ -95,7 +95,6 @@ def test_a_causal_batch_predicts_the_next_token(corpus):
 CAUSAL = {
   "post": ([attention.SoftmaxConfig()], dict(norm_position="post")),
   "pre": ([attention.SoftmaxConfig()], dict(norm_position="pre")),
-  "blocks": ([attention.SoftmaxConfig()], dict(query_block=5)),
   "local": (
     [attention.LocalConfig(window=2), attention.SoftmaxConfig()],
     dict(query_block=5),

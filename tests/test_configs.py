@@ -154,6 +154,18 @@ def test_setting_an_attention_keeps_its_fields_and_the_dropout():
     base.set_attention(config, "locl+linformer")
 
 
+def test_flags_of_fields_that_moved_are_understood(capsys):
+  given = command_line.make_flags()
+  words = ["--config=configs/smoke.py", "--config.model.projected_length=16"]
+  words += ["--config.model.attention_dropout_rate=0.25"]
+  command_line.parse(given, ["main", *words, "--config.data.mask_rate=0.3"])
+  group = given.config.attention
+  assert (group.projected_length, group.dropout_rate) == (16, 0.25)
+  assert given.config.task.mask_rate == 0.3
+  told = capsys.readouterr().out
+  assert "model.projected_length is --config.attention.projected_length" in told
+
+
 def test_fields_of_attentions_by_layer_are_flags():
   given = command_line.make_flags()
   words = ["--config=configs/smoke.py:attention=local+linformer"]

@@ -111,11 +111,6 @@ def test_contradictions(fields, parts):
     assert part in str(error.value)
 
 
-def test_an_attention_that_is_not_known():
-  with pytest.raises(ValueError, match="'sparse'.*softmax, linformer, local"):
-    attention.from_fields({"name": "sparse"}, 3)
-
-
 def test_frozen_and_hashable():
   """Flax modules and jit's static arguments compare configurations."""
   lengths = linformer(projected_lengths=[4, 4, 2])

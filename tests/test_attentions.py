@@ -1,4 +1,4 @@
-"""What every attention of the table holds: padding, causality, blocks, groups."""
+"""What every attention of the table holds, and the groups that choose one."""
 
 import dataclasses
 
@@ -196,6 +196,12 @@ def test_patterns_that_do_not_fit():
     attention.from_fields(group, 2)
   with pytest.raises(ValueError, match="'fft' is not one of"):
     smoke.get_config("attention=local+fft")
+
+
+def test_lengths_by_layer_are_not_for_one_layer():
+  one = attention.LinformerConfig(projected_lengths=(4, 2))
+  with pytest.raises(ValueError, match=r"\(4, 2\) are for all layers"):
+    models.ModelConfig(9, N, 2, M, H, 8, attention=(one,))
 
 
 def test_one_projection_is_shared_or_none():

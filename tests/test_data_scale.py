@@ -1,7 +1,8 @@
 """Memory and time of preparing text: bounded, and linear in its size.
 
-The tests of an hour take 1 GB in each shape; `test_small` takes a few MB of each, in
-one process, and bounds what the process adds by bytes for a byte of text.
+The tests of an hour take 1 GB in each shape; `test_small` takes a few MB of
+each, in one process, and bounds what the process adds by bytes for a byte of
+text.
 """
 
 import json

@@ -15,7 +15,12 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 
 from linformer_jax.attention.base import AttentionConfig, Sizes
 from linformer_jax.attention.functional import projected_attention
-from linformer_jax.attention.groups import ATTENTIONS, fields, from_fields
+from linformer_jax.attention.groups import (
+  ATTENTIONS,
+  DEFAULT,
+  fields,
+  from_fields,
+)
 from linformer_jax.attention.heads import MultiHeadAttention
 from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
@@ -26,6 +31,7 @@ from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 
 __all__ = [
   "ATTENTIONS",
+  "DEFAULT",
   "AttentionConfig",
   "LinearConfig",
   "LinearSelfAttention",

@@ -19,6 +19,7 @@ ATTENTIONS = {
     linear.LinearConfig,
   )
 }
+DEFAULT = linformer_config.LinformerConfig()
 MIXED = "mixed"
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from linformer_jax.attention import base, heads
+from linformer_jax.attention import base, heads, masks
 from linformer_jax.parallel import layout
 
 
@@ -33,14 +33,10 @@ class LinearSelfAttention(heads.MultiHeadAttention):
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
     k = feature_map(self.key(memory, head_dim).astype(jnp.float32))
     v = self.value(memory, head_dim)
+    mask = masks.check(mask, memory.shape[:2])
     if mask is not None:
       k = jnp.where(mask[..., None, None], k, 0)
-    kv = jnp.einsum(
-      "bnhd,bnhe->bhde",
-      k.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
-    )
+    kv = jnp.einsum("bnhd,bnhe->bhde", k, v.astype(jnp.float32))
     return tuple(
       layout.constrain(x, "batch", "heads") for x in (kv, jnp.sum(k, axis=1))
     )
@@ -64,5 +60,5 @@ class LinearConfig(base.AttentionConfig):
   Module: ClassVar = LinearSelfAttention
 
   def flops(self, sizes, n):
-    mixing = 4 * n * sizes.embed_dim * sizes.head_dim
+    mixing = 2 * n * sizes.embed_dim * (2 * sizes.head_dim + 1)
     return super().flops(sizes, n) + mixing

@@ -65,6 +65,11 @@ class LinformerConfig(base.AttentionConfig):
 
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)
+    if self.projected_lengths:
+      raise ValueError(
+        f"projected_lengths {self.projected_lengths} are for all layers, and "
+        "this attention is that of one: give it a projected_length"
+      )
     base.require_choice("sharing", self.sharing, linformer.SHARING)
     base.require_choice(
       "projection_init", self.projection_init, initializers.DENSE

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from linformer_jax.attention import base, heads, ops
+from linformer_jax.attention import base, heads, masks, ops
 
 
 class SoftmaxSelfAttention(heads.MultiHeadAttention):
@@ -31,7 +31,7 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
     del shared
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
     k, v = self.key(memory, head_dim), self.value(memory, head_dim)
-    return *heads.by_head(k, v), mask
+    return *heads.by_head(k, v), masks.check(mask, memory.shape[:2])
 
   def mix(self, q, summary, start, dropout):
     """Returns softmax(q k^T / sqrt(D)) v."""

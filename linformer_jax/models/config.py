@@ -77,7 +77,7 @@ class ModelConfig:
   num_heads: int
   mlp_dim: int
   attention: base.AttentionConfig | tuple[base.AttentionConfig, ...] = (
-    attention_lib.LinformerConfig()
+    attention_lib.DEFAULT
   )
   num_segments: int = 0
   norm_position: str = "post"

@@ -187,18 +187,19 @@ def _positions(function, block, x, first, summary, variables, key):
     last, *keys = jax.random.split(key, count + 1)
     keys = jnp.stack(keys)
 
-  def swap(x):  # transposing an axis of size one would cost a copy
-    a, b, *rest = x.shape
-    return x.reshape(b, a, *rest) if batch == 1 else jnp.swapaxes(x, 0, 1)
-
   blocks = x[:, : length - left].reshape(batch, count, block, *rest)
   starts = first + block * jnp.arange(count, dtype=jnp.int32)
-  out = swap(
-    jax.lax.map(
-      lambda step: function(step[0], step[1], summary, variables, step[2]),
-      (swap(blocks), starts, keys),
-    )
-  )
+  alone = batch == 1  # even to transpose an axis of size one costs a copy
+
+  def step(at):
+    rows, start, key = at
+    rows = rows[None] if alone else rows
+    out = function(rows, start, summary, variables, key)
+    return out[0] if alone else out
+
+  blocks = blocks[0] if alone else jnp.swapaxes(blocks, 0, 1)
+  out = jax.lax.map(step, (blocks, starts, keys))
+  out = out[None] if alone else jnp.swapaxes(out, 0, 1)
   out = out.reshape(batch, length - left, *out.shape[3:])
   if not left:
     return out

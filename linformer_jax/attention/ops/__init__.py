@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 
+from linformer_jax.attention import masks
 from linformer_jax.attention.ops import cpu, cudnn, flash, xla
 from linformer_jax.parallel import layout
 
@@ -95,6 +96,7 @@ def attend(
   rate = dropout[0] if dropout else 0.0
   check(implementation, causal=causal, dropout_rate=rate)
   found = IMPLEMENTATIONS[implementation]
+  mask = masks.check(mask, (len(k), k.shape[2]))
   q = q * (q.shape[-1] ** -0.5)
   if found.weights:  # XLA partitions it by itself
     function = functools.partial(

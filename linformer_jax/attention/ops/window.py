@@ -80,6 +80,7 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   if slots is not None:
     k, v, open_slots = slots
     count = k.shape[2]
+    open_slots = masks.check(open_slots, (len(k), count))
     scores = jnp.concatenate(
       [jnp.einsum("btqhd,bhkd->bhtqk", q, k, **float32), scores], axis=-1
     )

@@ -39,8 +39,12 @@ def case(name, **sizes):
 
 
 def test_every_attention_of_the_table_is_tested():
-  names = {choice.name for choice in CHOICES.values()}
-  assert names == set(attention.ATTENTIONS)
+  ours = [
+    name
+    for name, config in attention.ATTENTIONS.items()
+    if config.__module__.startswith("linformer_jax.")  # tests add theirs
+  ]
+  assert {choice.name for choice in CHOICES.values()} == set(ours)
 
 
 @pytest.mark.parametrize("name", CHOICES)

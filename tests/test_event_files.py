@@ -31,6 +31,8 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs") / "run"
   folder.mkdir()
   for first, stop in ((0, 3), (0, 7), (4, 9), (4, LAST + 1)):
+    # A file's name has its second; in one second, 10 would come before 9.
+    time.sleep(1)
     metrics.forget_after(folder, first, evaluated=True)
     writer = metrics.Writer(folder)
     writer.resume(first)

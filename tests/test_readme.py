@@ -101,10 +101,18 @@ def test_the_python_of_other_pages_runs(name):
 
 
 def test_every_config_field_exists():
-  fields = traverse_util.flatten_dict(base.get_config().to_dict(), sep=".")
+  mixed = base.get_config()
+  base.set_attention(mixed, "local+linformer+linear+softmax")
+  fields = {
+    name: value
+    for config in (base.get_config(), mixed)
+    for name, value in traverse_util.flatten_dict(
+      config.to_dict(), sep=".", keep_empty_nodes=True
+    ).items()
+  }
   groups = {name.split(".")[0] for name in fields}
   for page, text in TEXTS.items():
-    named = re.findall(r"--config\.([a-z_]+\.[a-z_]+)", text)
+    named = re.findall(r"--config\.([a-z_]+(?:\.[a-z_]+)+)", text)
     named += [
       name
       for name in re.findall(r"`([a-z]+\.[a-z_0-9]+)`", text)

@@ -42,7 +42,9 @@ def test_an_attention_and_a_task_of_ones_own_train_on_eight_devices(tmp_path):
   rows = metrics.read_json_lines(tmp_path / "run")
   assert [row["step"] for row in rows if "train/hits" in row] == [2, 4, 6]
   assert rows[-1]["eval/loss"] == pytest.approx(result["loss"])
-  one = train.build(toy.get_config())
+  config = toy.get_config()
+  config.attention.mean.scale = 2.0
+  one = train.build(config)
   found = train.train_and_evaluate(one, tmp_path / "one")
   assert found["loss"] == pytest.approx(result["loss"], rel=1e-3)
 

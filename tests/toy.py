@@ -181,6 +181,8 @@ def get_config():
       "model.mlp_dim": 32,
       "model.query_block": 6,
       "attention.linformer.projected_length": 8,
+      "model.dropout_rate": 0.0,  # blocks on a mesh draw other numbers
+      "attention.linformer.dropout_rate": 0.0,
       "optimizer.warmup_steps": 2,
       "train.batch_size": 16,
       "train.num_steps": 6,

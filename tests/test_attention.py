@@ -15,6 +15,7 @@ import pytest
 
 from linformer_jax import attention
 from linformer_jax.attention import linformer
+from linformer_jax.attention import order as order_lib
 from linformer_jax.attention import projection as projection_lib
 from tests import arrays
 
@@ -129,7 +130,7 @@ def equation_7(params, x, memory, sharing):
 
 
 @pytest.mark.parametrize("sharing", linformer.SHARING)
-@pytest.mark.parametrize("order", projection_lib.ORDERS)
+@pytest.mark.parametrize("order", order_lib.ORDERS)
 def test_equation_7_in_every_order(order, sharing):
   module = attention.LinformerSelfAttention(H, N, K, sharing, order=order)
   x, memory = arrays.draw(B, N, M), arrays.draw(B, N - 3, M, seed=1)

@@ -7,6 +7,7 @@ import pytest
 
 from linformer_jax import attention, flops, models
 from linformer_jax.attention import linformer
+from linformer_jax.attention import order as order_lib
 from linformer_jax.attention import projection as projection_lib
 
 KEY = jax.random.key(0)
@@ -28,7 +29,7 @@ def encoder_layer(n, d, kind):
 def test_formulas_of_the_paper():
   """Per layer; n tokens, width d, projected length k."""
   n, d, k = 512, 768, 128
-  make = projection_lib.flops_of_order
+  make = order_lib.flops
   h = d // 64
   rest = 24 * n * d**2 - 4 * n * d**2 + 4 * n * k * d
   assert encoder_layer(n, d, attention.SoftmaxConfig()) == (
@@ -185,11 +186,11 @@ def compiled_flops(order, sharing, kind, n, k, m, memory_m):
 )
 def test_auto_is_the_cheaper_order(sharing, kind, n, k, m, memory_m):
   sizes = (sharing, kind, n, k, m, memory_m)
-  orders = projection_lib.ORDERS
+  orders = order_lib.ORDERS
   costs = {order: compiled_flops(order, *sizes) for order in orders}
   cheaper = min(("before", "after"), key=costs.get)
   assert costs["before"] != costs["after"]
   assert costs["auto"] == costs[cheaper]
   if kind == "linear":
     sizes = (sharing, n, k, m, HEADS, memory_m)
-    assert projection_lib.cheaper_order(*sizes) == cheaper
+    assert order_lib.cheaper(*sizes) == cheaper

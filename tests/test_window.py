@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
-from linformer_jax.attention import ops, projection
+from linformer_jax.attention import ops, order
 from linformer_jax.attention.ops import window
 from linformer_jax.parallel import sharding
 from tests import arrays
@@ -160,7 +160,7 @@ def test_flops_are_those_of_the_slots_the_window_and_all_rows():
 
   for sharing in ("none", "headwise", "layerwise"):
     slots = 4 * n * m * m + 4 * n * k * m
-    slots += projection.flops_of_order("after", sharing, n, k, m, h)
+    slots += order.flops("after", sharing, n, k, m, h)
     assert flops(sharing=sharing) == slots + 4 * n * 7 * m
   pooled = flops(projection="mean_pool")
   assert pooled == 8 * n * m * m + 4 * n * (k + 7) * m

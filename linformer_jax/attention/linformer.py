@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from linformer_jax.attention import base, heads, ops
+from linformer_jax.attention import order as order_lib
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.attention.ops import window
 from linformer_jax.parallel import layout
@@ -93,7 +94,7 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
       axes = ("heads",) if x.ndim == 4 else ()
       return layout.constrain(x, "batch", None, *axes)
 
-    order = projection_lib.choose_order(
+    order = order_lib.choose(
       "after" if self.local_window else self.order,
       e.kind,
       self.sharing if shared is None else "layerwise",

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from linformer_jax.attention import base, initializers, linformer, ops
+from linformer_jax.attention import order as order_lib
 from linformer_jax.attention import projection as projection_lib
 
 
@@ -136,7 +137,7 @@ class LinformerConfig(base.AttentionConfig):
     m, h, k = sizes.embed_dim, sizes.num_heads, self.projected_length
     if self.projection not in projection_lib.DENSE:  # a short input fills few
       k = -(-n // (sizes.max_length // k))
-    order = projection_lib.choose_order(
+    order = order_lib.choose(
       "after" if self.local_window else "auto",
       self.projection,
       self.sharing,
@@ -155,8 +156,7 @@ class LinformerConfig(base.AttentionConfig):
       projecting = 4 * n * m * (m // h)
     elif self.projection in projection_lib.DENSE:
       projecting = (
-        projection_lib.flops_of_order(order, self.sharing, n, k, m, h)
-        - 4 * rows * m * m
+        order_lib.flops(order, self.sharing, n, k, m, h) - 4 * rows * m * m
       )
     return maps + projecting + mixing
 

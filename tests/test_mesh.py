@@ -42,9 +42,6 @@ MODELS = {
     "attention.implementation": "flash",
     "attention.dropout_rate": 0.0,
   },
-  "local": NO_DROPOUT
-  | {"attention": "local", "attention.window": 2, "model.query_block": 2},
-  "linear": {"attention": "linear"},
   "mixed": {
     "attention": "local+linformer",
     "attention.local.window": 3,
@@ -53,6 +50,9 @@ MODELS = {
     "attention.linformer.dropout_rate": 0.0,
     "model.dropout_rate": 0.0,
   },
+  "local": NO_DROPOUT
+  | {"attention": "local", "attention.window": 2, "model.query_block": 2},
+  "linear": {"attention": "linear"},
   "causal": {
     "task": "causal_lm",
     "attention": "softmax+local",

@@ -96,7 +96,8 @@ def test_others_say_that_they_are_not_causal():
       )
 
 
-@pytest.mark.parametrize("block", [5, 12])
+# A block of positions, and of whole sequences.
+@pytest.mark.parametrize("block", [5, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHOICES)
 def test_query_blocks_change_neither_value_nor_gradient(name, block):
   mask = np.arange(N) < np.array([[N], [SHORT]])

@@ -57,8 +57,10 @@ def unrolled(tree):
 @pytest.mark.parametrize(
   "fields",
   [
-    {"attention": LENGTHS, "num_layers": 3},  # two loops
     {"attention": MIXED, "num_layers": 3},  # three loops
+    pytest.param(  # two loops
+      {"attention": LENGTHS, "num_layers": 3}, marks=pytest.mark.slow
+    ),
     pytest.param({"attention": LAYERWISE}, marks=pytest.mark.slow),
     pytest.param(
       {
@@ -69,7 +71,9 @@ def unrolled(tree):
       },
       marks=pytest.mark.slow,
     ),
-    {"attention": attention.SoftmaxConfig()},
+    pytest.param(
+      {"attention": attention.SoftmaxConfig()}, marks=pytest.mark.slow
+    ),
   ],
 )
 def test_scan_equals_layers_one_after_another(fields):
@@ -122,7 +126,9 @@ def test_program_of_a_loop_does_not_grow_with_depth(remat):
   assert lines(3, False) > lines(2, False)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize(
+  "scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_remat_computes_again_and_changes_no_gradient(scan_layers):
   def gradient(remat):
     config = replace(scan_layers=scan_layers, remat=remat)

@@ -21,7 +21,7 @@ LONGEST = ("kill", "mesh", "processes", "train", "main", "flash", "model_loop")
 
 
 def pytest_collection_modifyitems(items):
-  """Skips what needs the TPU compiler without it, and puts long files first."""
+  """Skips what cannot run here, and puts long files first."""
   first = [f"test_{name}.py" for name in LONGEST]
   items.sort(
     key=lambda item: (
@@ -32,6 +32,11 @@ def pytest_collection_modifyitems(items):
     skip = pytest.mark.skip(reason="libtpu is missing: ./launch.sh test --tpu")
     for item in items:
       if item.get_closest_marker("tpu"):
+        item.add_marker(skip)
+  if jax.default_backend() == "cpu":
+    skip = pytest.mark.skip(reason="there is no GPU or TPU")
+    for item in items:
+      if item.get_closest_marker("accelerator"):
         item.add_marker(skip)
 
 

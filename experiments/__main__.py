@@ -16,6 +16,7 @@ EXPERIMENTS = {
   "smoke": (None, "smoke.render"),
   "speed": ("speed.measure", "speed.render"),
   "memory": ("speed.memory", "speed.render"),
+  "accelerator": ("speed.accelerator", "speed.render"),
   "perplexity": ("perplexity.sweep", "perplexity.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),

@@ -8,12 +8,14 @@ A test renders again and compares.
 
 import json
 import pathlib
+import statistics
 
+from experiments import grid
 from experiments import page as page_lib
 from experiments.perplexity import paper
 from experiments.perplexity import render as curves
 from experiments.smoke import render as smoke
-from experiments.speed import cells, measure
+from experiments.speed import accelerator, cells, measure
 from experiments.speed import render as speed
 from linformer_jax.run import report
 
@@ -63,6 +65,27 @@ def speedups(times: speed.Times) -> list[tuple[str, ...]]:
   return rows
 
 
+def on_a_gpu() -> list[tuple[str, ...]]:
+  """Returns the rows of the forward pass on a GPU, in bfloat16."""
+  theirs = cells.paper_table("table3_time")
+  rows = []
+  for line in grid.lines(accelerator.RESULTS):
+    if line["what"] != "forward" or line["n"] not in (4_096, 65_536):
+      continue
+    ratios = [
+      statistics.median(line["rows"][accelerator.name(0, kernel)]["seconds"])
+      / statistics.median(line["rows"][accelerator.name(K, kernel)]["seconds"])
+      for kernel in accelerator.KERNELS
+    ]
+    mark = "†" if line["rows"]["softmax xla"]["query_block"] else ""
+    setting = f"n = {line['n']:,}, k = {K}"
+    measured = f"**{ratios[0]:.3g}×**{mark}; both fused **{ratios[1]:.3g}×**"
+    rows.append(("", setting, measured, f"{theirs[line['n'], K]:.3g}×"))
+  name = f"… on an {line['device'].removeprefix('NVIDIA ')}, bfloat16"
+  rows[0] = (f"{name}, over softmax attention", *rows[0][1:])
+  return rows
+
+
 def gaps(found: curves.Curves) -> list[tuple[str, ...]]:
   """Returns the rows of perplexity relative to softmax attention."""
   rows = []
@@ -86,6 +109,7 @@ def table() -> str:
   rows = [
     *default_job(json.loads(smoke.RESULT.read_text())),
     *speedups(speed.Times(measure.records())),
+    *on_a_gpu(),
     *gaps(curves.Curves("a")),
   ]
   lines = [f"| {' | '.join(row)} |" for row in rows]

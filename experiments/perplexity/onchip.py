@@ -28,7 +28,7 @@ from linformer_jax import hardware, step
 from linformer_jax.data.text import masking
 from linformer_jax.parallel import sharding
 
-RESULTS = page_lib.ROOT / "experiments/perplexity/results/onchip.jsonl"
+RESULTS = page_lib.ROOT / "experiments/perplexity/results/onchip/runs.jsonl"
 N, VOCAB, ROWS = 512, 8_192, 64
 EVALUATIONS = 12  # in a run
 LOWER = "local+local+local+local+linformer+linformer+linformer+linformer"
@@ -40,7 +40,7 @@ MODELS = {
   "k=256": ("linformer", 256, 0),
   "mixed": (LOWER, 64, 16),
 }
-RATES = (5e-4, 1e-3)
+RATES = (7e-4,)
 
 
 def configuration(model: str, rate: float, updates: int, seed: int = 0):
@@ -193,6 +193,26 @@ def train(steps, update, evaluate, training, valid, updates: int) -> dict:
     "flops": steps.flops * updates,
     "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
   }
+
+
+def table(path: pathlib.Path = RESULTS) -> str:
+  """Returns the runs as a table, with the hardware."""
+  lines = grid.lines(path)
+  rows = [
+    "| model | parameters | updates | tokens | nats per masked token | unigram "
+    "| seconds |",
+    "|---|" + "---:|" * 6,
+  ]
+  for line in lines:
+    updates, nats, seconds = line["curve"][-1]
+    tokens = updates * line["rows"] * line["n"] / 1e6
+    rows.append(
+      f"| {line['model']} | {line['parameters']:,} | {updates:,} "
+      f"| {tokens:.0f} million | {nats:.3f} | {line['unigram_nats']:.3f} "
+      f"| {seconds:.0f} |"
+    )
+  last = "{device}, {cpu}, jax {jax}, commit {commit}".format(**lines[-1])
+  return "\n".join([*rows, "", last + "; one seed."])
 
 
 def main():

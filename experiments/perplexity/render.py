@@ -15,6 +15,7 @@ from experiments.perplexity import (
   curves,
   figures,
   full_scale,
+  onchip,
   panels,
   paper,
   sweep,
@@ -223,6 +224,7 @@ def curves_table(results: pathlib.Path = curves.RESULTS) -> str:
 def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   parts = {name: section(Curves(name, results)) for name in panels.PANELS}
+  parts["onchip"] = onchip.table()
   parts["full scale"] = launch_lines()
   parts["time at full scale"] = full_scale_time()
   return {MARK.format(name): text for name, text in parts.items()}

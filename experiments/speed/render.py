@@ -15,8 +15,8 @@ import statistics
 import numpy as np
 
 from experiments import page as page_lib
+from experiments.speed import accelerator, cells, measure, memory
 from experiments.speed import cell as cell_lib
-from experiments.speed import cells, measure, memory
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -246,8 +246,11 @@ def sections(times) -> dict[str, str]:
     "memory": memory.table(memory.records()),
     "memory h100": memory.table(memory.records(), "h100"),
     "on": environment(times),
+    "accelerator": accelerator.environment(),
   }
   for what in cells.PASSES:
+    for kernel in accelerator.KERNELS:
+      parts[f"{kernel} {what}"] = accelerator.table(what, kernel)
     for baseline in cells.SOFTMAX:
       table = functools.partial(against_softmax, times, baseline, what)
       parts[f"{baseline} {what}"] = table()

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jax
-from clu import periodic_actions
 
 from linformer_jax import evaluate, load, memory, models
 from linformer_jax import step as step_lib
@@ -141,48 +140,48 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     # Compile ahead of time, so throughput excludes compilation.
     update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
     update = update.compile()
-    with metrics.Writer(workdir) as writer:
-      writer.resume(first)
-      if first == 0 or first in config.train.restarts:
-        writer.config(config, first)
-      progress = report.Progress(config, steps.task, experiment.floor)
-      window = report.Window(
-        writer,
-        progress,
-        throughput,
-        steps.task,
-        run.log_every_steps,
-        note.get("window"),
-      )
-      profile = _profile(run, workdir, first)
-      for step in range(first, total + 1):
-        last, signal = step == total, signals.received(step)
-        due = last or (step and _due(step, run.eval_every_steps))
-        if due and not signal:
-          if not evaluation:
-            window.close()
-            stop = functools.partial(signals.received, step)
-            evaluation = _evaluate(experiment, state, stop)
-            signal = signals.received(step)
-            if evaluation:
-              writer.scalars(step, evaluation)
+    writer = metrics.Writer(workdir)
+    writer.resume(first)
+    if first == 0 or first in config.train.restarts:
+      writer.config(config, first, steps.abstract_state.params)
+    progress = report.Progress(config, steps.task, experiment.floor)
+    window = report.Window(
+      writer,
+      progress,
+      throughput,
+      steps.task,
+      run.log_every_steps,
+      note.get("window"),
+    )
+    profile = _profile(run, workdir, first, total)
+    for step in range(first, total + 1):
+      last, signal = step == total, signals.received(step)
+      due = last or (step and _due(step, run.eval_every_steps))
+      if due and not signal:
+        if not evaluation:
+          window.close()
+          stop = functools.partial(signals.received, step)
+          evaluation = _evaluate(experiment, state, stop)
+          signal = signals.received(step)
           if evaluation:
-            progress.evaluation(step, evaluation)
-        if last or signal or _due(step, run.checkpoint_every_steps):
-          window.close()  # raises before a non-finite state is saved
-          note = _note(config, iterator, evaluation, window, throughput)
-          saved.save(step, state, note)
-        if signal:
-          saved.wait()
-          raise preemption.Interrupted(signal, step)
-        if last:
-          break
-        throughput.start()
-        batch = steps.place(next(iterator))
-        state, values = update(state, batch)
-        window.add(step + 1, values)
-        profile(step + 1)
-        evaluation = None
+            writer.scalars(step, evaluation)
+        if evaluation:
+          progress.evaluation(step, evaluation)
+      if last or signal or _due(step, run.checkpoint_every_steps):
+        window.close()  # raises before a non-finite state is saved
+        note = _note(config, iterator, evaluation, window, throughput)
+        saved.save(step, state, note)
+      if signal:
+        saved.wait()
+        raise preemption.Interrupted(signal, step)
+      if last:
+        break
+      throughput.start()
+      batch = steps.place(next(iterator))
+      state, values = update(state, batch)
+      window.add(step + 1, values)
+      profile(step + 1)
+      evaluation = None
     saved.wait()
   return report.summarize(experiment, workdir, evaluation, throughput)
 
@@ -191,16 +190,20 @@ def _due(step, every):
   return every > 0 and step % every == 0
 
 
-def _profile(run, workdir, first):
+def _profile(run, workdir, first, last):
   """Returns a hook, called after each update, that profiles some of them."""
-  if not run.profile_steps or jax.process_index():
+  begin = min(first + 10, last - run.profile_steps)
+  end = begin + run.profile_steps
+  if not run.profile_steps or begin <= first or jax.process_index():
     return lambda step: None
-  return periodic_actions.Profile(
-    logdir=str(workdir),
-    num_profile_steps=run.profile_steps,
-    profile_duration_ms=None,  # end after num_profile_steps only
-    first_profile=first + 10,
-  )
+
+  def hook(step):
+    if step == begin:
+      jax.profiler.start_trace(str(workdir))
+    if step == end:
+      jax.profiler.stop_trace()
+
+  return hook
 
 
 def _evaluate(experiment, state, stop=lambda: False):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from linformer_jax.run import files, metrics, report, workdir
+from linformer_jax.run import events, files, metrics, report, workdir
 from linformer_jax.tasks import masked_lm
 from tests import tiny
 
@@ -67,25 +67,21 @@ def test_a_config_is_kept_and_no_other_is_taken(bucket):
   assert workdir.numbered(run).name == "x-2"
 
 
-def test_metrics_grow_and_are_forgotten(bucket, monkeypatch):
+def test_metrics_grow_and_are_forgotten(bucket):
   run = files.folder("gs://bucket/x")
   (bucket / "x").mkdir()
 
-  class Summaries:  # TensorFlow writes to buckets itself
-    def __init__(self, logdir):
-      assert logdir == "gs://bucket/x"
-
-    def __getattr__(self, name):
-      return lambda *_: None
-
-  monkeypatch.setattr(metrics.metric_writers, "SummaryWriter", Summaries)
   for first in (1, 3):
     metrics.forget_after(run, first - 1, True)
-    with metrics.Writer(run) as writer:
-      for step in range(first, first + 3):
-        writer.scalars(step, {"eval/perplexity": 10.0 - step})
+    writer = metrics.Writer(run)
+    writer.resume(first - 1)
+    for step in range(first, first + 3):
+      writer.scalars(step, {"eval/perplexity": 10.0 - step})
   steps = [row["step"] for row in metrics.read_json_lines(run)]
   assert steps == [1, 2, 3, 4, 5]
+  paths = sorted((bucket / "x").glob("events.*"))
+  found = [event.step for path in paths for event, _ in events.read(path)]
+  assert found == [0, 0, 1, 0, 2, 2, 3, 4, 5]
   path = report.draw_curve(run, masked_lm.MaskedLM, 20.0)
   assert os.fspath(path) == "gs://bucket/x/curve.png"
   assert (bucket / "x" / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -174,8 +174,8 @@ def label(record: dict) -> str:
 def write_image(folder, record: dict):
   """Writes the figure of a reading for TensorBoard, as spectrum/<text>."""
   image = spectrum.picture(spectrum.draw({label(record): record}))
-  with metrics.Writer(folder) as writer:
-    writer.images(record["step"] or 0, {f"spectrum/{record['text']}": image})
+  tag = f"spectrum/{record['text']}"
+  metrics.Writer(folder).images(record["step"] or 0, {tag: image})
 
 
 def _measure(given, stop):

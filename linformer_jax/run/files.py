@@ -62,41 +62,46 @@ def below(directory):
       yield path
 
 
-def write_atomically(path, text: str):
+def write_atomically(path, content: str | bytes):
   """Replaces a file atomically: a kill leaves the old file or the new one."""
+  if isinstance(content, str):
+    content = content.encode()
   if in_bucket(path):  # An object appears only once it is complete.
-    path.write_text(text)
+    path.write_bytes(content)
     return
   temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("w") as file:
-    file.write(text)
+  with temporary.open("wb") as file:
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
   temporary.replace(path)
 
 
-class Lines:
-  """A text file to append lines to, each written immediately."""
+class Appended:
+  """A file to append to; in a bucket, `flush` rewrites the whole object."""
 
   def __init__(self, path):
-    self._path, self._file, self._text = path, None, ""
-    if not in_bucket(path):
-      self._file = path.open("a")
-    elif path.exists():
-      self._text = path.read_text()
+    self._path, self._bucket, self._data = path, in_bucket(path), b""
+    if self._bucket and path.exists():
+      self._data = path.read_bytes()
 
-  def add(self, line: str):
-    """Appends a line; in a bucket, rewrites the whole file."""
-    if self._file is None:
-      self._text += line + "\n"
-      self._path.write_text(self._text)
-    else:
-      self._file.write(line + "\n")
-      self._file.flush()
+  def write(self, data: bytes):
+    """Takes bytes that the next `flush` writes."""
+    self._data += data
 
-  def close(self):
-    if self._file is not None:
-      self._file.close()
+  def flush(self):
+    """Writes what was taken.
+
+    Raises:
+      OSError: if that fails; a record may then be truncated.
+    """
+    if self._bucket:
+      with errors_of_tensorflow():
+        self._path.write_bytes(self._data)
+      return
+    data, self._data = self._data, b""
+    with self._path.open("ab") as file:
+      file.write(data)
 
 
 def _tensorflow_errors():
@@ -112,11 +117,3 @@ def errors_of_tensorflow():
     yield
   except _tensorflow_errors() as error:
     raise OSError(errno.EIO, error.message) from error
-
-
-def check_space(directory):
-  """Raises an OSError if the disk is full."""
-  if in_bucket(directory):
-    return
-  if shutil.disk_usage(directory).free < 2**16:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

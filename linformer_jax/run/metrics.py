@@ -1,26 +1,21 @@
 """Writes metrics to event files and metrics.jsonl, and reads them back.
 
-CLU writes the event files for TensorBoard into the run's folder. metrics.jsonl
-holds the same scalars, one JSON object per line.
+Event files for TensorBoard lie in the run's folder. metrics.jsonl holds the
+same scalars, one JSON object per line.
 """
 
-import contextlib
 import json
-import os
 import resource
 import sys
 import time
 
 import jax
-import tensorflow as tf
-from clu import metric_writers
+from clu import parameter_overview
 from flax import traverse_util
-from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
-from tensorflow.python.ops import summary_ops_v2
 
 from linformer_jax import flops, hardware
-from linformer_jax.run import files
+from linformer_jax.run import events, files
 
 JSON_LINES = "metrics.jsonl"
 
@@ -94,7 +89,7 @@ def forget_after(workdir, step: int, evaluated: bool):
 
 
 # Tags that a resumed run writes again; other tags do not come from the run.
-_REPEATED = ("train/", "eval/", "config", "_hparams_/")
+_REPEATED = ("train/", "eval/", "config", "parameters", "_hparams_/")
 
 
 def _forget_events(folder, step: int):
@@ -102,12 +97,11 @@ def _forget_events(folder, step: int):
 
   A START event does the same, but some readers ignore it.
   """
-  for path in sorted(folder.glob("events.out.tfevents.*")):
-    name = os.fspath(path)
+  for path in sorted(folder.iterdir()):
+    if not path.name.startswith(events.PREFIX):
+      continue
     kept, dropped = [], 0
-    # Stops silently at a record that a kill truncated.
-    for record in event_file_loader.RawEventFileLoader(name).Load():
-      event = event_pb2.Event.FromString(record)
+    for event, record in events.read(path):
       tags = [value.tag for value in event.summary.value]
       repeated = event.step >= step and any(
         tag.startswith(_REPEATED) for tag in tags
@@ -116,43 +110,23 @@ def _forget_events(folder, step: int):
       if not repeated:
         kept.append(record)
     if dropped:
-      temporary = path.with_name("rewritten.tmp")
-      with tf.io.TFRecordWriter(os.fspath(temporary)) as file:
-        for record in kept:
-          file.write(record)
-      tf.io.gfile.rename(os.fspath(temporary), name, overwrite=True)
+      files.write_atomically(path, b"".join(kept))
 
 
 class Writer:
-  """Writes event files (with CLU) and metrics.jsonl, on process 0 only.
-
-  Use as a context manager, which closes the files.
-  """
+  """Writes event files and metrics.jsonl, on process 0 only."""
 
   def __init__(self, workdir):
     self._active = jax.process_index() == 0
     self._folder = files.folder(workdir)
     if self._active:
-      self._summaries = metric_writers.SummaryWriter(str(workdir))
-      self._lines = files.Lines(self._folder / JSON_LINES)
+      self._events = events.EventFile(self._folder)
+      self._lines = files.Appended(self._folder / JSON_LINES)
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    if self._active:
-      self._summaries.close()
-      self._lines.close()
-
-  @contextlib.contextmanager
-  def _events(self):
-    """Raises an OSError for errors while writing to the event file.
-
-    A full disk is checked first, as TensorFlow prints its own lines about it.
-    """
-    files.check_space(self._folder)
-    with files.errors_of_tensorflow():
-      yield
+  def _add(self, step, summaries):
+    for summary in summaries:
+      self._events.add(step, summary=summary)
+    self._events.flush()
 
   def resume(self, step: int):
     """Makes TensorBoard discard what a killed run wrote after an update.
@@ -165,53 +139,57 @@ class Writer:
     """
     if not self._active:
       return
-    start = event_pb2.Event(
-      wall_time=time.time(),
-      step=step,
-      session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
-    )
-    with self._events():
-      _forget_events(self._folder, step)
-      # CLU cannot write a START event.
-      with self._summaries._summary_writer.as_default():
-        summary_ops_v2.import_event(start.SerializeToString())
-      for row in read_json_lines(self._folder):
-        if row["step"] == step:
-          values = {k: v for k, v in row.items() if k not in ("step", "time")}
-          self._summaries.write_scalars(step, values)
-      self._summaries.flush()
+    _forget_events(self._folder, step)
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._events.add(step, session_log=start)
+    for row in read_json_lines(self._folder):
+      if row["step"] == step:
+        values = {k: v for k, v in row.items() if k not in ("step", "time")}
+        self._add(step, map(events.scalar_summary, values, values.values()))
+    self._events.flush()
 
-  def config(self, config, step: int = 0):
-    """Writes the config as hyperparameters and as text."""
+  def config(self, config, step: int = 0, params=None):
+    """Writes the config as hyperparameters and as text.
+
+    Args:
+      config: the run's config.
+      step: updates completed.
+      params: parameters, or their shapes, to list too, or None.
+    """
     if not self._active:
       return
     flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
-    text = "\n".join(f"    {name} = {flat[name]!r}" for name in flat)
-    with self._events():
-      self._summaries.write_hparams(
-        {
-          name: value if isinstance(value, int | float) else str(value)
-          for name, value in flat.items()
-        }
+    values = {
+      name: value if isinstance(value, int | float) else str(value)
+      for name, value in flat.items()
+    }
+    texts = {"config": "\n".join(f"{name} = {flat[name]!r}" for name in flat)}
+    if params is not None:
+      texts["parameters"] = parameter_overview.get_parameter_overview(
+        params, include_stats=False
       )
-      self._summaries.write_texts(step, {"config": text})
-      self._summaries.flush()
+    self._add(
+      step,
+      [
+        events.hparams_summary(values),
+        *(
+          # Markdown sets indented lines as they are.
+          events.text_summary(tag, "    " + text.replace("\n", "\n    "))
+          for tag, text in texts.items()
+        ),
+      ],
+    )
 
   def scalars(self, step: int, values: dict[str, float]):
     """Writes the scalars of an update; metrics.jsonl adds the Unix time."""
     if not self._active:
       return
-    with self._events():
-      self._summaries.write_scalars(step, values)
-      self._summaries.flush()
+    self._add(step, map(events.scalar_summary, values, values.values()))
     row = {"step": step, "time": time.time()} | values
-    with files.errors_of_tensorflow():
-      self._lines.add(json.dumps(row))
+    self._lines.write((json.dumps(row) + "\n").encode())
+    self._lines.flush()
 
   def images(self, step: int, values):
-    """Writes the images of an update by tag, uint8 [1, height, width, 3]."""
-    if not self._active:
-      return
-    with self._events():
-      self._summaries.write_images(step, values)
-      self._summaries.flush()
+    """Writes the images of an update by tag, uint8 [height, width, 3]."""
+    if self._active:
+      self._add(step, map(events.image_summary, values, values.values()))

@@ -266,9 +266,9 @@ def draw(summaries: dict[str, dict]):
 
 
 def picture(drawing) -> np.ndarray:
-  """Renders a matplotlib figure as uint8 [1, height, width, 3]."""
+  """Renders a matplotlib figure as uint8 [height, width, 3]."""
   from matplotlib.backends import backend_agg
 
   canvas = backend_agg.FigureCanvasAgg(drawing)
   canvas.draw()
-  return np.array(canvas.buffer_rgba())[None, ..., :3]
+  return np.array(canvas.buffer_rgba())[..., :3]

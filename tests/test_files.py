@@ -6,7 +6,6 @@ import os
 import pathlib
 
 import pytest
-import tensorflow as tf
 from etils import epath
 
 from linformer_jax.run import events, files, metrics, report, workdir
@@ -101,6 +100,8 @@ def test_files_below_a_folder(bucket):
 def test_a_bucket_that_may_not_be_written_is_an_error_of_the_folder(
   bucket, monkeypatch
 ):
+  import tensorflow as tf
+
   def denied(*_, **__):
     raise tf.errors.PermissionDeniedError(
       None, None, "no storage.objects.create"

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import pathlib
 import shutil
 import sys
@@ -11,9 +12,14 @@ import pytest
 
 from linformer_jax import hardware, main, train
 from linformer_jax.run import workdir
-from tests import runs
+from tests import compiling, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
+# JAX reads the flags once; commands that tests start compile as users' do.
+with pytest.MonkeyPatch.context() as _patch:
+  given = os.environ.get("XLA_FLAGS", "")
+  _patch.setenv("XLA_FLAGS", f"{given} {compiling.FLAGS}")
+  jax.devices()
 
 
 # Files that take longest, so that none of them is left to the end.

@@ -197,17 +197,6 @@ def test_one_line_is_one_line():
       lab_lib.Ended(status, "", err).quiet()
 
 
-def test_lines_of_tensorflow_are_told_apart_and_no_others(tmp_path):
-  ours = "linformer_jax: no space"
-  theirs = "W0000 00:00:17.08 9953 op_kernel.cc:1858] OP_REQUIRES\n\tFailed\n"
-  plain = disk._full(lab_lib.Ended(1, "", ours), tmp_path)
-  assert plain["line"] == ours and "TensorFlow" not in plain["outcome"]
-  mixed = disk._full(lab_lib.Ended(1, "", theirs + ours), tmp_path)
-  assert mixed["line"] == ours and "TensorFlow" in mixed["outcome"]
-  with pytest.raises(lab_lib.Unexpected):
-    disk._full(lab_lib.Ended(1, "", f"Traceback\n{ours}"), tmp_path)
-
-
 def test_how_a_stopped_process_may_end():
   saved = "linformer_jax: SIGTERM: saved at update 7; the same command goes on"
   term, kill = stops.signal.SIGTERM, stops.signal.SIGKILL

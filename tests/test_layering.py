@@ -15,6 +15,7 @@ LINES = [
   ("tools.plan", "train"),
   ("load",),
   ("evaluate", "run.checkpoint", "run.command_line", "run.report"),
+  ("run.config_file",),
   ("run.workdir", "run.config_fields", "run.metrics", "run.preemption", "step"),
   ("tasks",),
   ("tools", "optimizer", "data"),
@@ -22,6 +23,7 @@ LINES = [
   ("models",),
   ("models.initializers", "attention"),
   ("parallel", "flops"),
+  ("run.events",),
   ("run.files", "run.startup", "hardware", "memory", "tools.hlo"),
   ("run.console", "run.paths"),
 ]

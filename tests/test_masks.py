@@ -40,6 +40,16 @@ OTHERS = {
 ALL_KINDS = KINDS + [("near", ""), ("feature map", "")]
 
 
+def quick(cases):
+  """Marks as slow what combines a sharing and a projection anew."""
+  return [
+    case
+    if case[0] == "linear" or case[1] in ("headwise", "")
+    else pytest.param(*case, marks=pytest.mark.slow)
+    for case in cases
+  ]
+
+
 def make_layer(kind, sharing):
   if kind in OTHERS:
     return OTHERS[kind]
@@ -87,7 +97,7 @@ def check_self(module, lengths):
   arrays.close(out[:1, :SHORT], alone, *lengths)
 
 
-@pytest.mark.parametrize(("kind", "sharing"), ALL_KINDS)
+@pytest.mark.parametrize(("kind", "sharing"), quick(ALL_KINDS))
 def test_attention_to_itself(kind, sharing):
   check_self(make_attention(kind, sharing), (M, N, M // H, N, M))
 
@@ -136,7 +146,9 @@ def test_block_with_the_projection_of_all_layers():
   assert np.any(clean[1] != 0) and np.all(np.isfinite(clean[1]))
 
 
-@pytest.mark.parametrize(("kind", "sharing"), KINDS + [("feature map", "")])
+@pytest.mark.parametrize(
+  ("kind", "sharing"), quick([*KINDS, ("feature map", "")])
+)
 def test_attention_to_a_memory(kind, sharing):
   """The mask covers the memory; every query is real, and none is masked."""
   module = make_attention(kind, sharing)

@@ -2,17 +2,13 @@
 
 import itertools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from linformer_jax.parallel import sharding
+from tests import compiling
 
-ROOT = pathlib.Path(__file__).parent.parent
 EPS = float(np.finfo(np.float32).eps)
 
 # Sharing and projection in turn, other attentions, and other ways through the
@@ -99,14 +95,7 @@ def compute(folder, pairs):
     on = {f"mesh.{a}": n for a, n in zip(sharding.AXES, mesh, strict=True)}
     cases[model] = (fields, 1)
     cases[case(mesh, model)] = (fields | on, 8)
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.eight_devices", folder, json.dumps(cases)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
-  )
-  assert not done.returncode, done.stderr
+  compiling.on_eight_devices("eight_devices", folder, json.dumps(cases))
   return folder
 
 

@@ -102,7 +102,9 @@ def test_logits_at_positions_are_those_of_all_gathered():
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize(
+  "norm_position", ["post", pytest.param("pre", marks=pytest.mark.slow)]
+)
 def test_ids_under_the_mask_do_not_matter(norm_position, kind):
   """Not even ids out of range; and a short input equals it alone."""
   config = replace(norm_position=norm_position, attention=kind)

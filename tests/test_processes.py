@@ -45,14 +45,15 @@ def sizes(**mesh):
   return [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "count, mesh",
   [
     (2, {}),
-    pytest.param(4, {}, marks=pytest.mark.slow),
-    pytest.param(2, dict(sequence=4), marks=pytest.mark.slow),
-    pytest.param(4, dict(sequence=4), marks=pytest.mark.slow),
-    pytest.param(4, dict(fsdp=4, tensor=2), marks=pytest.mark.slow),
+    (4, {}),
+    (2, dict(sequence=4)),
+    (4, dict(sequence=4)),
+    (4, dict(fsdp=4, tensor=2)),
   ],
 )
 def test_processes_train_what_one_does(one, count, mesh, tmp_path):

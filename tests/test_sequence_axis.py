@@ -2,17 +2,13 @@
 
 import itertools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from linformer_jax.attention import linformer, projection
 from tests import collective_bytes as sizes
+from tests import compiling
 
-ROOT = pathlib.Path(__file__).parent.parent
 FLOAT = 4  # bytes
 ROWS = FLOAT * sizes.BATCH * sizes.K * sizes.WIDTH  # [B, K, M] or [B, K, H, D]
 WINDOW = 3
@@ -46,15 +42,8 @@ ALL = {
 
 
 def measure(cases):
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.collective_bytes", json.dumps(cases)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
-  )
-  assert not done.returncode, done.stderr
-  return json.loads(done.stdout)
+  printed = compiling.on_eight_devices("collective_bytes", json.dumps(cases))
+  return json.loads(printed)
 
 
 @pytest.fixture(scope="module")

@@ -124,40 +124,30 @@ def test_command_line():
   assert listed.stdout.count("\n") == len(cells.LINEAR_LENGTHS)
 
 
-def fit(bytes_of, limit, start=64, search=memory.search):
+def fit(bytes_of, limit, start=64):
   tried = []
 
   def asked(batch):
     tried.append(batch)
     return bytes_of(batch)
 
-  return search(asked, limit, start), len(set(tried))
+  return memory.search(asked, limit, start), len(set(tried))
 
 
-@pytest.mark.parametrize("each", [0.3, 1.0, 7.0, 90.0])
+@pytest.mark.parametrize("each", [0.3, 1.0, 7.0, 90.0, 0.01])
 def test_search_of_the_largest_batch(each):
   """Within 3% below the largest that fits, in few compiles."""
   found, compiles = fit(lambda batch: 50 + each * batch, 1000)
-  largest = 950 // each
-  assert largest - max(1, largest / 32) <= found <= largest
-  assert compiles <= 10
-
-
-@pytest.mark.parametrize("each", [0.01, 0.3, 7.0, 90.0])
-def test_search_where_memory_is_affine(each):
-  found, compiles = fit(
-    lambda batch: 50 + each * batch, 1000, 1, memory.affine_search
-  )
   largest = min(950 // each, memory.MOST)
   assert largest - max(1, largest / 32) <= found <= largest
-  assert compiles <= 5
+  assert compiles <= 10
 
 
 def test_search_where_memory_is_nearly_affine():
   def bytes_of(batch):  # grows faster from 400 on
     return batch if batch < 400 else 3 * batch - 800
 
-  found, _ = fit(bytes_of, 1000, 64, memory.affine_search)
+  found, _ = fit(bytes_of, 1000)
   assert 600 * 31 / 32 <= found <= 600
 
 

@@ -132,11 +132,17 @@ def test_a_causal_gradient_reaches_no_later_row():
   module = attention.SoftmaxSelfAttention(2, causal=True)
   x = arrays.draw(1, N, 8)
   variables = arrays.filled(module, x)
-  jacobian = jax.jacobian(lambda x: module.apply(variables, x)[0].sum(-1))(x)
+
+  def jacobian_of(module):
+    return jax.jit(
+      jax.jacobian(lambda x: module.apply(variables, x)[0].sum(-1))
+    )(x)
+
+  jacobian = jacobian_of(module)
   reached = np.abs(jacobian[:, 0]).max(axis=-1)  # [N outputs, N inputs]
   np.testing.assert_array_equal(reached > 0, np.tri(N, dtype=bool))
   blocks = dataclasses.replace(module, query_block=5)
-  again = jax.jacobian(lambda x: blocks.apply(variables, x)[0].sum(-1))(x)
+  again = jacobian_of(blocks)
   np.testing.assert_allclose(again, jacobian, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(again == 0, jacobian == 0)
   other = dataclasses.replace(module, implementation="flash")

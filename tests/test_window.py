@@ -15,6 +15,7 @@ from linformer_jax.attention.ops import window
 from linformer_jax.parallel import sharding
 from tests import arrays
 
+SLOW = pytest.mark.slow
 B, N, K, H, D = 2, 37, 3, 2, 4
 # True at rows and slots that there are; the second sequence has gaps.
 REAL = np.stack([np.ones(N, bool), np.arange(N) % 5 < 3])
@@ -63,7 +64,9 @@ def by_definition(q, k, v, near_k, near_v, slots, real, width, causal):
   ("masked", "beside", "causal"),
   [(False, True, False), (True, True, False), (True, False, True)],
 )
-@pytest.mark.parametrize("width", [0, 1, 5, 16, 20, N])
+@pytest.mark.parametrize(
+  "width", [1, 20, *(pytest.param(w, marks=SLOW) for w in (0, 5, 16, N))]
+)
 def test_value_and_gradients_are_those_of_the_definition(
   width, masked, beside, causal
 ):
@@ -109,7 +112,9 @@ def test_a_window_over_all_rows_without_slots_is_softmax_attention(
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("width", [0, 5, 20])
+@pytest.mark.parametrize(
+  "width", [5, *(pytest.param(w, marks=SLOW) for w in (0, 20))]
+)
 @pytest.mark.parametrize("start, count", [(0, 5), (16, 7), (30, 7), (36, 1)])
 def test_any_block_of_queries_gets_the_rows_of_the_whole(
   start, count, width, causal

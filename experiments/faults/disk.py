@@ -5,12 +5,10 @@ and, if mounting is allowed, a small tmpfs that is filled up.
 """
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +25,7 @@ _LIMITED = (
   "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size));"
   "os.execv(sys.argv[2], sys.argv[2:])",
 )
-# Lines about event files that TensorFlow's C++ prints at any log level.
-_TENSORFLOW = re.compile(r"WARNING: All log|[WE]\d{4} |\t")
+
 
 
 def limited(size: int) -> tuple[str, ...]:
@@ -146,23 +143,10 @@ def full_disk(lab, kind, rng):
     while process.poll() is None:
       fill(filler)  # Again, as deleted checkpoints free space.
       time.sleep(0.01)
-    record = _full(lab.finish(process), workdir)
+    record = refused(lab.finish(process), workdir, 1, 2)
     filler.unlink()
     lab.resume(workdir)
   return [record | {"detail": f"{kind}, from update {update}"}]
-
-
-def _full(ended, workdir):
-  """Like `refused`, but TensorFlow may have found the full disk first."""
-  lines = ended.err.splitlines()
-  ours = [line for line in lines if not _TENSORFLOW.match(line)]
-  record = refused(
-    dataclasses.replace(ended, err="\n".join(ours)), workdir, 1, 2
-  )
-  if len(ours) < len(lines):
-    outcome = lab_lib.REFUSED.format(f"{ended.status} (and TensorFlow's own)")
-    record |= {"outcome": outcome}
-  return record
 
 
 def full_of_tokens(lab, rng):

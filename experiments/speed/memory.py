@@ -66,55 +66,15 @@ def report(name, n, k, batch, device) -> aot.Report:
 def search(bytes_of, limit: float, start: int) -> int:
   """Returns the largest batch that fits, within 3%; 0 if one sequence does not.
 
-  Doubles the batch while it fits, as a compiler may pack more tightly on a
-  fuller device, and then bisects.
-
   Args:
     bytes_of: batch -> bytes.
     limit: the bytes available.
     start: the first batch to try, a power of two.
   """
-  batch = start
-  while batch > 1 and bytes_of(batch) > limit:
-    batch //= 2
-  if bytes_of(batch) > limit:
-    return 0
-  low = batch
-  while bytes_of(2 * batch) <= limit:
-    batch = low = 2 * batch
-    if batch >= MOST:
-      return batch
-  high = 2 * batch
-  while high - low > max(1, low // 32):
-    slope = (bytes_of(high) - bytes_of(low)) / (high - low)
-    guess = (low + high) // 2
-    if 0 < slope < math.inf:  # Memory is nearly affine in the batch.
-      guess = low + int((limit - bytes_of(low)) / slope)
-      least = max(1, low // 64)
-      guess = min(max(guess, low + least), high - least)
-    if bytes_of(guess) <= limit:
-      low = guess
-    else:
-      high = guess
-  return low
-
-
-def affine_search(bytes_of, limit: float, start: int) -> int:
-  """Like `search`, with fewer compiles if memory is affine in the batch."""
-  first, second = bytes_of(start), bytes_of(2 * start)
-  if not first < second <= limit:
-    return search(bytes_of, limit, start)
-  tried = {start: first, 2 * start: second}
-
-  def kept(batch):
-    tried[batch] = bytes_of(batch)
-    return tried[batch]
-
-  expected = int(start + start * (limit - first) / (second - first))
-  most = aot.largest(kept, limit, MOST, dict(tried), max(1, expected // 32))
-  if expected > 1.1 * most:  # Not affine enough: the step was too long.
-    most = aot.largest(kept, limit, MOST, dict(tried), max(1, most // 32))
-  return most
+  while start > 1 and bytes_of(start) > limit:
+    start //= 2
+  known = {start: bytes_of(start)}
+  return aot.largest(bytes_of, limit, MOST, known, max(1, start // 32))
 
 
 def rows():
@@ -165,9 +125,7 @@ def measure(topology: str, path: pathlib.Path):
       peak = known[name, n, k, batch]
       return math.inf if peak is None else peak
 
-    # The schedule of plain attention changes with the size: its memory jumps.
-    find = search if name == "softmax" else affine_search
-    most = find(bytes_of, limit, max(1, 65_536 // n))
+    most = search(bytes_of, limit, max(1, 65_536 // n))
     print(
       f"[{i + 1}/{len(every)}] {topology} {name} n={n} k={k}: {most} "
       "sequences fit",

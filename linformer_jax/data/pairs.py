@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from linformer_jax.data import cache
+from linformer_jax.data.config import DataConfig
 from linformer_jax.data.text import (
   corpus,
   holdout,
@@ -53,7 +54,7 @@ class Rows:
     sequence_length: N, the length the task builds its examples at.
   """
 
-  def __init__(self, directory: str, split: str, config: corpus.DataConfig):
+  def __init__(self, directory: str, split: str, config: DataConfig):
     dtype = ingest.token_dtype(config.vocab_size)
     rows = np.fromfile(os.path.join(directory, _ROWS.format(split)), "<i8")
     rows = rows.reshape(-1, 3)
@@ -101,7 +102,7 @@ class LabeledTexts:
 
 
 def prepare(
-  config: corpus.DataConfig, known: provenance.Record | None = None
+  config: DataConfig, known: provenance.Record | None = None
 ) -> LabeledTexts:
   """Opens labeled texts, tokenizing them first if they are not cached.
 
@@ -115,7 +116,7 @@ def prepare(
   return corpus.open_cached(config, known, _source, _build, _open)
 
 
-def _source(config: corpus.DataConfig) -> source_lib.Source:
+def _source(config: DataConfig) -> source_lib.Source:
   return source_lib.hashed_files(
     "labeled",
     config.files,
@@ -158,7 +159,7 @@ def _split(
 def _build(
   writer: cache.Writer,
   source: source_lib.Source,
-  config: corpus.DataConfig,
+  config: DataConfig,
   tokenizer: tokenizers.Tokenizer | None,
 ) -> None:
   _log.info("Reading %s", source.description)
@@ -228,7 +229,7 @@ def _trained(source, config) -> tokenizers.Tokenizer:
 
 def _open(
   directory: str,
-  config: corpus.DataConfig,
+  config: DataConfig,
   description: str,
   record: provenance.Record,
 ) -> LabeledTexts:

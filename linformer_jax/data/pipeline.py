@@ -13,12 +13,13 @@ from typing import Any
 import grain
 import numpy as np
 
+from linformer_jax.data import config as config_lib
 from linformer_jax.data import pairs
 from linformer_jax.data.text import corpus as corpus_lib
 from linformer_jax.data.text import provenance
 
 # Re-exported so that callers need only this module.
-DataConfig = corpus_lib.DataConfig
+DataConfig = config_lib.DataConfig
 Corpus = corpus_lib.Corpus
 Record = provenance.Record
 read_record = provenance.from_json

@@ -54,6 +54,7 @@ class EventFile:
   """
 
   def __init__(self, folder):
+    folder.mkdir(parents=True, exist_ok=True)
     host, process = socket.gethostname(), os.getpid()
     name = f"{PREFIX}{time.time():017.6f}.{host}.{process}"
     self._file = files.Appended(folder / name)

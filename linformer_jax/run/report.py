@@ -266,6 +266,7 @@ def summarize(experiment, workdir, final, throughput) -> dict:
   config, task = experiment.config, experiment.steps.task
   total = config.train.num_steps
   params = experiment.steps.abstract_state.params
+  data = experiment.corpus.record
   result = {
     "step": total,
     **{
@@ -284,6 +285,7 @@ def summarize(experiment, workdir, final, throughput) -> dict:
     "peak_flops": throughput.peak,
     "peak_source": throughput.peak_source,
     **hardware.environment(),
+    "data_sha256": data and data.sha256,
   }
   if jax.process_index() == 0:
     draw_curve(workdir, task, experiment.floor)

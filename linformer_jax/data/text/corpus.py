@@ -1,4 +1,4 @@
-"""Configures, tokenizes and opens a corpus.
+"""Tokenizes and opens a corpus.
 
 `prepare` tokenizes the text once, into a cache. Every host does so on its own
 and gets the same ids, as the split and the tokenizer depend on the text alone.
@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from linformer_jax.data import cache
+from linformer_jax.data.config import DataConfig
 from linformer_jax.data.text import (
   ingest,
   masking,
@@ -30,7 +31,7 @@ from linformer_jax.run import paths
 
 _log = logging.getLogger(__name__)
 
-_SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
+_SOURCES: dict[str, Callable[[DataConfig], source_lib.Source]] = {
   "sotu": lambda config: source_lib.sotu(),
   "synthetic": lambda config: source_lib.synthetic(),
   "files": lambda config: source_lib.files(
@@ -49,88 +50,6 @@ _SOURCES: dict[str, Callable[["DataConfig"], source_lib.Source]] = {
 }
 
 SOURCES = tuple(_SOURCES)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The `data` group of the configuration, validated on construction.
-
-  Attributes:
-    source: a key of `data.pipeline.DATASETS`: 'sotu', 'synthetic', 'files' or
-      'tfds' for text; 'labeled' for labeled texts, see `pairs`.
-    files: globs, separated by commas, for 'files' and 'labeled'; see
-      `source.files`.
-    tfds_name: for 'tfds', `name[/config][:version]`.
-    tfds_train_split: for 'tfds', for example 'train'.
-    tfds_validation_split: for 'tfds'; '' holds out training documents.
-    tfds_data_dir: the folder of the datasets, which must exist, or gs://; '' is
-      TFDS's default.
-    text_feature: the field of JSON lines, or the feature of a TFDS dataset.
-    holdout_fraction: the fraction of bytes to hold out if there is no
-      validation split.
-    vocab_size: V, the size of the embedding table.
-    tokenizer_path: a tokenizer.json; '' trains one on the training documents.
-    tokenizer_train_megabytes: the most text to train it on.
-    cache_dir: '' is $LINFORMER_CACHE or ~/.cache/linformer_jax.
-    sequence_length: N, the number of tokens in a block.
-    seed: seeds the order and the random draws of training, below 2**32. The
-      corpus, its split and the draws of validation do not depend on it.
-    validation_files: globs like `files`; '' holds out some of `files`.
-  """
-
-  source: str
-  files: str
-  tfds_name: str
-  tfds_train_split: str
-  tfds_validation_split: str
-  tfds_data_dir: str
-  text_feature: str
-  holdout_fraction: float
-  vocab_size: int
-  tokenizer_path: str
-  tokenizer_train_megabytes: float
-  cache_dir: str
-  sequence_length: int
-  seed: int
-  validation_files: str = ""
-
-  def __post_init__(self):
-    needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
-    needed["labeled"] = needed["files"]
-    for field in needed.get(self.source, []):
-      if not getattr(self, field):
-        raise ValueError(f"source {self.source!r} needs {field}")
-    for field, sources in (
-      ("files", ("files", "labeled")),
-      ("validation_files", ("files", "labeled")),
-      ("tfds_name", ("tfds",)),
-    ):
-      if getattr(self, field) and self.source not in sources:
-        raise ValueError(
-          f"data.{field} is set, and data.source is {self.source!r}, which does"
-          f" not read it: set data.source={sources[0]}"
-        )
-    if not 0 < self.holdout_fraction < 1:
-      raise ValueError(
-        f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"
-      )
-    if not tokenizer_lib.SMALLEST_VOCABULARY <= self.vocab_size < 2**31:
-      raise ValueError(
-        f"vocab_size is {self.vocab_size}; it must be at least"
-        f" {tokenizer_lib.SMALLEST_VOCABULARY} (256 bytes and 5 special"
-        " tokens) and below 2**31"
-      )
-    if self.sequence_length < 2:
-      raise ValueError(
-        f"sequence_length is {self.sequence_length}; it must be at least 2"
-      )
-    if not self.tokenizer_train_megabytes > 0:
-      raise ValueError(
-        f"tokenizer_train_megabytes is {self.tokenizer_train_megabytes}; it"
-        " must be positive"
-      )
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"seed is {self.seed}, not in [0, 2**32)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ and a rebuilt cache holds the same tokens.
 
 import collections
 import dataclasses
+import hashlib
 import json
 import os
 from typing import Any
@@ -36,6 +37,12 @@ class Record:
   tokens: dict[str, dict[str, Any]]
   directory: str
   tokenizers: str
+
+  @property
+  def sha256(self) -> str:
+    """Identifies the tokenizer and all tokens, for records of results."""
+    text = json.dumps(self.tokens, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
   def to_json(self) -> str:
     """Returns the content of a run's corpus.json."""

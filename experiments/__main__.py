@@ -5,7 +5,7 @@
   python -m experiments NAME --help      # its flags: --list, --only, --again
   python -m experiments render           # every page, and README's table
 
-Stop a measurement when you like; the same command goes on.
+Stop a measurement when you like; the same command resumes.
 """
 
 import subprocess

@@ -6,7 +6,7 @@
 
 train     pretrains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
-          refused. Ctrl-C and SIGTERM save and stop; the same command goes on.
+          refused. Ctrl-C and SIGTERM save and stop; the same command resumes.
           --extend trains a complete run further; --init_from=RUN starts a new
           one from another's weights.
 evaluate  exact metrics of the newest checkpoint of a run, over the whole
@@ -40,7 +40,7 @@ HEARTBEAT_SECONDS = 30
 def _find_devices():
   """Starts JAX's backend, with a line where the environment is wrong."""
   if jax.config.jax_enable_x64:
-    console.say("JAX_ENABLE_X64 is left aside: a run has the dtypes it lists")
+    console.say("JAX_ENABLE_X64 is ignored: the config chooses the dtypes")
     jax.config.update("jax_enable_x64", False)
   if cache := jax.config.jax_compilation_cache_dir:
     try:
@@ -81,7 +81,7 @@ def _run(given, mode):
   except report.NonFiniteError as error:
     return console.fail(
       f"{error}. The checkpoints from before it are kept in {directory}; lower "
-      "optimizer.learning_rate or set optimizer.clip_norm, and train anew",
+      "optimizer.learning_rate or set optimizer.clip_norm, and start a new run",
       1,
     )
   except checkpoint.CheckpointError as error:
@@ -89,12 +89,12 @@ def _run(given, mode):
   except OSError as error:  # most often a disk that is full
     return console.fail(
       f"--workdir={directory}: {error}. Its checkpoints are kept, and the same "
-      "command goes on from the newest",
+      "command resumes from the newest",
       1,
     )
   except preemption.Interrupted as error:
     status = 128 + error.number
-    return console.fail(f"{error}; the same command goes on from there", status)
+    return console.fail(f"{error}; the same command resumes from there", status)
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     alone = jax.process_count() == 1
     if memory.exhausted(error):
@@ -104,7 +104,7 @@ def _run(given, mode):
     else:
       problem = (
         "another process has died or cannot be reached, so this one stops too; "
-        "start all of them again, and they go on from the last checkpoint"
+        "start all of them again, and they resume from the last checkpoint"
       )
     console.fail(f"{problem} ({str(error)[:200]})", 1)
     if alone:

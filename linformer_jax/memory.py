@@ -9,7 +9,7 @@ import jax
 _CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
 ADVICE = (
   "lower train.batch_size or raise train.accumulation_steps, set model.remat, "
-  "or lower sizes of the model; ./launch.sh plan tells what a config takes"
+  "or lower sizes of the model; ./launch.sh plan shows what a config needs"
 )
 
 

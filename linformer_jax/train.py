@@ -85,7 +85,7 @@ def _fresh(experiment):
   state, run = experiment.steps.init(), experiment.config.train.init_from
   if run:
     state, seen = load.weights(run, state, experiment.mesh)
-    report.say(f"starting from the weights of {run}, {seen:,} updates old")
+    report.say(f"starting from the weights of {run} after {seen:,} updates")
   return state
 
 

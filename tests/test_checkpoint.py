@@ -177,7 +177,7 @@ def test_damage_to_any_file_is_harmless_or_reported(sound, workdir, capsys):
         harmless += 1
       else:
         assert step == 2, (file, how)
-        assert err.startswith("checkpoint 3 is damaged and is left out: ")
+        assert err.startswith("checkpoint 3 is damaged and skipped: ")
         assert err.count("\n") == 1, err
         reported += 1
       file.write_bytes(whole)

@@ -148,4 +148,4 @@ def test_hashing_is_reported(tmp_path, monkeypatch, caplog):
   touch(tmp_path, "a.txt")
   with caplog.at_level("INFO", logger="linformer_jax"):
     manifest.digests([str(tmp_path / "a.txt")], "")
-  assert "Reading files, for their sha256: 1 documents" in caplog.text
+  assert "Hashing files: 1 documents" in caplog.text

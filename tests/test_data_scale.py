@@ -125,6 +125,7 @@ def measured(tmp_path, size, *shapes):
   return rows
 
 
+@pytest.mark.slow
 def test_small(tmp_path):
   size = 4_000_000
   rows = measured(tmp_path, size, *SHAPES)

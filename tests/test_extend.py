@@ -63,6 +63,7 @@ def test_a_run_goes_on_from_its_end(run, tmp_path, capsys):
   assert stored["train"]["num_steps"] == 10
 
 
+@pytest.mark.slow
 def test_an_extension_that_is_killed_resumes_bit_for_bit(
   run, finished, tmp_path, monkeypatch
 ):
@@ -103,7 +104,7 @@ def test_an_extension_that_is_killed_resumes_bit_for_bit(
     (("--extend", "--config.train.num_steps=3"), "a run of 4 updates"),
     (MORE[1:], "train.num_steps 4 there, 7 here"),
     (MORE[1:], "--extend trains a complete run further"),
-    ((*MORE, "--new"), "choose"),
+    ((*MORE, "--new"), "use one of them"),
     (
       (*MORE, "--config.optimizer.warmup_steps=3"),
       "warmup_steps 3 must be at least 0 and below the extension's updates 3",

@@ -198,7 +198,7 @@ def test_one_line_is_one_line():
 
 
 def test_how_a_stopped_process_may_end():
-  saved = "linformer_jax: SIGTERM: saved at update 7; the same command goes on"
+  saved = "linformer_jax: SIGTERM: saved at update 7; the same command resumes"
   term, kill = stops.signal.SIGTERM, stops.signal.SIGKILL
   assert stops.check(lab_lib.Ended(143, "", saved), term, "running") == saved
   assert stops.check(lab_lib.Ended(-9, "", ""), kill, "writing") == ""

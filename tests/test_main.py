@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_while_training(command, tmp_path, monkeypatch):
   assert status == 1 and "Traceback" not in err
   line = err.splitlines()[-1]
   assert line.startswith(f"linformer_jax: --workdir={tmp_path}/run: ")
-  assert "No space left" in line and "the same command goes on" in line
+  assert "No space left" in line and "the same command resumes" in line
   status, out, err = command(*TINY, RUN)
   assert status == 0 and "Done: 4 updates" in out, err
 

@@ -141,12 +141,20 @@ REFUSED = {
 }
 
 
-# How E is shared does not matter to a mask; all of it is tried with the slow.
-QUICK = [
+# How E is shared does not matter to a mask, and most kinds share their code for
+# a memory and in a model; all of it is tried with the slow.
+SLOW = {
+  f"{kind} {sharing}"
+  for kind, sharing in ALL_KINDS
+  if sharing not in ("headwise", "")
+} | {
   entry
-  if entry not in {f"{kind} {sharing}" for kind, sharing in ALL_KINDS}
-  or entry.endswith((" headwise", " "))
-  else pytest.param(entry, marks=pytest.mark.slow)
+  for entry in ENTRIES
+  if entry.startswith(("of_", "Encoder", "TokenEncoder"))
+  and not entry.endswith("linear")
+}
+QUICK = [
+  pytest.param(entry, marks=pytest.mark.slow) if entry in SLOW else entry
   for entry in ENTRIES
 ]
 

@@ -40,7 +40,7 @@ def test_damaged_lines_are_told_and_left_out(tmp_path, capsys):
   rows = [{"step": 1}, {"step": 5}]
   assert metrics.read_json_lines(tmp_path) == rows
   metrics.forget_after(tmp_path, 5, evaluated=True)
-  assert capsys.readouterr().err == f"{path}: 3 damaged lines are left out\n"
+  assert capsys.readouterr().err == f"{path}: 3 damaged lines are skipped\n"
   metrics.forget_after(tmp_path, 5, evaluated=True)
   assert capsys.readouterr().err == ""
   assert metrics.read_json_lines(tmp_path) == rows

@@ -59,7 +59,9 @@ def size(**changes):
 
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize(
+  "scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_sizes_of_the_paper(scan_layers, norm_position):
   """The model whose size the authors' code logs, and RoBERTa-base."""
   fields = {"scan_layers": scan_layers, "norm_position": norm_position}
@@ -68,7 +70,9 @@ def test_sizes_of_the_paper(scan_layers, norm_position):
   assert size(**fields) == 124_696_665
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize(
+  "scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_sizes_of_the_projections(scan_layers):
   def projected(**fields):
     kind = attention.LinformerConfig(projected_length=128, **fields)

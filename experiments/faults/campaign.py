@@ -6,7 +6,7 @@
 
 Each trial has to end as a run that nothing happened to, to the last bit, or in
 one clear line and then, by the same command, so. Trials that are in the file
-and ended well are left alone: stop it when you like, the same command goes on.
+and ended well are left alone: stop it when you like, the same command resumes.
 The exit status is 1 where any trial did not end well. It takes about half an
 hour on one core; what cannot be done by this user (mounting) is left out.
 """
@@ -211,4 +211,4 @@ if __name__ == "__main__":
   try:
     sys.exit(main())
   except KeyboardInterrupt:
-    sys.exit("stopped; the same command goes on")
+    sys.exit("stopped; the same command resumes")

@@ -123,7 +123,7 @@ def checkpoints(lab, name, rng):
   for step, way in chosen:
     harm(role(workdir / "checkpoints" / str(step), name), way, rng)
   ended = lab.run(workdir)
-  lines = _complaints(ended, r"checkpoint \d+ is damaged and is left out: ")
+  lines = _complaints(ended, r"checkpoint \d+ is damaged and skipped: ")
   named = [int(line.split()[1]) for line in lines]
   if named != [step for step, _ in chosen]:
     raise lab_lib.Unexpected(f"damaged {chosen}, said of {named}")
@@ -140,7 +140,7 @@ def one_checkpoint(lab, name, way, rng):
   workdir = lab.copy()
   harm(workdir / "checkpoints" / str(lab_lib.UPDATES) / name, way, rng)
   ended = lab.run(workdir)
-  pattern = f"checkpoint {lab_lib.UPDATES} is damaged and is left out: "
+  pattern = f"checkpoint {lab_lib.UPDATES} is damaged and skipped: "
   lines = _complaints(ended, pattern)
   aside = (workdir / f"damaged-{lab_lib.UPDATES}").exists()
   if len(lines) != aside:
@@ -186,7 +186,7 @@ def tokens(lab, name, way, rng):
   record.write_text(record.read_text().replace(str(lab.text), str(text)))
   harm(entry / name, way, rng)
   ended = lab.run(workdir, text=text)
-  lines = _complaints(ended, r".* is damaged \(.*\): building it anew")
+  lines = _complaints(ended, r".* is damaged \(.*\): rebuilding it")
   if len(lines) > 1:
     raise lab_lib.Unexpected(ended.err)
   lab.same(workdir)

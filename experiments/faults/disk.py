@@ -27,7 +27,6 @@ _LIMITED = (
 )
 
 
-
 def limited(size: int) -> tuple[str, ...]:
   """Returns a command prefix that limits the file size to `size` bytes."""
   return (*_LIMITED, str(size))

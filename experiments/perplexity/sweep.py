@@ -6,7 +6,7 @@
   ... --config.train.num_steps=500 --results=DIR --workdir=DIR    # a pilot
 
 Stop it when you like (Ctrl-C, SIGTERM, the budget): the run under way saves,
-and the same command goes on from there. Points that are in the results are left
+and the same command resumes from there. Points that are in the results are left
 alone. The text is tokenized once for all points. Exit status: 0, all points are
 done; 124, the budget is over; 1, some points broke down; 2, a wrong flag; 128 +
 a signal.
@@ -186,7 +186,7 @@ def go_through(
 
 
 def _stopped(status):
-  print("stopped; the same command goes on", flush=True)
+  print("stopped; the same command resumes", flush=True)
   return status
 
 
@@ -258,4 +258,4 @@ if __name__ == "__main__":
   try:
     sys.exit(main())
   except KeyboardInterrupt:
-    sys.exit("stopped; the same command goes on")
+    sys.exit("stopped; the same command resumes")

@@ -11,7 +11,7 @@ Of a run of ours, on its validation split, at its start (0) and its checkpoints:
   .venv/bin/python -m experiments spectrum --workdir=runs/x --steps=0,9
 
 One reading is one line of results/spectrum.jsonl. Stop it when you like, or
-give it a --budget: the same command goes on where it was, from sums that lie
+give it a --budget: the same command resumes where it was, from sums that lie
 beside the results; so does one with more --blocks. The figures are drawn by
 `experiments.spectrum.render`. The image for TensorBoard goes into the run's
 folder, or into that of --tensorboard.
@@ -222,7 +222,7 @@ def main(words=None) -> int:
 
       _measure(given, stop)
   except Unfinished as error:
-    print(f"{error}; the same command goes on", file=sys.stderr)
+    print(f"{error}; the same command resumes", file=sys.stderr)
     return error.status
   except (ValueError, OSError, checkpoint_lib.CheckpointError) as error:
     print(f"spectrum: {' '.join(str(error).split())}", file=sys.stderr)

@@ -5,7 +5,7 @@
   ./launch.sh speed --list               # what would run
 
 Cells that are in the file already are left alone: stop it when you like, the
-same command goes on. A cell that runs out of memory says so in its line. Leave
+same command resumes. A cell that runs out of memory says so in its line. Leave
 the machine alone meanwhile; what else runs is in the numbers.
 """
 
@@ -101,4 +101,4 @@ if __name__ == "__main__":
   try:
     main()
   except KeyboardInterrupt:
-    sys.exit("stopped; the same command goes on")
+    sys.exit("stopped; the same command resumes")

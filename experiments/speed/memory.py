@@ -6,7 +6,7 @@
 Compiles the forward pass of a 12-layer RoBERTa-base encoder in bfloat16 at one
 batch after another, each compile a line of results/memory.jsonl, until the
 largest batch that fits is known within 3%. Stop it when you like; the same
-command goes on. These are the compiler's figures: nothing is run.
+command resumes. These are the compiler's figures: nothing is run.
 """
 
 import argparse
@@ -191,4 +191,4 @@ if __name__ == "__main__":
   except ValueError as error:
     raise SystemExit(f"memory: {error}") from error
   except KeyboardInterrupt:
-    raise SystemExit("stopped; the same command goes on") from None
+    raise SystemExit("stopped; the same command resumes") from None

@@ -5,7 +5,7 @@
   .venv/bin/python -m experiments theorems --list   # what would run
 
 Settings that are in the file already are left alone: stop it when you like, the
-same command goes on. Minutes on two CPU cores in all. Then render.py.
+same command resumes. Minutes on two CPU cores in all. Then render.py.
 """
 
 import pathlib
@@ -56,4 +56,4 @@ if __name__ == "__main__":
   try:
     main()
   except KeyboardInterrupt:
-    sys.exit("stopped; the same command goes on")
+    sys.exit("stopped; the same command resumes")

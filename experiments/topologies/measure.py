@@ -4,7 +4,7 @@
 
 One row of `rows` is one line of results/compiled.jsonl: memory of a chip, FLOPs
 and bytes moved by the compiler's count, and bytes exchanged. Stop it when you
-like; the same command goes on. Nothing is run: these are the compiler's figures
+like; the same command resumes. Nothing is run: these are the compiler's figures
 (`./launch.sh plan` first, which fetches the TPU compiler).
 """
 
@@ -163,4 +163,4 @@ if __name__ == "__main__":
   except ValueError as error:
     raise SystemExit(f"topologies: {error}") from error
   except KeyboardInterrupt:
-    raise SystemExit("stopped; the same command goes on") from None
+    raise SystemExit("stopped; the same command resumes") from None

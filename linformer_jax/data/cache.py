@@ -94,7 +94,7 @@ def open_or_build(
     if found is None:
       return directory
     if os.path.exists(directory):
-      _log.warning("%s is damaged (%s): building it anew", directory, found)
+      _log.warning("%s is damaged (%s): rebuilding it", directory, found)
     try:
       _build(directory, settings, build, locked)
     except OSError as error:
@@ -147,7 +147,7 @@ def damage(
     if settings is None and isinstance(meta, dict):
       settings = meta.get("settings")
     if not isinstance(meta, dict) or meta.get("settings") != settings:
-      return f"{META} is of other settings"
+      return f"{META} was made with other settings"
     for name, expected in meta["files"].items():
       path = os.path.join(directory, name)
       found = os.stat(path)

@@ -175,8 +175,8 @@ def _build(
     raise ValueError(f"{source.description}: some labels are strings, not all")
   if unknown := seen[True] - seen[False]:
     raise ValueError(
-      f"{source.description}: label {min(unknown, key=str)!r} is in the "
-      "validation split alone"
+      f"{source.description}: label {min(unknown, key=str)!r} occurs "
+      "only in the validation split"
     )
   labels = sorted(seen[False])
   number = {label: i for i, label in enumerate(labels)}

@@ -144,7 +144,7 @@ class ModelConfig:
       if value > most:
         raise ValueError(
           f"data.{field} {value} is more than model.{name} {most}: lower the "
-          "former or raise the latter; left alone, data follow the model"
+          "former or raise the latter; by default the data follow the model"
         )
 
   @property

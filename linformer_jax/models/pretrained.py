@@ -135,7 +135,7 @@ def _read(path):
       raise ValueError(f"cannot read the weights {file}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
       raise ValueError(  # safetensors raises these for float8
-        f"cannot read the weights {file}: of a dtype not known here ({error})"
+        f"cannot read the weights {file}: unsupported dtype ({error})"
       ) from error
   return tensors
 

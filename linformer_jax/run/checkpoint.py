@@ -222,7 +222,7 @@ class Checkpoints:
     )
     note = dict(restored.note)
     if note.pop("fingerprint") != fingerprint(restored.state):
-      raise ValueError("the arrays are not those that were to be saved")
+      raise ValueError("the arrays differ from those that were saved")
     return restored.state, note
 
   def restore(self, abstract_state, step: int | None = None):
@@ -255,7 +255,7 @@ class Checkpoints:
       except (ValueError, OSError) as error:
         if jax.process_index() == 0:
           print(
-            f"checkpoint {step} is damaged and is left out: {_reason(error)}",
+            f"checkpoint {step} is damaged and skipped: {_reason(error)}",
             file=sys.stderr,
             flush=True,
           )

@@ -96,7 +96,9 @@ def _take_config(words):
     elif word in ("--config", "-config"):
       value = next(words, None)
       if value is None or value.startswith("--"):
-        raise UsageError("--config needs a value: a file, as configs/smoke.py")
+        raise UsageError(
+          "--config needs a value: a file, such as configs/smoke.py"
+        )
     else:
       rest.append(word)
   return value, rest
@@ -213,13 +215,13 @@ def check(given, mode=MODES[0], *extra) -> str:
   elif mode == "plan" and given.topology is None:
     problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
   elif mode != "plan" and given.topology:
-    problem = "--topology is only for plan; train uses what is there"
+    problem = "--topology is only for plan; train uses the devices it finds"
   elif given.new and given.distributed:
-    problem = "--new does not go with --distributed: name a --workdir"
+    problem = "--new cannot be combined with --distributed: name a --workdir"
   elif mode != "train" and (given.extend or given.init_from or given.new):
     problem = "--extend, --init_from and --new are only for train"
   elif given.extend and given.new:
-    problem = "--extend goes on with a run, --new starts one: choose"
+    problem = "--extend continues a run and --new starts one: use one of them"
   elif mode == "train" and given.config.run.profile_steps:
     if paths.in_bucket(given.workdir):
       problem = "run.profile_steps needs a --workdir on a disk"

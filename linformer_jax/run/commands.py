@@ -64,7 +64,7 @@ def _finished(directory, task, num_steps):
       return None
     return _summary(task, result, directory)
   except (ValueError, KeyError, TypeError):
-    report.say(f"{path} cannot be read: making it anew from the checkpoint")
+    report.say(f"{path} cannot be read: rebuilding it from the checkpoint")
     return None
 
 

@@ -77,7 +77,7 @@ def forget_after(workdir, step: int, evaluated: bool):
   # A kill may truncate the last line, without a newline; it is not counted.
   lost = path.read_bytes().count(b"\n") - len(found)
   if lost > 0:
-    print(f"{path}: {lost} damaged lines are left out", file=sys.stderr)
+    print(f"{path}: {lost} damaged lines are skipped", file=sys.stderr)
   rows = [
     row
     for row in found

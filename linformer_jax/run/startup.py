@@ -66,7 +66,7 @@ def _problem() -> str | None:
   except (ValueError, RuntimeError) as error:
     return f"JAX refuses an environment variable: {error}"
   if mode := _debugging_mode(jax):
-    return f"{mode} is not supported: unset it, or what sets it for all"
+    return f"{mode} is not supported: unset it, or the variable that sets it"
   share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
   if share and not re.fullmatch(r"0*\.\d+|1(\.0*)?", share):
     return f"XLA_PYTHON_CLIENT_MEM_FRACTION={share} must be between 0 and 1"

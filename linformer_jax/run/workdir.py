@@ -114,7 +114,7 @@ def stored_corpus(workdir) -> pipeline.Record | None:
   except ValueError as error:
     raise ValueError(
       f"{path} cannot be read: {error}. Restore it from a copy, or delete it "
-      "to go on with the text as it is now, unchecked"
+      "to continue with the text as it is now, unchecked"
     ) from None
 
 

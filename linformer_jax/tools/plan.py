@@ -190,8 +190,9 @@ def _on(mesh):
 def _most(sequences, on):
   if not sequences:
     return f"none: not one sequence {on} does"
-  limit = " at least, more were not tried" if sequences >= _LARGEST else ""
-  return f"{sequences:,} sequences {on}{limit}"
+  if sequences >= _LARGEST:
+    on += " or more; larger batches were not tried"
+  return f"{sequences:,} sequences {on}"
 
 
 def _memory(steps, name, measured, devices, parts):
@@ -214,7 +215,11 @@ def _memory(steps, name, measured, devices, parts):
     ),
     ("temporaries", measured.temporaries, "the compiler's estimate"),
     ("peak", measured.peak, "the compiler's estimate, arguments included"),
-    ("available", room, "all of a GPU's, what a TPU leaves to programs"),
+    (
+      "available",
+      room,
+      "all of a GPU, or what a TPU leaves to programs",
+    ),
   ]
   yield (
     f"{name}: {size:,} sequences of {length:,} tokens an update, {own:,} "
@@ -242,16 +247,16 @@ def _work(steps, measured, counted, devices):
   if counted:
     yield (
       f"  FLOPs compiled     {counted[0] / 1e9:>12,.1f} G  the compiler's "
-      "estimate; of one and two layers, for all"
+      "estimate, extrapolated from one layer and two"
     )
     yield (
       f"  bytes accessed     {counted[1] / 1e9:>12,.1f} G  likewise; on-chip "
       "memory included"
     )
   else:
-    yield "  FLOPs compiled     not known: no count, or out of memory"
+    yield "  FLOPs compiled     unknown: no count, or out of memory"
   if measured.collectives is None and not measured.exhausted:
-    yield "  collectives        not known: the compiler prints no program"
+    yield "  collectives        unknown: the compiler returns no program text"
   for kind, value in sorted((measured.collectives or {}).items()):
     yield (
       f"  {kind:18} {value / 1e9:>12,.3f} GB read off the program, "

@@ -100,7 +100,7 @@ def attention(
     if not layer.is_softmax:
       raise ValueError(
         f"attention {layer.describe()} has no matrix softmax(Q K^T / sqrt(D)) "
-        "that is all of it, so no spectrum can be read"
+        "and nothing else, so it has no spectrum"
       )
   config, variables = layer_by_layer(config, variables)
   _, seen = models.TokenEncoder(config).apply(

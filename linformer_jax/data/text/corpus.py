@@ -136,7 +136,7 @@ def open_cached(
     if changed := provenance.changes(known, text, inputs):
       raise ValueError(
         f"the text is not what this run was trained on: {changed}. Put it back "
-        "as it was, or train anew in another --workdir"
+        "as it was, or start a new run in another --workdir"
       )
     directory = cache.find(_candidate_folders(root, known), known.tokens)
   version = importlib.metadata.version("tokenizers")
@@ -154,8 +154,8 @@ def open_cached(
     raise ValueError(
       "the same text gives other tokens than this run was trained on "
       f"({', '.join(different)}; tokenizers {version} here, {known.tokenizers} "
-      "there): restore its cache or that version, or train anew in another "
-      "--workdir"
+      "there): restore its cache or that version, or start a new run in "
+      "another --workdir"
     )
   record = provenance.Record(text, inputs, tokens, directory, version)
   return open_entry(directory, config, source.description, record)

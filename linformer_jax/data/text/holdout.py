@@ -104,7 +104,7 @@ def warn_if_unequal(trained_on: int, held_out: int) -> None:
   if held_out > trained_on:
     _log.warning(
       "More text is held out (%.3f MB) than trained on (%.3f MB): set"
-      " data.validation_files to files that are smaller, or"
+      " data.validation_files to smaller files, or"
       " data.holdout_fraction to a smaller share",
       held_out / 1e6,
       trained_on / 1e6,

@@ -119,7 +119,7 @@ def digests(files: list[str], cache_root: str) -> list[Digest]:
   memo = os.path.join(cache_root, f"files-{key}.json")
   hashes = _remembered(memo, len(files)) if cache_root else None
   if hashes is None:
-    report = progress.Progress("Reading files, for their sha256")
+    report = progress.Progress("Hashing files")
     hashes = [_sha256(path, report) for path in files]
     if cache_root:
       _remember(memo, hashes)

@@ -241,7 +241,7 @@ class _Reader:
     if os.path.isdir(folder) and not os.access(folder, os.W_OK):
       problem = "this user cannot write there"
     elif beam and importlib.util.find_spec("apache_beam") is None:
-      problem = "it takes Apache Beam: pip install apache-beam[gcp]"
+      problem = "it needs Apache Beam: pip install apache-beam[gcp]"
     else:
       try:
         builder.download_and_prepare()

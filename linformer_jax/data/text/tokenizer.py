@@ -148,7 +148,7 @@ def _from_str(text: str, fields: Any, name: str) -> tokenizers.Tokenizer:
   except Exception as error:  # The package raises this very class.
     reason = str(error).partition("\n")[0]
     raise ValueError(
-      f"{name} is no tokenizer that tokenizers {tokenizers.__version__} can"
+      f"{name} is not a tokenizer that tokenizers {tokenizers.__version__} can"
       f" use: {reason}"
     ) from error
   return tokenizer

@@ -49,7 +49,9 @@ train() {
   exec 8>>"$lock" # stays open in all that is started from here
   flock --nonblock 8 || fail "a run is alive (process $(cat "$lock")): tpu stop"
   : >"$lock"
-  # In a session of its own, so that the end of ssh does not reach it.
+  # In a session of its own, so that the end of ssh does not reach it, nor before
+  # setsid has made that session.
+  trap '' HUP
   setsid bash launch/worker.sh run "$@" </dev/null >>"$log" 2>&1 &
   say "started; tpu logs follows it"
 }

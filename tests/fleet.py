@@ -102,7 +102,7 @@ def launch(*words, root=ROOT, stdin="", environment=None):
 
 def until(holds):
   """Returns once holds() is true."""
-  end = time.monotonic() + 120
+  end = time.monotonic() + 30
   while not holds():
     assert time.monotonic() < end
     time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 
 import pytest
 
@@ -139,6 +140,21 @@ def test_a_run_that_ends_by_itself_can_be_followed_by_another(fleet):
     fleets.until(
       lambda: len(ended.findall(fleet.tpu("status", "a", ZONE)[1])) == 2
     )
+
+
+def test_ssh_may_end_before_the_run_has_a_session_of_its_own(fleet):
+  """Its terminal's SIGHUP must not end a run that is just being started."""
+  slow = fleet.root / "bin" / "setsid"
+  slow.write_text(
+    "#!/bin/sh\n"
+    '[ "$1 $2 $3" != "bash launch/worker.sh run" ] || sleep 0.5\n'
+    f'exec {shutil.which("setsid")} "$@"\n'
+  )
+  slow.chmod(0o755)
+  assert fleet.tpu("setup", "a", ZONE)[0] == 0
+  assert fleet.tpu("train", "a", ZONE, CONFIG, WORKDIR)[0] == 0
+  time.sleep(1)
+  assert alive(fleet) == 2
 
 
 def test_one_host_is_a_pod_of_one(fleet):

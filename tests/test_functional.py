@@ -208,3 +208,10 @@ def test_dropout_needs_weights(implementation):
       dropout_rate=0.1,
       dropout_key=jax.random.key(0),
     )
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there may be cuDNN")
+def test_cudnn_needs_a_gpu():
+  q, k = (arrays.draw(1, n, 2, 4).astype(jnp.bfloat16) for n in (8, 4))
+  with pytest.raises(ValueError, match="cudnn.*needs an NVIDIA GPU.*'flash'"):
+    attention.projected_attention(q, k, k, implementation="cudnn")

@@ -97,7 +97,7 @@ def attend(
   check(implementation, causal=causal, dropout_rate=rate)
   found = IMPLEMENTATIONS[implementation]
   mask = masks.check(mask, (len(k), k.shape[2]))
-  q = q * (q.shape[-1] ** -0.5)
+  q = jax.numpy.asarray(q) * (q.shape[-1] ** -0.5)
   if found.weights:  # XLA partitions it by itself
     function = functools.partial(
       found.attend, causal=causal, start=start, dropout=dropout

@@ -15,7 +15,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from configs import base, linformer
 from experiments import grid
@@ -213,60 +212,6 @@ def tell(line: dict) -> str:
       f"{row['temporary_bytes'] / 1e9:.2f} GB"
     )
   return "\n".join(texts)
-
-
-def table(what: str, kernel: str, found: list[dict] | None = None) -> str:
-  """Returns Table 3 there: times faster than softmax attention.
-
-  Args:
-    what: the pass.
-    kernel: of both, 'xla', as the paper compares, or 'cudnn'.
-    found: lines of the results file; None reads it.
-  """
-  paper = cells.paper_table("table3_time")
-  lines = [
-    "| n | softmax, ms | " + " | ".join(f"k = {k}" for k in cells.PROJECTED),
-    "|---|" + "---:|" * (1 + len(cells.PROJECTED)),
-  ]
-  lines[0] += " |"
-  for line in grid.lines(RESULTS) if found is None else found:
-    if line["what"] != what:
-      continue
-    rows, n = line["rows"], line["n"]
-    softmax = rows[name(0, kernel)]
-    spread = np.percentile(softmax["seconds"], [50, 10, 90])
-    texts = ["{:.3g} ({:.3g} to {:.3g})".format(*1e3 * spread)]
-    if softmax["query_block"]:
-      texts[0] += "†"
-    for k in cells.PROJECTED:
-      if k >= n:
-        texts.append("")
-        continue
-      ours = rows[name(k, kernel)]
-      ratio = spread[0] / statistics.median(ours["seconds"])
-      beside = paper[n, k]
-      if kernel != "xla":
-        beside = softmax["flops_needed"] / ours["flops_needed"]
-      texts.append(f"**{ratio:.3g}** ({beside:.3g})")
-    lines.append(f"| {n:,} | " + " | ".join(texts) + " |")
-  return "\n".join(lines)
-
-
-def environment() -> str:
-  """Describes the hardware and versions of the measurements."""
-  found = sorted(
-    {
-      "{device}, {cpu}, Python {python}, jax {jax}, commit {commit}".format(
-        **line
-      )
-      for line in grid.lines(RESULTS)
-    }
-  )
-  rate = statistics.median(line["product_rate"] for line in grid.lines(RESULTS))
-  return (
-    f"{'; '.join(found)}. A product of two [8192, 8192] matrices ran at "
-    f"{rate / 1e12:.0f} TFLOP/s."
-  )
 
 
 def main():

@@ -15,7 +15,13 @@ import statistics
 import numpy as np
 
 from experiments import page as page_lib
-from experiments.speed import accelerator, cells, measure, memory
+from experiments.speed import (
+  accelerator,
+  accelerator_page,
+  cells,
+  measure,
+  memory,
+)
 from experiments.speed import cell as cell_lib
 
 HERE = pathlib.Path(__file__).parent
@@ -246,11 +252,11 @@ def sections(times) -> dict[str, str]:
     "memory": memory.table(memory.records()),
     "memory h100": memory.table(memory.records(), "h100"),
     "on": environment(times),
-    "accelerator": accelerator.environment(),
+    "accelerator": accelerator_page.environment(),
   }
   for what in cells.PASSES:
     for kernel in accelerator.KERNELS:
-      parts[f"{kernel} {what}"] = accelerator.table(what, kernel)
+      parts[f"{kernel} {what}"] = accelerator_page.table(what, kernel)
     for baseline in cells.SOFTMAX:
       table = functools.partial(against_softmax, times, baseline, what)
       parts[f"{baseline} {what}"] = table()
@@ -287,7 +293,8 @@ def main():
   times = Times(measure.records())
   PAGE.write_text(render(PAGE.read_text(), sections(times)))
   figure(times)
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)} and {FIGURE.name}")
+  accelerator_page.figure()
+  print(f"rendered {PAGE.relative_to(page_lib.ROOT)} and its figures")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from linformer_jax import hardware, main, train
-from linformer_jax.run import workdir
+from linformer_jax.run import report, workdir
 from tests import compiling, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -97,3 +97,17 @@ def run(finished, tmp_path, command):
   """A copy of a complete run in {tmp}/run; returns the command."""
   shutil.copytree(finished, tmp_path / "run")
   return command
+
+
+@pytest.fixture
+def at(monkeypatch):
+  """at(step, action): acts once, when that update has been dispatched."""
+  add = report.Window.add
+  actions = {}
+
+  def patched(self, step, values):
+    actions.pop(step, lambda: None)()
+    add(self, step, values)
+
+  monkeypatch.setattr(report.Window, "add", patched)
+  return actions.__setitem__

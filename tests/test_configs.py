@@ -329,16 +329,3 @@ def test_the_library_reads_only_fields_that_base_lists():
   defaults = attention.fields("linformer") | {"dropout_rate": 0.1}
   assert config.attention.to_dict() == defaults
   assert np.isclose(config.task.mask_rate, 0.15)
-
-
-@pytest.mark.parametrize("old", command_line._MOVED)
-def test_a_flag_of_a_field_that_moved_is_understood(old, capsys):
-  new = command_line._MOVED[old]
-  before = config_fields.flatten(tiny.get_config())[new]
-  value = {str: "softmax", tuple: "(4, 4)"}.get(type(before), before)
-  given = command_line.make_flags()
-  flag = f"--config.{old}={value}"
-  command_line.parse(given, ["main", "--config=tests/tiny.py", flag])
-  got = config_fields.flatten(given.config)[new]
-  assert got == ((4, 4) if type(before) is tuple else value)
-  assert f"--config.{old} is --config.{new} now" in capsys.readouterr().out

@@ -32,24 +32,6 @@ def kill():
   raise Killed
 
 
-def send(number):
-  return lambda: os.kill(os.getpid(), number)
-
-
-@pytest.fixture
-def at(monkeypatch):
-  """at(step, action): acts once, when that update has been dispatched."""
-  add = report.Window.add
-  actions = {}
-
-  def patched(self, step, values):
-    actions.pop(step, lambda: None)()
-    add(self, step, values)
-
-  monkeypatch.setattr(report.Window, "add", patched)
-  return actions.__setitem__
-
-
 @pytest.fixture
 def batches(monkeypatch):
   """Digests of the training batches by their place, and `change` for them."""
@@ -98,8 +80,8 @@ def whole(tmp_path_factory):
   "step, action, stop",
   [
     (4, kill, Killed),  # the newest checkpoint is two updates back
-    (3, send(signal.SIGTERM), preemption.Interrupted),
-    (1, send(signal.SIGINT), preemption.Interrupted),
+    (3, runs.send(signal.SIGTERM), preemption.Interrupted),
+    (1, runs.send(signal.SIGINT), preemption.Interrupted),
   ],
   ids=["killed", "SIGTERM", "SIGINT"],
 )
@@ -130,7 +112,7 @@ def test_rows_are_of_all_updates_in_turn(whole):
 
 def test_interrupted_says_which_signal_and_update(whole, at, tmp_path):
   experiment, _ = whole("dropout")
-  at(1, send(signal.SIGTERM))
+  at(1, runs.send(signal.SIGTERM))
   with pytest.raises(preemption.Interrupted) as stop:
     train.train_and_evaluate(experiment, tmp_path)
   assert (stop.value.number, stop.value.step) == (signal.SIGTERM, 1)
@@ -148,7 +130,7 @@ def test_signal_at_an_evaluation_saves_first(whole, at, tmp_path, monkeypatch):
     return original(*args)
 
   monkeypatch.setattr(evaluate, "evaluate", counted)
-  at(2, send(signal.SIGTERM))  # evaluation is due
+  at(2, runs.send(signal.SIGTERM))  # evaluation is due
   with pytest.raises(preemption.Interrupted):
     train.train_and_evaluate(experiment, tmp_path)
   assert not calls
@@ -271,51 +253,6 @@ def test_nothing_compiles_once_each_kind_of_work_was_done(at, tmp_path):
   train.train_and_evaluate(experiment, tmp_path / "again")
   assert experiment.steps.evaluate._cache_size() == 1
   assert experiment.steps.init._cache_size() == 1
-
-
-OPTIONS = {
-  "bfloat16, remat, scan, parts": dict(
-    model__dtype="bfloat16",
-    model__remat=True,
-    model__norm_position="pre",
-    train__accumulation_steps=4,
-    optimizer__clip_norm=1.0,
-  ),
-  "random, no scan, lengths": dict(
-    attention__projection="random",
-    attention__projected_lengths=(8, 4),
-    model__scan_layers=False,
-    model__remat=True,
-  ),
-  "softmax, profile": dict(
-    attention="softmax",
-    model__dropout_rate=0.0,
-    attention__dropout_rate=0.0,
-    train__num_steps=14,
-    run__profile_steps=1,
-  ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS)
-def test_options_train_and_resume(options, at, tmp_path):
-  experiment = runs.experiment(**OPTIONS[options])
-  at(3, send(signal.SIGTERM))
-  with pytest.raises(preemption.Interrupted):
-    train.train_and_evaluate(experiment, tmp_path)
-  result = train.train_and_evaluate(experiment, tmp_path)
-  losses = [r["train/loss"] for r in runs.rows(tmp_path) if "train/loss" in r]
-  assert len(losses) == experiment.config.train.num_steps
-  assert losses[-1] < losses[0]
-  assert np.isfinite(result["perplexity"])
-  state, _ = runs.newest(tmp_path, experiment)
-  for leaf in jax.tree.leaves((state.params, state.opt_state)):
-    assert leaf.dtype in (np.float32, np.int32)
-  if experiment.config.run.profile_steps:
-    assert list(tmp_path.rglob("*.xplane.pb"))
-  if experiment.config.attention.get("projection") == "random":
-    assert jax.tree.leaves(state.constants)
 
 
 def test_evaluate_newest(whole, tmp_path):

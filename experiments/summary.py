@@ -8,7 +8,6 @@ A test renders again and compares.
 
 import json
 import pathlib
-import statistics
 
 from experiments import grid
 from experiments import page as page_lib
@@ -73,9 +72,7 @@ def on_a_gpu() -> list[tuple[str, ...]]:
     if line["what"] != "forward" or line["n"] not in (4_096, 65_536):
       continue
     ratios = [
-      statistics.median(line["rows"][accelerator.name(0, kernel)]["seconds"])
-      / statistics.median(line["rows"][accelerator.name(K, kernel)]["seconds"])
-      for kernel in accelerator.KERNELS
+      accelerator.speedup(line, K, kernel) for kernel in accelerator.KERNELS
     ]
     mark = "†" if line["rows"]["softmax xla"]["query_block"] else ""
     setting = f"n = {line['n']:,}, k = {K}"

@@ -198,6 +198,15 @@ def measure(item: Item) -> dict:
   }
 
 
+def speedup(line: dict, k: int, kernel: str) -> float:
+  """Returns how many times faster Linformer is than softmax attention."""
+  rows = line["rows"]
+  softmax, ours = (
+    statistics.median(rows[name(of_k, kernel)]["seconds"]) for of_k in (0, k)
+  )
+  return softmax / ours
+
+
 def tell(line: dict) -> str:
   """Formats a record as lines: milliseconds, and the share of the peak."""
   texts = [f"{line['what']} n={line['n']}"]

@@ -38,7 +38,7 @@ def table(what: str, kernel: str, found: list[dict] | None = None) -> str:
         texts.append("")
         continue
       ours = rows[accelerator.name(k, kernel)]
-      ratio = spread[0] / statistics.median(ours["seconds"])
+      ratio = accelerator.speedup(line, k, kernel)
       beside = paper[n, k]
       if kernel != "xla":
         beside = softmax["flops_needed"] / ours["flops_needed"]
@@ -66,13 +66,7 @@ def figure(path=FIGURE):
     for k, color in zip(cells.PROJECTED, colors, strict=True):
       lines = [line for line in found if k < line["n"]]
       ns = [line["n"] for line in lines]
-      ratios = [
-        statistics.median(line["rows"][accelerator.name(0, kernel)]["seconds"])
-        / statistics.median(
-          line["rows"][accelerator.name(k, kernel)]["seconds"]
-        )
-        for line in lines
-      ]
+      ratios = [accelerator.speedup(line, k, kernel) for line in lines]
       panel.plot(
         ns, ratios, "-o", color=color, markersize=4, label=f"k = {k:,}"
       )

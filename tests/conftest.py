@@ -12,7 +12,7 @@ import pytest
 
 from linformer_jax import hardware, main, train
 from linformer_jax.run import report, workdir
-from tests import compiling, runs
+from tests import compiling, runs, user_errors
 
 ROOT = pathlib.Path(__file__).parent.parent
 # JAX reads the flags once; commands that tests start compile as users' do.
@@ -78,6 +78,23 @@ def command(monkeypatch, tmp_path, capsys):
     status = main.main()
     streams = capsys.readouterr()
     return status, streams.out, streams.err
+
+  return run
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+  """Runs main on words, to be refused in one line: that line."""
+  monkeypatch.chdir(tmp_path)
+
+  def run(*words):
+    before = user_errors.contents(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    status = main.main()
+    err = capsys.readouterr().err
+    assert user_errors.complaint(status, err) is None, err
+    assert user_errors.contents(tmp_path) == before
+    return err.splitlines()[-1]
 
   return run
 

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 
+from tests import compiling
+
 ROOT = pathlib.Path(__file__).parent.parent
-CPU = {"JAX_PLATFORMS": "cpu"}
+CPU = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": compiling.FLAGS}
 
 
 def launch(workdir, *words, count=2, devices=2):

@@ -1,5 +1,6 @@
 """The cache: written once, by one, whole; checked and mended when opened."""
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -9,6 +10,8 @@ import pathlib
 import subprocess
 import sys
 import threading
+from concurrent import futures
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,15 +26,9 @@ SETTINGS = {"a": 1}
 @pytest.fixture
 def builds(monkeypatch):
   """Counts calls of `ingest.build`."""
-  calls = []
-  build = ingest.build
-
-  def counting(*args):
-    calls.append(args)
-    build(*args)
-
+  counting = mock.Mock(wraps=ingest.build)
   monkeypatch.setattr(ingest, "build", counting)
-  return calls
+  return counting
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def files(tmp_path):
 
 
 def entries(root):
-  return [path for path in pathlib.Path(root).iterdir() if path.is_dir()]
+  return [str(x) for x in pathlib.Path(root).iterdir() if x.is_dir()]
 
 
 def hello(writer):
@@ -57,10 +54,20 @@ def hello(writer):
     write(b"world")
 
 
+def failing(error):
+  """What builds an entry until it fails, with a part of it written."""
+
+  def build(writer):
+    hello(writer)
+    raise error
+
+  return build
+
+
 def test_the_second_time_nothing_is_tokenized(files, builds):
   first = pipeline.prepare(files)
   again = pipeline.prepare(files)
-  assert len(builds) == 1 and first.directory == again.directory
+  assert builds.call_count == 1 and first.directory == again.directory
   np.testing.assert_array_equal(first.train.tokens, again.train.tokens)
   np.testing.assert_array_equal(first.token_counts, again.token_counts)
   assert first.tokenizer.to_str() == again.tokenizer.to_str()
@@ -69,9 +76,8 @@ def test_the_second_time_nothing_is_tokenized(files, builds):
 def test_what_does_not_change_the_tokens_shares_them(files, builds):
   pipeline.prepare(files)
   for changes in ({"sequence_length": 16}, {"seed": 5}):
-    other = {**vars(files), **changes}
-    pipeline.prepare(pipeline.DataConfig(**other))
-  assert len(builds) == 1
+    pipeline.prepare(dataclasses.replace(files, **changes))
+  assert builds.call_count == 1
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,7 @@ def test_what_does_not_change_the_tokens_shares_them(files, builds):
 )
 def test_what_changes_the_tokens_has_an_entry_of_its_own(files, changes):
   first = pipeline.prepare(files)
-  other = pipeline.prepare(pipeline.DataConfig(**{**vars(files), **changes}))
+  other = pipeline.prepare(dataclasses.replace(files, **changes))
   assert first.directory != other.directory
 
 
@@ -96,7 +102,7 @@ def test_a_changed_file_is_another_corpus(files, builds):
   assert pipeline.prepare(files).directory == first.directory
   pathlib.Path(path).write_text("another text")
   assert pipeline.prepare(files).directory != first.directory
-  assert len(builds) == 2
+  assert builds.call_count == 2
 
 
 def test_the_tokenizer_is_part_of_the_key(files, tmp_path):
@@ -104,9 +110,8 @@ def test_the_tokenizer_is_part_of_the_key(files, tmp_path):
   for name, text in [("a", "ab ab ab"), ("b", "cd cd cd")]:
     path = tmp_path / f"{name}.json"
     tokenizer.train([text], 263).save(str(path))
-    config = {**vars(files), "tokenizer_path": str(path)}
-    corpus = pipeline.prepare(pipeline.DataConfig(**config))
-    directories.add(corpus.directory)
+    config = dataclasses.replace(files, tokenizer_path=str(path))
+    directories.add(pipeline.prepare(config).directory)
   assert len(directories) == 2
 
 
@@ -146,15 +151,14 @@ def test_damage_is_reported_in_a_line_and_mended(files, caplog, harm, name):
   assert first.directory in message and name in message
   assert "\n" not in message
   np.testing.assert_array_equal(mended.train.tokens, tokens)
-  assert [str(path) for path in entries(files.cache_dir)] == [first.directory]
+  assert entries(files.cache_dir) == [first.directory]
 
 
 def test_files_are_hashed_if_they_were_touched_or_on_demand(tmp_path):
   directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
   path = pathlib.Path(directory) / "hello.bin"
   written = path.stat()
-  wrong = bytes(len(path.read_bytes()))
-  path.write_bytes(wrong)  # of the same size
+  path.write_bytes(bytes(written.st_size))  # of the same size
   expected = "the checksum of hello.bin is wrong"
   assert cache.damage(directory, SETTINGS) == expected
   os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
@@ -193,44 +197,34 @@ def test_a_file_in_the_place_of_an_entry_is_replaced(tmp_path):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):
-  def fail(writer):
-    hello(writer)
-    raise ValueError("no text")
-
+  build = failing(ValueError("no text"))
   with pytest.raises(ValueError, match="no text"):
-    cache.open_or_build(str(tmp_path), "x", SETTINGS, fail)
+    cache.open_or_build(str(tmp_path), "x", SETTINGS, build)
   assert not entries(tmp_path)
 
 
 def test_a_full_disk_is_named_and_other_errors_stay(tmp_path):
-  def fail(number):
-    def build(writer):
-      hello(writer)
-      raise OSError(number, os.strerror(number))
-
-    return build
-
-  with pytest.raises(
-    ValueError, match=f"cannot write to cache_dir {tmp_path}: .*No space left"
-  ):
-    cache.open_or_build(str(tmp_path), "x", SETTINGS, fail(errno.ENOSPC))
+  full, denied = (
+    failing(OSError(number, os.strerror(number)))
+    for number in (errno.ENOSPC, errno.EACCES)
+  )
+  message = f"cannot write to cache_dir {tmp_path}: .*No space left"
+  with pytest.raises(ValueError, match=message):
+    cache.open_or_build(str(tmp_path), "x", SETTINGS, full)
   with pytest.raises(PermissionError):
-    cache.open_or_build(str(tmp_path), "x", SETTINGS, fail(errno.EACCES))
+    cache.open_or_build(str(tmp_path), "x", SETTINGS, denied)
   assert not entries(tmp_path)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
   monkeypatch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)
+  killed = failing(KeyboardInterrupt())
   with pytest.raises(KeyboardInterrupt):
-
-    def killed(writer):
-      raise KeyboardInterrupt
-
     cache.open_or_build(str(tmp_path), "x", SETTINGS, killed)
   assert len(entries(tmp_path)) == 1
   monkeypatch.undo()
   directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
-  assert [str(path) for path in entries(tmp_path)] == [directory]
+  assert entries(tmp_path) == [directory]
 
 
 def test_without_locks_the_first_rename_wins(tmp_path, monkeypatch):
@@ -239,22 +233,18 @@ def test_without_locks_the_first_rename_wins(tmp_path, monkeypatch):
 
   monkeypatch.setattr(fcntl, "flock", no_locks)
   barrier = threading.Barrier(3, timeout=20)
-  found = []
 
   def build(writer):
     barrier.wait()
     hello(writer)
 
-  def prepare():
-    found.append(cache.open_or_build(str(tmp_path), "x", SETTINGS, build))
+  def prepare(_):
+    return cache.open_or_build(str(tmp_path), "x", SETTINGS, build)
 
-  threads = [threading.Thread(target=prepare) for _ in range(3)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
+  with futures.ThreadPoolExecutor(3) as pool:
+    found = list(pool.map(prepare, range(3)))
   assert len(found) == 3 and len(set(found)) == 1
-  assert [str(path) for path in entries(tmp_path)] == [found[0]]
+  assert entries(tmp_path) == [found[0]]
   assert cache.damage(found[0], SETTINGS) is None
 
 
@@ -290,8 +280,7 @@ def test_two_processes_at_once_make_one_entry(files, tmp_path):
   assert [process.returncode for process in processes] == [0, 0]
   assert outputs[0] == outputs[1]
   assert len(list(tmp_path.glob("built-*"))) == 1
-  (entry,) = entries(files.cache_dir)
-  assert str(entry) == outputs[0].split()[0]
+  assert entries(files.cache_dir) == [outputs[0].split()[0]]
 
 
 def test_the_folder_is_configured_or_from_the_environment(monkeypatch):

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from linformer_jax.run import metrics
-from tests import runs
+from tests import processes, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 UPDATES = 100
@@ -34,7 +34,7 @@ def start(workdir, **kwargs):
     [sys.executable, "-m", "linformer_jax.main", "--config=tests/tiny.py"]
     + [f"--workdir={workdir}", *flags],
     cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    env=os.environ | processes.CPU,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,

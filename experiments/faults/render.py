@@ -34,10 +34,12 @@ def environment(found: dict) -> str:
       for line in lines
     }
   )
+  days = sorted({line["time"][:10] for line in lines})
+  when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
   minutes = sum(job[0]["seconds"] for job in jobs) / 60
   return (
-    f"{len(lines)} trials, seed {lines[0]['seed']}, on {'; '.join(machines)}; "
-    f"{minutes:.0f} minutes in all."
+    f"{len(lines)} trials, seed {lines[0]['seed']}, run on {when}, on "
+    f"{'; '.join(machines)}; {minutes:.0f} minutes in all."
   )
 
 

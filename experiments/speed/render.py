@@ -7,7 +7,6 @@ test renders again and compares.
 """
 
 import csv
-import functools
 import math
 import pathlib
 import statistics
@@ -203,21 +202,18 @@ def figure(times, path=FIGURE):
   matplotlib.use("Agg")
   import matplotlib.pyplot as plt
 
+  def line(name, k=0):
+    ns = [n for n in cells.LENGTHS if k < n]
+    return ns, [65_536 / n * times.seconds("stack", name, n, k) for n in ns]
+
   panels, (ours, theirs) = plt.subplots(1, 2, figsize=(11, 4.4))
   colors = plt.get_cmap("viridis")(np.linspace(0.15, 0.85, 5))
   for name, style in (("softmax", "k-o"), ("softmax_flash", "k--s")):
-    values = [
-      65_536 / n * times.seconds("stack", name, n) for n in cells.LENGTHS
-    ]
-    ours.plot(cells.LENGTHS, values, style, label=name, markersize=4)
+    ours.plot(*line(name), style, label=name, markersize=4)
   for k, color in zip(cells.PROJECTED, colors, strict=True):
-    ns = [n for n in cells.LENGTHS if k < n]
-    values = [
-      65_536 / n * times.seconds("stack", "linformer_layerwise", n, k)
-      for n in ns
-    ]
+    points = line("linformer_layerwise", k)
     label = f"Linformer, k = {k}"
-    ours.plot(ns, values, "-o", color=color, label=label, markersize=4)
+    ours.plot(*points, "-o", color=color, label=label, markersize=4)
   ours.set_title("Measured here: 2 CPU cores, float32")
   ours.set_ylabel("seconds a layer, 65,536 tokens")
   with (HERE / "paper_figure2.csv").open() as file:
@@ -258,8 +254,7 @@ def sections(times) -> dict[str, str]:
     for kernel in accelerator.KERNELS:
       parts[f"{kernel} {what}"] = accelerator_page.table(what, kernel)
     for baseline in cells.SOFTMAX:
-      table = functools.partial(against_softmax, times, baseline, what)
-      parts[f"{baseline} {what}"] = table()
+      parts[f"{baseline} {what}"] = against_softmax(times, baseline, what)
     parts[f"headwise {what}"] = against_softmax(
       times, "softmax", what, "headwise"
     )

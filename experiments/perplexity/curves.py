@@ -38,6 +38,7 @@ _PLACES = (
   "run.",
   "mesh.",
   "data.files",
+  "data.validation_files",
   "data.cache_dir",
   "data.tfds_data_dir",
 )

@@ -52,6 +52,18 @@ def config_of(words: list[str]):
   return values.config
 
 
+def words_of(text: str) -> list[str]:
+  """Returns the flags for text: globs, or a folder of `experiments.text`."""
+  folder = pathlib.Path(text)
+  divided = (folder / "manifest.json").exists()
+  files = f"{folder.absolute()}/train/*.jsonl" if divided else text
+  words = ["--config.data.source=files", f"--config.data.files={files}"]
+  if divided:
+    held = f"{folder.absolute()}/valid/*.jsonl"
+    words.append(f"--config.data.validation_files={held}")
+  return words
+
+
 class Run:
   """One seed of a point: its command line, folder and config."""
 
@@ -59,12 +71,7 @@ class Run:
     self.point, self.seed = point, seed
     self.name = f"{point.name}-s{seed}"
     self.workdir = os.path.join(workdir, self.name)
-    words = [
-      *point.words(seed),
-      "--config.data.source=files",
-      f"--config.data.files={text}",
-      *extra,
-    ]
+    words = [*point.words(seed), *words_of(text), *extra]
     self.words = [*words, f"--workdir={self.workdir}"]
     self.config = config_of(words)
     self.flops = curves.update_flops(self.config) * self.config.train.num_steps

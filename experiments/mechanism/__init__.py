@@ -1,0 +1,1 @@
+"""Which layers of a trained softmax model need rank, and which near rows."""

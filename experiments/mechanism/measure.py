@@ -1,0 +1,229 @@
+"""Evaluates trained softmax models whose attention is cut, layer by layer.
+
+  .venv/bin/python -m experiments mechanism --text=runs/text
+
+Trains the models of `MODELS` first, which takes hours on two cores, as
+`experiments perplexity` does, and keeps their checkpoints in --workdir. Then
+every item is a checkpoint whose attention is replaced, at evaluation, in one
+layer or in all of them, by a band or by the best approximation of some rank;
+also where the mass of the attention lies. All items read the same held-out
+blocks. Stop it when you like; the same command resumes.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import documents, grid
+from experiments.mechanism import cut
+from experiments.perplexity import sweep
+from experiments.perplexity.panels import Point
+from linformer_jax import load, step
+from linformer_jax.data import pipeline
+from linformer_jax.run import files
+from linformer_jax.tools import spectrum
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "cuts.jsonl"
+UPDATES = 10_800
+STEPS = (1_200, 3_600, UPDATES)
+SEEDS = (0, 1)
+N, LAYERS = 128, 4
+EVERY = 16  # held-out blocks per evaluated one
+BATCH = 16
+SUBWORDS = (
+  ("model.vocab_size", "4096"),
+  ("data.tokenizer_train_megabytes", "20.0"),
+)
+KEPT = (
+  ("run.checkpoint_every_steps", "1200"),
+  ("run.keep_checkpoints", "100"),
+  ("run.eval_every_steps", "1200"),
+)
+_ARGUMENT = f"n={N},attention=softmax,updates={UPDATES}"
+MODELS = {
+  "bytes": Point("bytes", "bytes", _ARGUMENT, KEPT),
+  "subwords": Point("subwords", "4,096 subwords", _ARGUMENT, SUBWORDS + KEPT),
+}
+ALL_LAYERS = -1
+BANDS = {ALL_LAYERS: (1, 2, 4, 8, 16, 32), 0: (0, 1, 2, 8)}
+RANKS = {ALL_LAYERS: (8, 16, 32, 64), 0: (1, 8, 32, 64)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One evaluation.
+
+  Attributes:
+    model: a key of `MODELS`.
+    seed: of its training.
+    step: updates that it was trained for.
+    kind: 'none', 'band' or 'rank'.
+    layer: the layer that is cut, or `ALL_LAYERS`.
+    size: rows on either side, or the rank; 0 for 'none'.
+  """
+
+  model: str
+  seed: int
+  step: int
+  kind: str = "none"
+  layer: int = ALL_LAYERS
+  size: int = 0
+
+  def attention(self) -> tuple:
+    """Returns the attention of each layer."""
+    change = {} if self.kind == "none" else {self.kind: self.size}
+    which = None if self.layer == ALL_LAYERS else self.layer
+    return cut.layers(LAYERS, which, cut.Cut(**change))
+
+
+def items() -> list[Item]:
+  """Returns all evaluations, those of the first seed first."""
+  found = []
+  for seed in SEEDS:
+    for model in MODELS:
+      for updates in STEPS:
+        one = functools.partial(Item, model, seed, updates)
+        found.append(one())
+        for kind, sizes in (("band", BANDS), ("rank", RANKS)):
+          for layer in (ALL_LAYERS, *range(LAYERS)):
+            for size in sizes.get(layer, sizes[0]):
+              found.append(one(kind, layer, size))
+  return found
+
+
+def mass(distances: tuple[int, ...], matrices) -> jax.Array:
+  """Returns the share of attention at most so far away: [distances, H]."""
+  rows = jnp.arange(matrices.shape[-1])
+  apart = jnp.abs(rows[:, None] - rows)
+  return jnp.stack(
+    [
+      jnp.where(apart <= distance, matrices, 0).sum(-1).mean((0, 2))
+      for distance in distances
+    ]
+  )
+
+
+class Runs:
+  """The trained models, each checkpoint loaded when it is first asked for."""
+
+  def __init__(self, text: str, workdir: str):
+    self._text, self._workdir = text, workdir
+
+  def wanted(self) -> list[sweep.Run]:
+    """Returns the runs of all models and seeds."""
+    return [
+      sweep.Run(point, seed, self._text, self._workdir)
+      for seed in SEEDS
+      for point in MODELS.values()
+    ]
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019
+  def corpus(self, model: str):
+    """Returns the tokenized text of a model."""
+    run = sweep.Run(MODELS[model], 0, self._text, self._workdir)
+    return pipeline.prepare(pipeline.DataConfig(**run.config.data.to_dict()))
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019
+  def loaded(self, model: str, seed: int, updates: int) -> load.Run:
+    """Returns a checkpoint."""
+    run = sweep.Run(MODELS[model], seed, self._text, self._workdir)
+    return load.run(run.workdir, updates)
+
+  def measure(self, item: Item) -> dict:
+    """Evaluates an item: loss, and the sums of each document."""
+    run = self.loaded(item.model, item.seed, item.step)
+    corpus = self.corpus(item.model)
+    task = step.task_of(run.config)
+    model = dataclasses.replace(task.model, attention=item.attention())
+    sums = documents.losses(
+      dataclasses.replace(task, model=model),
+      run.variables,
+      corpus,
+      BATCH,
+      EVERY,
+    )
+    found = {
+      "nats": round(documents.nats(sums), 5),
+      "data_sha256": corpus.record.sha256,
+      "documents": [[round(loss, 3), int(n)] for loss, n in sums],
+    }
+    return found if item.kind != "none" else found | self._looks(run, corpus)
+
+  def _looks(self, run, corpus) -> dict:
+    """Returns the mass by distance, and the spectrum at n/4, of each head."""
+    model = step.model_config(run.config)
+    tokens = np.stack(
+      [record["tokens"] for record in documents.Every(corpus.validation, 256)]
+    )[:32]
+    encoder = {
+      name: tree["encoder"]
+      for name, tree in run.variables.items()
+      if "encoder" in tree
+    }
+    found = spectrum.attention(model, encoder, tokens)
+    distances = (0, 1, 2, 4, 8, 16, 32, 64)
+    near = [mass(distances, matrices) for matrices in found]
+    held = [
+      spectrum.cumulative(matrices)[..., N // 4 - 1].mean(0)
+      for matrices in found
+    ]
+    return {
+      "distances": distances,
+      "mass": np.round(np.stack(near), 4).tolist(),
+      "quarter": np.round(np.stack(held), 4).tolist(),
+    }
+
+
+def train(wanted: list[sweep.Run], only: list[str]) -> int:
+  """Trains the runs that are not complete; returns an exit status."""
+  for run in wanted:
+    if only and not any(word in run.name for word in only):
+      continue
+    done = files.folder(run.workdir) / "result.json"
+    if done.exists():
+      continue
+    print(f"training {run.name}", flush=True)
+    if status := sweep.launch(run.words, math.inf):
+      return status
+  return 0
+
+
+def main(words=None) -> int:
+  """Runs the command line; returns the exit status."""
+  parser = grid.parser(__doc__, RESULTS)
+  parser.add_argument("--text", help="folder of experiments.text", default="")
+  parser.add_argument("--workdir", default="runs/mechanism")
+  parser.add_argument(
+    "--train", default="", help="only train these runs, such as bytes-s0"
+  )
+  given = parser.parse_args(words)
+  if not given.list and not given.text:
+    parser.error("--text=FOLDER is needed: see python -m experiments.text")
+  runs = Runs(given.text or "TEXT", given.workdir)
+  if not given.list:
+    only = [word for word in given.train.split(",") if word]
+    status = train(runs.wanted(), only)
+    if status or only:
+      return status
+  grid.work(items(), given, runs.measure, tell)
+  return 0
+
+
+def tell(line: dict) -> str:
+  """Returns a line of progress."""
+  where = "all layers" if line["layer"] < 0 else f"layer {line['layer']}"
+  what = f"{line['kind']} {line['size']} in {where}"
+  return (
+    f"{line['model']}, seed {line['seed']}, {line['step']:,} updates: "
+    f"{what}: {line['nats']:.4f} nats"
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

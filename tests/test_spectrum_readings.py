@@ -173,8 +173,10 @@ def test_minilm_agrees_with_another_reading(committed):
   assert (found["length"], found["quarter"]) == (512, 128)
   at = found["at_quarter"]
   spread = at["all"]["spread"]
-  assert abs(at["all"]["mean"] - render.OTHER_MEAN) < spread + 0.005
-  layers = at["layers"]["mean"], at["layers"]["spread"], render.OTHER_LAYERS
+  # By other code on other text, printed to two digits.
+  assert abs(at["all"]["mean"] - 0.83) < spread + 0.005
+  others = (0.81, 0.69, 0.76, 0.86, 0.87, 0.97)
+  layers = at["layers"]["mean"], at["layers"]["spread"], others
   for mean, spread, other in zip(*layers, strict=True):
     assert abs(mean - other) < spread + 0.005
 

@@ -8,6 +8,8 @@ and the page between its markers. A test renders the page again and compares.
 
 import pathlib
 
+import numpy as np
+
 from experiments import page as page_lib
 from experiments.spectrum import measure
 from linformer_jax.run import report
@@ -18,10 +20,8 @@ PAGE = HERE / "README.md"
 MARK = "<!-- experiments/spectrum/render.py: {} -->"
 IMPORTED = "MiniLM-L6"
 FIGURE = "figure1.png"
-# An independent reading of the same weights at index 128, by other code and on
-# other text: the mean of all heads, and each layer.
-OTHER_MEAN = 0.83
-OTHER_LAYERS = (0.81, 0.69, 0.76, 0.86, 0.87, 0.97)
+# RoBERTa-base at index 128, as printed in the paper.
+PAPER = {"IMDB": 0.93, "WikiText-103": 0.92}
 
 
 def imported(found: list[dict]) -> list[dict]:
@@ -53,19 +53,16 @@ def layer_table(found: list[dict]) -> str:
   readings = imported(found)
   names = " | ".join(record["text"] for record in readings)
   lines = [
-    f"| layer | {names} | another reading | heads from, to |",
-    "|---|" + "---:|" * (len(readings) + 2),
+    f"| layer | {names} | heads from, to |",
+    "|---|" + "---:|" * (len(readings) + 1),
   ]
   for layer in range(readings[0]["layers"]):
     cells = [_cell(r["at_quarter"]["layers"], layer) for r in readings]
     heads = [r["at_quarter"]["heads"]["mean"][layer] for r in readings]
     low, high = min(map(min, heads)), max(map(max, heads))
-    lines.append(
-      f"| {layer} | {' | '.join(cells)} | {OTHER_LAYERS[layer]:.2f} "
-      f"| {low:.2f}, {high:.2f} |"
-    )
+    lines.append(f"| {layer} | {' | '.join(cells)} | {low:.2f}, {high:.2f} |")
   cells = [f"**{_cell(r['at_quarter']['all'])}**" for r in readings]
-  lines.append(f"| all | {' | '.join(cells)} | {OTHER_MEAN:.2f} | |")
+  lines.append(f"| all | {' | '.join(cells)} | |")
   return "\n".join(lines)
 
 
@@ -129,9 +126,58 @@ def figures(found: list[dict]) -> dict[str, list[dict]]:
   return {name: readings for name, readings in by_file.items() if readings}
 
 
+def with_paper(readings: list[dict]):
+  """Draws Figure 1 with the paper's two numbers."""
+  drawing = spectrum.draw({measure.label(r): r for r in readings})
+  curves, index = drawing.axes[0], readings[0]["quarter"]
+  for mark, (text, value) in zip("x+", PAPER.items(), strict=True):
+    label = f"the paper's RoBERTa, {text}"
+    curves.plot(index, value, f"k{mark}", label=label, linestyle="none")
+  curves.legend(loc="lower right", fontsize=8)
+  return drawing
+
+
+def along(readings: list[dict]):
+  """Draws what the first n/4 singular values of each layer hold, by update."""
+  from matplotlib import figure, pyplot
+
+  drawing = figure.Figure(figsize=(6, 3.8), layout="constrained")
+  axes = drawing.subplots()
+  updates = [record["step"] for record in readings]
+  layers = readings[0]["layers"]
+  for layer in range(layers):
+    color = pyplot.get_cmap("viridis")(0.8 * layer / max(1, layers - 1))
+    levels = [record["at_quarter"]["layers"] for record in readings]
+    mean, spread = (
+      np.array([level[name][layer] for level in levels])
+      for name in ("mean", "spread")
+    )
+    axes.plot(updates, mean, color=color)
+    axes.fill_between(
+      updates, mean - spread, mean + spread, color=color, alpha=0.25
+    )
+    axes.annotate(
+      f"layer {layer}",
+      (updates[-1], mean[-1]),
+      (4, -3),
+      textcoords="offset points",
+      color=color,
+    )
+  axes.axhline(0.25, color="black", linestyle=":")
+  axes.annotate("a permutation", (updates[len(updates) // 2], 0.215))
+  axes.set(
+    xlabel="updates",
+    ylabel=f"share of the first {readings[0]['quarter']} singular values",
+    ylim=(0, 1.01),
+    xlim=(0, 1.12 * updates[-1]),
+  )
+  axes.grid(True, alpha=0.3)
+  return drawing
+
+
 if __name__ == "__main__":
   rendered = measure.records()
   for file, readings in figures(rendered).items():
-    drawing = spectrum.draw({measure.label(r): r for r in readings})
+    drawing = (with_paper if file == FIGURE else along)(readings)
     drawing.savefig(measure.RESULTS.with_name(file), dpi=110)
   PAGE.write_text(page_lib.renew(PAGE.read_text(), sections(rendered)))

@@ -261,7 +261,7 @@ def draw(summaries: dict[str, dict]):
     axes.set(xlabel="head", ylabel="layer", title=f"{label}, index {quarter}")
     for axis in (axes.xaxis, axes.yaxis):
       axis.set_major_locator(ticker.MaxNLocator(integer=True))
-  drawing.colorbar(shown, ax=rest)
+  drawing.colorbar(shown, ax=rest, label=f"share at index {quarter}")
   return drawing
 
 

@@ -56,6 +56,7 @@ def _failures(axes, found):
   axes.axvline(bounds.theorem_k(_N, _EPSILON), color="0.6", label="theorem's k")
   axes.set_yscale("log")
   axes.set_ylim(_FLOOR, 1.5)
+  axes.set_ylabel("share of draws")
   axes.set_xlim(7, 4000)  # Leaves room for the legend.
   axes.set_title(f"Theorem 1: share of draws over ε = {_EPSILON}, n = {_N}")
   axes.set_xlabel(
@@ -79,7 +80,8 @@ def _errors(axes, found):
   axes.plot(ks, ks**-0.5, "k--", label="1 / √k")
   axes.axhline(_EPSILON, color="0.6")
   axes.set_yscale("log")
-  axes.set_title(f"Theorem 1: relative error, 5% to 95%, n = {_N}")
+  axes.set_ylabel("relative error")
+  axes.set_title(f"Theorem 1: 5%, median and 95% of the error, n = {_N}")
   axes.set_xlabel("k")
 
 
@@ -103,6 +105,7 @@ def _deltas(axes, found):
   axes.set_yscale("log")
   k = records[0]["k"]
   axes.set_title(f"Theorem 2: error against δ, n = {_N}, k = {k}, mean of V 1")
+  axes.set_ylabel("relative error, or relative response")
   axes.set_xlabel("δ (leftmost: 0, where the response is 0)")
 
 
@@ -124,6 +127,7 @@ def _practice(axes, found):
     ys = [x["relative"][name] for x in records]
     axes.plot([x["k"] for x in records], ys, style, label=label, markersize=4)
   axes.set_yscale("log")
+  axes.set_ylabel("relative error")
   axes.set_title(f"In practice: held-out relative error, low rank, n = {_N}")
   axes.set_xlabel("k")
 

@@ -180,6 +180,17 @@ def test_the_size_is_checked(tmp_path):
   assert cache.damage(directory, SETTINGS) == expected
 
 
+def test_any_flipped_bit_of_the_record_is_noticed(tmp_path):
+  directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
+  path = pathlib.Path(directory) / cache.META
+  whole = path.read_bytes()
+  meta = json.loads(whole)
+  for i in range(len(whole)):
+    path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+    if cache.damage(directory) is None:  # white space
+      assert json.loads(path.read_bytes()) == meta, i
+
+
 def test_another_entry_under_the_same_name_is_not_trusted(tmp_path):
   directory = cache.open_or_build(str(tmp_path), "x", SETTINGS, hello)
   assert cache.damage(directory, SETTINGS) is None

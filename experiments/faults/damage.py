@@ -7,6 +7,7 @@ import re
 import shutil
 
 from experiments.faults import lab as lab_lib
+from linformer_jax.data import cache
 
 # A name that Orbax generates for every checkpoint.
 _HASH = re.compile(r"[0-9a-f]{16,}")
@@ -192,10 +193,14 @@ def tokens(lab, name, way, rng):
   lab.same(workdir)
   if not lines:
     return [lab_lib.record(lab_lib.HARMLESS, way)]
-  for path in entry.iterdir():
-    original = lab.text / entry.name / path.name
-    if not filecmp.cmp(path, original, shallow=False):
-      raise lab_lib.Unexpected(f"{path.name} is not what it was")
+  # cache.META also holds the times at which the files were written.
+  original = lab.text / entry.name
+  files = cache.files_of(original)
+  if cache.files_of(entry) != files:
+    raise lab_lib.Unexpected(f"{cache.META} is not what it was")
+  for file in files:
+    if not filecmp.cmp(entry / file, original / file, shallow=False):
+      raise lab_lib.Unexpected(f"{file} is not what it was")
   line = lines[0].replace(str(text), "CACHE")
   return [lab_lib.record(lab_lib.REPORTED, way, line)]
 

@@ -25,7 +25,7 @@ from linformer_jax.run import paths
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 META = "meta.json"
 # Hash every file on opening (--verify), and not only those whose modification
 # time is not the recorded one.
@@ -144,9 +144,11 @@ def damage(
   try:
     with open(os.path.join(directory, META), encoding="utf-8") as file:
       meta = json.load(file)
-    if settings is None and isinstance(meta, dict):
-      settings = meta.get("settings")
-    if not isinstance(meta, dict) or meta.get("settings") != settings:
+    told = meta.pop("sha256")
+    if told != key(meta):
+      return f"the checksum of {META} is wrong"
+    settings = meta["settings"] if settings is None else settings
+    if meta["settings"] != settings:
       return f"{META} was made with other settings"
     for name, expected in meta["files"].items():
       path = os.path.join(directory, name)
@@ -208,6 +210,7 @@ def _build(
     build(writer)
     meta = {"format": FORMAT, "settings": settings, "files": writer.files}
     meta["written_ns"] = writer.written_ns
+    meta["sha256"] = key(meta)
     with open(os.path.join(temporary, META), "wb") as file:
       file.write(json.dumps(meta, indent=1).encode())
       _flush(file)

@@ -18,6 +18,7 @@ EXPERIMENTS = {
   "memory": ("speed.memory", "speed.render"),
   "accelerator": ("speed.accelerator", "speed.render"),
   "perplexity": ("perplexity.sweep", "perplexity.render"),
+  "mechanism": ("mechanism.measure", "mechanism.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),
   "topologies": ("topologies.measure", "topologies.render"),

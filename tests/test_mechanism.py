@@ -11,6 +11,7 @@ import pytest
 
 from experiments import documents, text
 from experiments.mechanism import cut
+from experiments.perplexity import sweep
 from linformer_jax import attention, evaluate, models
 from linformer_jax.data import pipeline
 from tests import runs
@@ -185,3 +186,12 @@ def test_losses_by_document_add_up_to_the_evaluation():
   assert half[:, 1].sum() == pytest.approx(
     sums[:, 1].sum() * blocks / len(corpus.validation), rel=0.1
   )
+
+
+def test_a_run_reads_the_divided_text(tmp_path):
+  (tmp_path / "manifest.json").write_text("{}")
+  words = sweep.words_of(str(tmp_path))
+  assert f"--config.data.files={tmp_path}/train/*.jsonl" in words
+  assert f"--config.data.validation_files={tmp_path}/valid/*.jsonl" in words
+  assert "--config.data.files=a/*.txt" in sweep.words_of("a/*.txt")
+  assert not any("validation" in word for word in sweep.words_of("a/*.txt"))

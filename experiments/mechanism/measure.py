@@ -2,9 +2,9 @@
 
   .venv/bin/python -m experiments mechanism --text=runs/text
 
-Trains the models of `MODELS` first, which takes hours on two cores, as
-`experiments perplexity` does, and keeps their checkpoints in --workdir. Then
-every item is a checkpoint whose attention is replaced, at evaluation, in one
+Trains each model of `MODELS` when it is first needed, about an hour on a core,
+as `experiments perplexity` does, and keeps its checkpoints in --workdir. Every
+item is a checkpoint whose attention is replaced, at evaluation, in one
 layer or in all of them, by a band or by the best approximation of some rank;
 also where the mass of the attention lies. All items read the same held-out
 blocks. Stop it when you like; the same command resumes.
@@ -12,9 +12,12 @@ blocks. Stop it when you like; the same command resumes.
 
 import dataclasses
 import functools
-import math
+import os
 import pathlib
 import sys
+
+# Matrices are small: more threads for each would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +29,7 @@ from experiments.perplexity import sweep
 from experiments.perplexity.panels import Point
 from linformer_jax import load, step
 from linformer_jax.data import pipeline
-from linformer_jax.run import files
+from linformer_jax.run import files, report
 from linformer_jax.tools import spectrum
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "cuts.jsonl"
@@ -115,14 +118,6 @@ class Runs:
   def __init__(self, text: str, workdir: str):
     self._text, self._workdir = text, workdir
 
-  def wanted(self) -> list[sweep.Run]:
-    """Returns the runs of all models and seeds."""
-    return [
-      sweep.Run(point, seed, self._text, self._workdir)
-      for seed in SEEDS
-      for point in MODELS.values()
-    ]
-
   @functools.lru_cache(maxsize=1)  # noqa: B019
   def corpus(self, model: str):
     """Returns the tokenized text of a model."""
@@ -131,8 +126,9 @@ class Runs:
 
   @functools.lru_cache(maxsize=1)  # noqa: B019
   def loaded(self, model: str, seed: int, updates: int) -> load.Run:
-    """Returns a checkpoint."""
+    """Returns a checkpoint, after training if there is none."""
     run = sweep.Run(MODELS[model], seed, self._text, self._workdir)
+    train(run)
     return load.run(run.workdir, updates)
 
   def measure(self, item: Item) -> dict:
@@ -180,18 +176,13 @@ class Runs:
     }
 
 
-def train(wanted: list[sweep.Run], only: list[str]) -> int:
-  """Trains the runs that are not complete; returns an exit status."""
-  for run in wanted:
-    if only and not any(word in run.name for word in only):
-      continue
-    done = files.folder(run.workdir) / "result.json"
-    if done.exists():
-      continue
-    print(f"training {run.name}", flush=True)
-    if status := sweep.launch(run.words, math.inf):
-      return status
-  return 0
+def train(run: sweep.Run):
+  """Completes a run; exits with its status if it is stopped or fails."""
+  if (files.folder(run.workdir) / report.RESULT).exists():
+    return
+  print(f"training {run.name}", flush=True)
+  if status := sweep.launch(run.words):
+    sys.exit(status)
 
 
 def main(words=None) -> int:
@@ -199,18 +190,10 @@ def main(words=None) -> int:
   parser = grid.parser(__doc__, RESULTS)
   parser.add_argument("--text", help="folder of experiments.text", default="")
   parser.add_argument("--workdir", default="runs/mechanism")
-  parser.add_argument(
-    "--train", default="", help="only train these runs, such as bytes-s0"
-  )
   given = parser.parse_args(words)
   if not given.list and not given.text:
     parser.error("--text=FOLDER is needed: see python -m experiments.text")
   runs = Runs(given.text or "TEXT", given.workdir)
-  if not given.list:
-    only = [word for word in given.train.split(",") if word]
-    status = train(runs.wanted(), only)
-    if status or only:
-      return status
   grid.work(items(), given, runs.measure, tell)
   return 0
 

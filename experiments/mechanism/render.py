@@ -125,6 +125,30 @@ def environment(cuts: Cuts) -> str:
   )
 
 
+def _draw_cut(axes, cuts, where, size, shift, color):
+  """Draws one size of cut: a line over single layers, a dot for all."""
+  style = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
+  for layers in (range(measure.LAYERS), (ALL_LAYERS,)):
+    found = [cuts.lost(*where, layer, size) for layer in layers]
+    if None in found:
+      continue
+    value, low, high = np.maximum(np.transpose(found), FLOOR)
+    at = np.array([layer % (measure.LAYERS + 1) for layer in layers]) + shift
+    axes.errorbar(
+      at, value, [value - low, high - value], linewidth=1.2, **style
+    )
+    if layers[0] == 0:
+      axes.annotate(
+        f"{size}",
+        (at[0], value[0]),
+        (-8, -3),
+        textcoords="offset points",
+        ha="right",
+        color=color,
+        fontsize=8,
+      )
+
+
 def figure(cuts: Cuts, to: pathlib.Path = FIGURE):
   """Draws the nats lost against which layer is cut, for the trained models."""
   import matplotlib
@@ -138,35 +162,22 @@ def figure(cuts: Cuts, to: pathlib.Path = FIGURE):
     len(models), 2, figsize=(10, 3.6 * len(models)), layout="constrained",
     sharey=True, squeeze=False,
   )  # fmt: skip
-  places = (*range(measure.LAYERS), ALL_LAYERS)
   for row, model in zip(axes, models, strict=True):
     for one, kind in zip(row, _NAMES, strict=True):
       sizes = measure.BANDS if kind == "band" else measure.RANKS
       shown = sizes[0]
       colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.8, len(shown)))
       for color, size in zip(colors, shown, strict=True):
-        found = [
-          cuts.lost(model, updates, kind, layer, size) for layer in places
-        ]
-        at = [i for i, value in enumerate(found) if value]
-        values = np.maximum([found[i] for i in at], FLOOR)
-        one.errorbar(
-          at, values[:, 0],
-          np.maximum(0, [values[:, 0] - values[:, 1],
-                         values[:, 2] - values[:, 0]]),
-          color=color, marker="o", markersize=4, linewidth=1.2, capsize=2,
-        )  # fmt: skip
-        one.annotate(
-          f"{size}", (at[-1], values[-1, 0]), (6, -3),
-          textcoords="offset points", color=color, fontsize=8,
-        )  # fmt: skip
+        shift = 0.06 * (shown.index(size) - (len(shown) - 1) / 2)
+        _draw_cut(one, cuts, (model, updates, kind), size, shift, color)
       label = measure.MODELS[model].label
       one.set(yscale="log", title=f"{label}: {_NAMES[kind]}")
-      one.set_xticks(range(len(places)), ["0", "1", "2", "3", "all"])
-      one.set_xlim(-0.3, len(places) - 0.4)
+      places = [*range(measure.LAYERS), "all"]
+      one.set_xticks(range(len(places)), places)
+      one.set_xlim(-0.6, len(places) - 0.6)
       one.set_xlabel("layers that are cut")
       one.grid(True, alpha=0.3)
-    row[0].set_ylabel("nats lost per masked token")
+    row[0].set_ylabel(f"nats lost per masked token (at least {FLOOR:g})")
   drawing.savefig(to, dpi=90)
   pyplot.close(drawing)
 

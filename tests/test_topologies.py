@@ -92,7 +92,7 @@ def test_the_update_compiles_for_a_slice(topology, axes):
   [pytest.param("v5e:2x4", marks=pytest.mark.hour), "v5p:2x2x2"],
 )
 def test_a_row_of_roberta_base_comes_out_again(topology, found):
-  """Up to eight minutes each; within 2%, for another libtpu packs differently."""
+  """Minutes each; within 2%, for another libtpu packs differently."""
   row = measure.Row("chips", topology, "base", "linformer", 512, 128)
   again = measure.measure(row)
   for name in ("arguments", "outputs", "flops_needed", "state_bytes"):

@@ -75,7 +75,8 @@ def table(cuts: Cuts, model: str, kind: str) -> str:
         _number(cuts.lost(model, updates, kind, layer, size))
         for layer in (*range(measure.LAYERS), ALL_LAYERS)
       ]
-      lines.append(f"| {updates:,} | {size} | {' | '.join(cells)} |")
+      if any(cells):
+        lines.append(f"| {updates:,} | {size} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

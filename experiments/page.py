@@ -6,6 +6,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 END = "<!-- end -->"
 
 
+def machines(records, *packages: str, cpu: bool = False) -> str:
+  """Returns the different machines and versions of records, as text.
+
+  Args:
+    records: with the fields of `hardware.environment`.
+    packages: names of the packages to tell beside Python and jax.
+    cpu: whether to tell the model of the processor.
+  """
+  words = ["{device}", "{host}", *(["{cpu}"] if cpu else [])]
+  words += ["Python {python}", "jax {jax}"]
+  words += [f"{name} {{{name}}}" for name in packages] + ["commit {commit}"]
+  template = ", ".join(words)
+  return "; ".join(sorted({template.format(**record) for record in records}))
+
+
 def renew(page: str, parts: dict[str, str]) -> str:
   """Returns a page with the text between its markers replaced.
 

@@ -27,19 +27,13 @@ def environment(found: dict) -> str:
   """Describes the number of trials, the hardware and the time."""
   jobs = list(found.values())
   lines = [line for job in jobs for line in job]
-  machines = sorted(
-    {
-      "{device}, {host}, Python {python}, jax {jax}, orbax-checkpoint "
-      "{orbax-checkpoint}, commit {commit}".format(**line)
-      for line in lines
-    }
-  )
+  machines = page_lib.machines(lines, "orbax-checkpoint")
   days = sorted({line["time"][:10] for line in lines})
   when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
   minutes = sum(job[0]["seconds"] for job in jobs) / 60
   return (
     f"{len(lines)} trials, seed {lines[0]['seed']}, run on {when}, on "
-    f"{'; '.join(machines)}; {minutes:.0f} minutes in all."
+    f"{machines}; {minutes:.0f} minutes in all."
   )
 
 

@@ -118,16 +118,19 @@ class Runs:
   def __init__(self, text: str, workdir: str):
     self._text, self._workdir = text, workdir
 
+  def _run(self, model: str, seed: int = 0) -> sweep.Run:
+    return sweep.Run(MODELS[model], seed, self._text, self._workdir)
+
   @functools.lru_cache(maxsize=1)  # noqa: B019
   def corpus(self, model: str):
     """Returns the tokenized text of a model."""
-    run = sweep.Run(MODELS[model], 0, self._text, self._workdir)
-    return pipeline.prepare(pipeline.DataConfig(**run.config.data.to_dict()))
+    fields = self._run(model).config.data.to_dict()
+    return pipeline.prepare(pipeline.DataConfig(**fields))
 
   @functools.lru_cache(maxsize=1)  # noqa: B019
   def loaded(self, model: str, seed: int, updates: int) -> load.Run:
     """Returns a checkpoint, after training if there is none."""
-    run = sweep.Run(MODELS[model], seed, self._text, self._workdir)
+    run = self._run(model, seed)
     train(run)
     return load.run(run.workdir, updates)
 

@@ -111,18 +111,11 @@ def environment(cuts: Cuts) -> str:
   """Describes the evaluations, the hardware and the time."""
   records = list(cuts.records.values())
   targets = sum(n for _, n in records[0]["documents"])
-  machines = sorted(
-    {
-      "{device}, {host}, {cpu}, Python {python}, jax {jax}, commit "
-      "{commit}".format(**record)
-      for record in records
-    }
-  )
   minutes = sum(record["wall_seconds"] for record in records) / 60
   return (
     f"{len(records)} evaluations of {targets:,} masked tokens of bytes in "
     f"{len(records[0]['documents'])} documents, or as many blocks of subwords;"
-    f" {minutes:.0f} minutes in all. On {'; '.join(machines)}."
+    f" {minutes:.0f} minutes in all. On {page_lib.machines(records, cpu=True)}."
   )
 
 

@@ -148,15 +148,10 @@ def environment(found: Curves) -> str:
     f"tokens (n = {r['config']['data.sequence_length']:,})"
     for r in records
   }
-  on = {
-    "{device}, {host}, Python {python}, jax {jax}, flax {flax}, commit "
-    "{commit}".format(**r)
-    for r in records
-  }
   hours = sum(r["wall_seconds"] for r in records) / 3600
   return (
     f"{len(records)} runs, {hours:.1f} hours in all. {'; '.join(sorted(data))}."
-    f" On {'; '.join(sorted(on))}."
+    f" On {page_lib.machines(records, 'flax')}."
   )
 
 

@@ -145,6 +145,7 @@ def get_config() -> config_dict.ConfigDict:
   task = config.task = config_dict.ConfigDict()
   task.name = "masked_lm"  # its fields follow; causal_lm has none
   task.mask_rate = 0.15  # of tokens, to be predicted
+  task.mask_span = 1  # tokens masked together
 
   optimizer = config.optimizer = config_dict.ConfigDict()
   optimizer.learning_rate = 6e-4  # peak

@@ -108,6 +108,10 @@ BAD = {
   "mesh axis": ([SMOKE, RUN, "--config.mesh.tensor=2"], "needs 2 devices"),
   "log cadence": ([SMOKE, RUN, "--config.run.log_every_steps=0"], "0"),
   "mask rate": ([SMOKE, RUN, "--config.task.mask_rate=1.5"], "1.5"),
+  "mask span": (
+    [SMOKE, RUN, "--config.task.mask_span=4096"],
+    "mask_span 4096 must be less",
+  ),
   "hold-out": ([SMOKE, RUN, "--config.data.holdout_fraction=0.0"], "0.0"),
   "vocabulary": ([SMOKE, RUN, "--config.model.vocab_size=100"], "100"),
   "source": ([SMOKE, RUN, "--config.data.source=web"], "'web'"),

@@ -20,11 +20,11 @@ def block(length=64, real=64):
   return tokens, np.arange(length) < real
 
 
-def masked(records, length=64, real=64, count=10):
+def masked(records, length=64, real=64, count=10, span=1):
   tokens, mask = block(length, real)
   return tokens, [
     masking.mask_tokens(
-      tokens, mask, pipeline.record_rng(7, 0, record), VOCABULARY, count
+      tokens, mask, pipeline.record_rng(7, 0, record), VOCABULARY, count, span
     )
     for record in range(records)
   ]
@@ -37,10 +37,18 @@ def within(observed, trials, probability):
 
 
 @pytest.mark.parametrize(
-  "length, rate, expected", [(128, 0.15, 19), (512, 0.15, 77), (3, 0.15, 1)]
+  "length, rate, span, expected",
+  [
+    (128, 0.15, 1, 19),
+    (512, 0.15, 1, 77),
+    (3, 0.15, 1, 1),
+    (128, 0.15, 8, 16),
+    (512, 0.15, 8, 80),
+    (20, 0.15, 8, 8),
+  ],
 )
-def test_num_predictions(length, rate, expected):
-  assert masking.num_predictions(length, rate) == expected
+def test_num_predictions(length, rate, span, expected):
+  assert masking.num_predictions(length, rate, span) == expected
 
 
 def test_exactly_p_distinct_ordinary_positions():
@@ -92,6 +100,37 @@ def test_positions_are_uniform():
   candidates = np.flatnonzero(~np.isin(tokens, SPECIAL))
   share = 10 / len(candidates)
   assert all(within(counts[i], 3000, share) for i in candidates)
+
+
+def test_spans_are_runs_of_ordinary_tokens_with_one_fate():
+  """Four runs of three; a run passes over a special token, never over another.
+
+  Tokens 19 and 21 are neighbors here, as </s> stands at 20.
+  """
+  tokens, rows = masked(3000, count=12, span=3)
+  candidates = np.flatnonzero(~np.isin(tokens, SPECIAL))
+  order = np.full(64, -1)
+  order[candidates] = np.arange(len(candidates))
+  starts, fates = [], []
+  for row in rows:
+    positions = row["positions"]
+    assert (np.diff(positions) > 0).all() and (row["weights"] == 1).all()
+    runs = order[positions].reshape(4, 3)
+    assert (np.diff(runs, axis=1) == 1).all() and (runs >= 0).all()
+    starts += runs[:, 0].tolist()
+    shown = row["tokens"][positions].reshape(4, 3) == 49
+    assert (shown.all(1) == shown.any(1)).all()
+    fates += shown.all(1).tolist()
+  assert within(sum(fates), len(fates), 0.8)
+  # Every start is reached, the ends of the block too.
+  assert set(starts) == set(range(len(candidates) - 2))
+
+
+def test_spans_of_a_padded_block_and_of_one_that_is_too_short():
+  _, (row,) = masked(1, real=32, count=12, span=3)
+  assert row["weights"].tolist() == [1] * 6 + [0] * 6
+  _, (row,) = masked(1, real=3, count=12, span=3)  # two ordinary tokens
+  assert not row["weights"].any()
 
 
 def test_a_padded_block_is_masked_in_proportion():

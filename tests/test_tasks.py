@@ -16,7 +16,7 @@ from tests import arrays, labeled, tiny
 V, N, B = 300, 12, 3
 # Every task: its config group, and an attention that it allows.
 GROUPS = {
-  "masked_lm": ({"mask_rate": 0.15}, "linformer"),
+  "masked_lm": ({"mask_rate": 0.15, "mask_span": 1}, "linformer"),
   "causal_lm": ({}, "softmax"),
   "classification": ({"num_classes": 3}, "linformer"),
 }

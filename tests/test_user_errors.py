@@ -51,6 +51,7 @@ FIELDS = {
   "data.vocab_size": ("0", "1025", "1000000000000"),
   "data.sequence_length": ("0", "1", "65", "1000000000000"),
   "task.mask_rate": ("0", "1", "nan", "inf"),
+  "task.mask_span": ("0", "-1"),
   "data.seed": ("-1", "1099511627776"),
   "data.cache_dir": ("s3://x/y", "~no-such-user/x"),
   "data.tokenizer_train_megabytes": ("0", "-1", "nan", "inf"),

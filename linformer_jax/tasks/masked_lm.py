@@ -28,16 +28,25 @@ class Config:
 
   Attributes:
     mask_rate: fraction of a row's tokens to predict.
+    mask_span: tokens that are masked together; 1 for each by itself.
   """
 
   mask_rate: float = 0.15
+  mask_span: int = 1
 
   def __post_init__(self):
     if not 0 < self.mask_rate < 1:
       raise ValueError(f"task.mask_rate {self.mask_rate} is not in (0, 1)")
+    if self.mask_span < 1:
+      raise ValueError(f"task.mask_span {self.mask_span} is less than 1")
 
   def build(self, model: models.ModelConfig, length: int) -> "MaskedLM":
     """Makes the task for rows of N tokens."""
+    if self.mask_span > max(1, length - 1):
+      raise ValueError(
+        f"task.mask_span {self.mask_span} must be less than the "
+        f"{length} tokens of a row: shorten it"
+      )
     return MaskedLM(self, model, length)
 
 
@@ -54,7 +63,9 @@ class MaskedLM(language.LanguageModeling):
   @property
   def predictions(self) -> int:
     """P."""
-    return masking.num_predictions(self.length, self.config.mask_rate)
+    return masking.num_predictions(
+      self.length, self.config.mask_rate, self.config.mask_span
+    )
 
   @property
   def outputs(self) -> int:
@@ -77,7 +88,12 @@ class MaskedLM(language.LanguageModeling):
   def example(self, record, rng, data) -> dict[str, np.ndarray]:
     """Masks P tokens of a block."""
     return masking.mask_tokens(
-      record["tokens"], record["mask"], rng, data.vocabulary, self.predictions
+      record["tokens"],
+      record["mask"],
+      rng,
+      data.vocabulary,
+      self.predictions,
+      self.config.mask_span,
     )
 
   def filler(self) -> dict[str, np.ndarray]:

@@ -3,7 +3,9 @@
 BERT's rule (Devlin et al., 2019, section 3.1) with RoBERTa's dynamic masking
 (Liu et al., 2019, section 4.1): an example gets a new mask in every epoch. The
 number of predictions per sequence is static, so the model gathers [B, P]
-positions and computes logits only there.
+positions and computes logits only there. Runs of several tokens can be masked
+together, as in SpanBERT (Joshi et al. 2020, arXiv 1907.10529, section 3.1), but
+all of one length.
 """
 
 import dataclasses
@@ -55,9 +57,12 @@ def vocabulary(
   return Vocabulary(mask_id=mask_id, ordinary=ordinary, special=special)
 
 
-def num_predictions(length: int, rate: float) -> int:
-  """Returns P, the static number of predicted positions in `length` tokens."""
-  return max(1, round(rate * length))
+def num_predictions(length: int, rate: float, span: int = 1) -> int:
+  """Returns P, the static number of predicted positions in `length` tokens.
+
+  It is a multiple of `span`, and at least that.
+  """
+  return span * max(1, round(rate * length / span))
 
 
 def mask_tokens(
@@ -66,36 +71,44 @@ def mask_tokens(
   rng: np.random.Generator,
   vocabulary: Vocabulary,
   num_predictions: int,
+  span: int = 1,
 ) -> dict[str, np.ndarray]:
   """Masks `num_predictions` tokens of one sequence.
 
   Positions are drawn without replacement from the real tokens that are not
-  special. A full block gets `num_predictions` of them. A padded block gets
-  fewer, in proportion to its real tokens; otherwise every token of a short
-  block would be masked and scored without context. Unused predictions have
-  position 0, target 0 and weight 0.
+  special, in runs of `span` that do not overlap and pass over special tokens.
+  The tokens of a run are replaced in the same way. A full block gets
+  `num_predictions` of them. A padded block gets fewer, in proportion to its
+  real tokens; otherwise every token of a short block would be masked and scored
+  without context. Unused predictions have position 0, target 0 and weight 0.
 
   Args:
     tokens: int32 [N].
     mask: bool [N], True at real tokens.
     rng: the source of all randomness.
     vocabulary: special ids and replacements.
-    num_predictions: P.
+    num_predictions: P, a multiple of `span`.
+    span: tokens that are masked together; a block with fewer has no prediction.
 
   Returns:
     `tokens` int32 [N] after masking, `mask` bool [N] as given, `positions`
     int32 [P] ascending, `targets` int32 [P], `weights` float32 [P].
   """
   candidates = np.flatnonzero(mask & ~vocabulary.special[tokens])
-  count = num_predictions
+  runs = num_predictions // span
   real = np.count_nonzero(mask)
   if real < len(tokens):
-    count = min(count, max(1, round(num_predictions * real / len(tokens))))
-  count = min(count, len(candidates))
+    runs = min(runs, max(1, round(runs * real / len(tokens))))
+  runs = min(runs, len(candidates) // span)
+  count = runs * span
 
-  chosen = rng.choice(candidates, count, replace=False, shuffle=False)
-  chosen.sort()
-  fate = rng.random(count)
+  # Runs of one token among fewer, then each is widened.
+  places = len(candidates) - runs * (span - 1)
+  starts = rng.choice(places, runs, replace=False, shuffle=False)
+  starts.sort()
+  starts += np.arange(runs) * (span - 1)
+  chosen = candidates[(starts[:, None] + np.arange(span)).ravel()]
+  fate = np.repeat(rng.random(runs), span)
   random = vocabulary.ordinary[
     rng.integers(len(vocabulary.ordinary), size=count)
   ]

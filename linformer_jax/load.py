@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 import tokenizers
+from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import models
+from linformer_jax import models, optimizer
 from linformer_jax import step as step_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
@@ -208,7 +209,7 @@ def check_weights(folder: str, config, corpus) -> None:
   different = [
     f"{name} {there.get(name, 'missing')} there, {here.get(name, 'none')} here"
     for name in sorted(there.keys() | here.keys())
-    if there.get(name) != here.get(name)
+    if there.get(name) != here.get(name) and not optimizer.is_projection(name)
   ]
   if different:
     raise ValueError(
@@ -224,18 +225,27 @@ def check_weights(folder: str, config, corpus) -> None:
     )
 
 
+def _leaves(state) -> dict[str, Any]:
+  """Returns the parameters and constants by path."""
+  return {
+    name: leaf
+    for tree in (state.params, state.constants)
+    for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+  }
+
+
 def _shapes(config) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of parameters and constants by path."""
   state = step_lib.abstract_shapes(config)
-  leaves = jax.tree_util.tree_leaves_with_path((state.params, state.constants))
-  return {
-    "/".join(str(part.key) for part in path[1:]): leaf.shape
-    for path, leaf in leaves
-  }
+  return {name: leaf.shape for name, leaf in _leaves(state).items()}
 
 
 def weights(folder: str, state, mesh):
   """Returns a fresh state with the weights of a run's newest checkpoint.
+
+  A projection along the sequence, such as E and F, that the run does not have,
+  or has in another shape, keeps its initial values: so a run with softmax
+  attention can start one with Linformer's.
 
   Args:
     folder: folder of the run to start from, checked by `check_weights`.
@@ -243,7 +253,8 @@ def weights(folder: str, state, mesh):
     mesh: the devices.
 
   Returns:
-    The state, and the number of updates its weights have had.
+    The state, the number of updates its weights have had, and the number of
+    its projections that keep their initial values.
 
   Raises:
     checkpoint.CheckpointError: if no checkpoint can be read.
@@ -254,5 +265,18 @@ def weights(folder: str, state, mesh):
   except ValueError as error:
     raise checkpoint.CheckpointError(f"--init_from: {error}") from error
   found = _restore(directory, config, mesh)
-  state = state.replace(params=found.params, constants=found.constants)
-  return state, int(found.step)
+  there, fresh = _leaves(found), []
+
+  def chosen(path, leaf):
+    name = "/".join(path)
+    if name in there and there[name].shape == leaf.shape:
+      return there[name]
+    fresh.append(name)
+    return leaf
+
+  params, constants = (
+    traverse_util.path_aware_map(chosen, tree)
+    for tree in (state.params, state.constants)
+  )
+  state = state.replace(params=params, constants=constants)
+  return state, int(found.step), len(fresh)

@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import optax
+from flax import traverse_util
 
 from linformer_jax import attention
 
@@ -64,12 +65,17 @@ def decayed(params):
   )
 
 
-def projections(params):
-  """True at `AttentionConfig.projections`, such as E and F."""
+def is_projection(path: str) -> bool:
+  """Whether a path is of `AttentionConfig.projections`, such as E and F."""
   kinds = attention.ATTENTIONS.values()
   ends = tuple(itertools.chain(*(kind.projections for kind in kinds)))
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: any(part.key.endswith(ends) for part in path), params
+  return any(part.endswith(ends) for part in path.split("/"))
+
+
+def projections(params):
+  """True at parameters that project the sequence; see `is_projection`."""
+  return traverse_util.path_aware_map(
+    lambda path, _: is_projection("/".join(path)), params
   )
 
 

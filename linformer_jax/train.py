@@ -84,8 +84,11 @@ def _fresh(experiment):
   """Returns the state of a run at update 0."""
   state, run = experiment.steps.init(), experiment.config.train.init_from
   if run:
-    state, seen = load.weights(run, state, experiment.mesh)
-    report.say(f"starting from the weights of {run} after {seen:,} updates")
+    state, seen, fresh = load.weights(run, state, experiment.mesh)
+    note = f", with {fresh} new projections" if fresh else ""
+    report.say(
+      f"starting from the weights of {run} after {seen:,} updates{note}"
+    )
   return state
 
 

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from linformer_jax import load
 from tests import runs
@@ -93,6 +94,45 @@ def test_a_new_run_starts_from_the_weights(run, tmp_path):
   assert status == 0, err
 
 
+def test_only_projections_start_anew_in_another_attention(run, tmp_path):
+  """Linformer -> softmax -> Linformer, and another k."""
+  still = ("--config.train.num_steps=1", "--config.optimizer.warmup_steps=0")
+  still += ("--config.optimizer.learning_rate=1e-30", "--config.seed=5")
+  source, said = "run", {}
+  for name, words in (
+    ("softmax", ("--config=tests/tiny.py:softmax",)),
+    ("linformer", ()),
+    ("smaller", ("--config.attention.projected_length=4",)),
+  ):
+    status, said[name], err = run(
+      *NEW[:-1],
+      f"--workdir={{tmp}}/{name}",
+      f"--init_from={{tmp}}/{source}",
+      *still,
+      *words,
+    )
+    assert status == 0, err
+    source = name
+  old, softmax, linformer, smaller = (
+    traverse_util.flatten_dict(
+      load.run(str(tmp_path / name)).variables["params"], sep="/"
+    )
+    for name in ("run", *said)
+  )
+  own = [name for name in old if "projection" in name]
+  assert own and softmax.keys() == old.keys() - set(own)
+  for found in (softmax, linformer, smaller):
+    for name in softmax:
+      np.testing.assert_array_equal(found[name], old[name], err_msg=name)
+  assert linformer.keys() == smaller.keys() == old.keys()
+  for name in own:
+    assert not np.array_equal(linformer[name], old[name])
+    assert smaller[name].shape[-2] == 4 != old[name].shape[-2]
+  assert "new projections" not in said["softmax"]
+  for name in ("linformer", "smaller"):
+    assert f"{len(own)} new projections" in said[name]
+
+
 def test_other_text_gets_the_tokenizer_of_the_weights(run, tmp_path):
   (tmp_path / "text").mkdir()
   for i in range(40):
@@ -120,7 +160,6 @@ def test_other_text_gets_the_tokenizer_of_the_weights(run, tmp_path):
     (("--init_from={tmp}/none",), "none holds no run"),
     ((FROM, "--config.model.num_layers=3"), "do not fit this model"),
     ((FROM, "--config.model.mlp_dim=48"), "(32, 64) there, (32, 48) here"),
-    ((FROM, "--config=tests/tiny.py:softmax"), "projection"),
     ((FROM, "--config.model.max_length=64"), "embed/positions"),
     (("--init_from={tmp}/text",), "text holds no run"),
   ],

@@ -1,10 +1,13 @@
 """The pages of the pretraining curves, and what their committed results say."""
 
 import csv
+import itertools
 import math
 import re
 
+import numpy as np
 import pytest
+from matplotlib import colors, text
 
 from configs import pretrain_small
 from experiments import page as page_lib
@@ -45,15 +48,24 @@ def test_gaps_of_the_paper():
       if (name, point.name) in gaps:
         # Those of a and b are rounded to a tenth of a percent.
         assert abs(ratio - 1 - gaps[name, point.name]) < 5.1e-4
-        assert f"n = {'1,024' if name == 'b' else ''}" in paper.label(
-          name, point
-        )
       if name in "eflpg" or point is panel.points[0]:
-        assert ratio is None
+        assert ratio is None and paper.final_gap(name, point) is None
   names = {
     (x, point.name) for x in panels.PANELS for point in panels.PANELS[x].points
   }
   assert set(gaps) <= names
+
+
+@pytest.mark.parametrize(
+  ("name", "i", "ours", "softmax", "errors"),
+  [("a", 1, 3.57, 3.26, (0.05, 0.05)), ("c", 2, 3.39, 3.2672, (0.02, 0.05))],
+)
+def test_errors_of_the_papers_gaps(name, i, ours, softmax, errors):
+  """Those of both readings; panel c is read off a plot of a finer scale."""
+  gap, error = paper.final_gap(name, panels.PANELS[name].points[i])
+  assert gap == pytest.approx(math.log(ours) - math.log(softmax), abs=1e-4)
+  squares = (errors[0] / ours) ** 2 + (errors[1] / softmax) ** 2
+  assert error == pytest.approx(math.sqrt(squares), rel=1e-4)
 
 
 def test_the_papers_scale_is_ready_to_launch():
@@ -68,7 +80,7 @@ def test_the_papers_scale_is_ready_to_launch():
       length = config.model.max_length
       assert name.startswith(f"n{length}-")
       assert config.train.batch_size * length == full_scale.TOKENS
-      assert config.train.num_steps == paper.UPDATES
+      assert config.train.num_steps == 250_000
     assert words[0] in render.PAGE.read_text()
 
 
@@ -106,10 +118,86 @@ def test_the_page_of_made_up_results(tmp_path):
   assert "the paper's" not in e.splitlines()[0]
   left = 2 * pretrain_small.UPDATES // 3  # the second of three evaluations
   assert f"| {left:,}, {left:,} |" in p and "panel_p.png" in p
-  for name in "bp":
+  for name in "bp":  # with a run that is not done, and dots
     image = tmp_path / f"{name}.png"
     figures.draw(render.Curves(name, tmp_path / "results"), image)
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["a", "c", "d"])
+def test_gaps_are_drawn_in_nats(name):
+  """Differences of log perplexities, the paper's in the same colors."""
+  found = render.Curves(name)
+  _, axes = figures.figure(found).axes
+  assert axes.get_yscale() == axes.get_xscale() == "linear"
+  theirs = iter(axes.containers)
+  points = found.panel.points
+  for point, line in zip(points, axes.lines, strict=False):
+    losses, base = (
+      np.log([[row[-1] for row in x["evaluations"]] for x in of_seed.values()])
+      for of_seed in (found.of(point), found.of(points[0]))
+    )
+    x, y = line.get_data()
+    np.testing.assert_allclose(y, (losses - base).mean(0), atol=1e-12)
+    rows = found.of(point)[0]["evaluations"]
+    np.testing.assert_allclose(x, [row[1] / 1e6 for row in rows])
+    black = colors.same_color(line.get_color(), "black")
+    assert black == (point.label == "softmax")
+    ratio = paper.final_ratio(name, point)
+    if ratio:
+      marker, _, _ = next(theirs)
+      assert marker.get_ydata() == pytest.approx([math.log(ratio)])
+      assert marker.get_xdata() > x[-1]  # beyond our tokens
+      assert colors.same_color(marker.get_color(), line.get_color())
+  assert next(theirs, None) is None
+
+
+@pytest.mark.parametrize(
+  "name", sorted(panels.PANELS.keys() - panels.OF_PLATEAUS)
+)
+def test_labels_of_lines_can_be_read(name):
+  """In the order of the lines' ends, apart, inside and off the axes."""
+  found = render.Curves(name)
+  drawing = figures.figure(found)
+  drawing.draw_without_rendering()
+  for axes in drawing.axes:
+    labels = sorted(axes.texts, key=lambda label: label.xy[1])
+    told = {" ".join(label.get_text().split()) for label in labels}
+    assert told == {point.label for point in found.panel.points}
+    boxes = [text.Text.get_window_extent(label) for label in labels]
+    for low, high in itertools.pairwise(boxes):
+      assert low.y1 <= high.y0
+    if name in "abd":  # The ends of lines are apart, so no label moves.
+      moves = [label.get_position()[1] - label.xy[1] for label in labels]
+      assert moves == pytest.approx([0] * len(moves), abs=1e-9)
+    for box in boxes:
+      assert drawing.bbox.containsy(box.y0) and drawing.bbox.containsy(box.y1)
+      assert drawing.bbox.containsx(box.x1) and box.x0 > axes.bbox.x1
+    assert min(label.get_fontsize() for label in labels) >= 8
+    assert axes.get_legend() is None
+
+
+@pytest.mark.parametrize("name", panels.OF_PLATEAUS)
+def test_dots_are_the_ends_of_runs(name):
+  """A dot for each run, hollow if the run has not left the plateau."""
+  found = render.Curves(name)
+  points = found.panel.points
+  drawn = [
+    [line for line in axes.lines if line.get_marker() == "o"]
+    for axes in figures.figure(found).axes
+  ]
+  runs = [found.of(point)[x] for point in points for x in found.panel.seeds]
+  for record, loss, updates in zip(runs, *drawn, strict=True):
+    assert loss.get_xdata() == [pytest.approx(math.log(record["perplexity"]))]
+    left = record["plateau_updates"]
+    assert updates.get_xdata() == [left or record["step"]]
+    hollow = updates.get_markerfacecolor() == "white"
+    assert hollow == (left is None)
+  rows = [round(line.get_ydata()[0]) for line in drawn[0]]
+  labels = figures.figure(found).axes[0].get_yticklabels()
+  assert [labels[row].get_text() for row in rows] == [
+    point.label for point in points for _ in found.panel.seeds
+  ]
 
 
 def test_the_page_is_rendered_from_the_committed_results():

@@ -1,14 +1,29 @@
-"""Draws each panel: perplexity against updates, time and FLOPs, and the gap."""
+"""Draws each panel: losses and gaps against tokens, or where the runs end."""
 
 import pathlib
+import textwrap
 
+import matplotlib
 import numpy as np
+from matplotlib import figure as figure_lib
+from matplotlib import text, ticker
 
 from experiments.perplexity import curves, panels, paper
 
-# Relative gaps are drawn on a logarithmic axis that is linear below this gap:
-# those of the paper are a few percent, those on the plateau hundreds.
-_LINEAR_GAP = 0.02
+_ORDERED = ("a", "b", "d")  # panels whose points differ in k or n
+_STYLE = {
+  "font.size": 9,
+  "axes.titlesize": 9,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "grid.alpha": 0.3,
+  "lines.markersize": 4,
+  "patch.linewidth": 0,
+}
+_LABEL = 22  # characters in a line of a label
+_LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
+_STRIP = 0.05  # of the tokens, for each of the paper's points
 
 
 def path(name: str) -> pathlib.Path:
@@ -17,107 +32,122 @@ def path(name: str) -> pathlib.Path:
 
 
 def draw(found, to: pathlib.Path | None = None):
-  """Draws a panel.
+  """Saves the figure of `render.Curves`, by default at `path`."""
+  figure(found).savefig(to or path(found.name), dpi=120)
 
-  Args:
-    found: `render.Curves`.
-    to: the file; by default, `path`.
-  """
-  import matplotlib
 
-  matplotlib.use("Agg")
-  from matplotlib import pyplot, ticker
-
+def figure(found) -> figure_lib.Figure:
+  """Returns the figure of a panel: two axes side by side."""
   points = [point for point in found.panel.points if found.of(point)]
-  colors = pyplot.get_cmap("turbo")(
-    np.linspace(0.05, 0.95, len(found.panel.points))
-  )
-  color = dict(zip(found.panel.points, colors, strict=True))
-  figure, axes = pyplot.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
-  columns = {
-    "step": "updates",
-    "seconds": "seconds of updates",
-    "flops": "FLOP",
-  }
-  for one, (column, name) in zip(axes.flat, columns.items(), strict=False):
-    for point in points:
-      _curve(one, found.of(point), column, point.label, color[point])
-    one.set(xlabel=name, ylabel="validation perplexity", yscale="log")
-    for axis in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
-      axis(ticker.ScalarFormatter())
-  axes.flat[0].legend(fontsize=7)
-  if found.name in panels.OF_PLATEAUS:
-    _plateaus(axes.flat[3], found, points, color)
-  else:
-    _gaps(axes.flat[3], found, points, color)
-  for one in axes.flat:
-    one.grid(True, which="both", alpha=0.3)
-  figure.suptitle(f"{found.panel.title}: a reduced scale, on CPU cores")
-  figure.savefig(to or path(found.name), dpi=90)
-  pyplot.close(figure)
+  dots = found.name in panels.OF_PLATEAUS
+  height = 1.2 + 0.25 * len(points) if dots else 3.8
+  with matplotlib.rc_context(_STYLE):
+    drawing = figure_lib.Figure((9, height), layout="constrained")
+    drawing.suptitle(f"{found.panel.title} (reduced scale, CPU)")
+    axes = drawing.subplots(1, 2, sharey=dots)
+    (_dots if dots else _lines)(found, points, *axes)
+  return drawing
 
 
-def _curve(axes, of_seed, column, label, color):
-  """Draws the mean of the seeds, and their range as a band."""
-  at = curves.COLUMNS.index(column)
-  rows = np.array([record["evaluations"] for record in of_seed.values()])
-  x, y = rows[..., at].mean(0), rows[..., -1]
-  axes.plot(x, y.mean(0), color=color, label=label, linewidth=1.4)
-  if len(rows) > 1:
-    axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.25)
+def _colors(found) -> dict:
+  """Returns each point's color: black for softmax, viridis by k or n."""
+  others = [x for x in found.panel.points if "softmax" not in x.name]
+  palette = matplotlib.colormaps["tab10"].colors
+  if found.name in _ORDERED:
+    palette = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(others)))
+  black = dict.fromkeys(found.panel.points, "black")
+  return black | dict(zip(others, palette, strict=False))
 
 
-def _gaps(axes, found, points, color):
-  """Draws the measured gaps with their range, and the paper's dashed."""
-  from matplotlib import ticker
-
-  first = found.panel.points[0]
+def _lines(found, points, losses, gaps):
+  """Draws losses and gaps to the first point against tokens."""
+  colors = _colors(found)
   for point in points:
-    own = found.ratios(point)
-    if point is not first and own:
-      x, y = np.array(own).transpose(2, 0, 1)
-      axes.plot(x[0], y.mean(0) - 1, color=color[point], label=point.label)
-      if len(own) > 1:
-        low, high = y.min(0) - 1, y.max(0) - 1
-        axes.fill_between(x[0], low, high, color=color[point], alpha=0.25)
-  for point in found.panel.points[1:]:
-    theirs = np.array(paper.ratios(found.name, point))
-    if len(theirs):
-      axes.plot(
-        *(theirs - [0, 1]).T,
-        "--o",
-        color=color[point],
-        markersize=3,
-        label=paper.label(found.name, point),
-      )
-  axes.axhline(0, color="gray", linewidth=0.8)
-  axes.set_yscale("symlog", linthresh=_LINEAR_GAP, subs=(2, 5))
-  for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-    axis(ticker.PercentFormatter(1.0, decimals=0))
-  axes.set(
-    xlabel="share of the updates of a whole run",
-    ylabel=f"perplexity over that of {first.label}, - 1",
-  )
-  if axes.dataLim.y0 >= 0:
-    axes.set_ylim(bottom=0)
-  axes.legend(fontsize=7)
-
-
-def _plateaus(axes, found, points, color):
-  """Draws the mean updates to leave the plateau; hatched if a seed did not."""
-  for i, point in enumerate(points):
     records = found.of(point).values()
-    values = [record["plateau_updates"] for record in records]
-    stayed = None in values
-    ends = [record["step"] for record in records]
-    lengths = [y if x is None else x for x, y in zip(values, ends, strict=True)]
-    axes.barh(
-      i,
-      np.mean(lengths),
-      color="none" if stayed else color[point],
-      edgecolor=color[point],
-      hatch="//" if stayed else None,
-    )
-  axes.set_yticks(range(len(points)), [p.label for p in points], fontsize=7)
-  axes.invert_yaxis()
-  axes.set_xlabel("updates to leave the plateau (hatched: not left)")
+    rows = np.array([record["evaluations"] for record in records])
+    tokens = rows[0, :, curves.COLUMNS.index("tokens")]
+    _line(losses, tokens, rows[..., -1], point.label, colors[point])
+    if found.ratios(point):
+      shared, ratios = np.array(found.ratios(point)).transpose(2, 0, 1)
+      _line(gaps, shared[0], ratios, point.label, colors[point])
+  end = tokens[-1] / 1e6
+  ticks = ticker.MaxNLocator(4).tick_values(0, end)
+  for axes in (losses, gaps):
+    axes.set(xlabel="tokens (millions)", xticks=ticks, xlim=(0, end))
+  losses.set_ylabel("validation loss (nats per masked token)")
+  gaps.set_ylabel(f"gap to {found.panel.points[0].label} (nats)")
+  theirs = [(paper.final_gap(found.name, x), colors[x]) for x in points]
+  _paper(gaps, [(gap, color) for gap, color in theirs if gap], end)
+  gaps.figure.draw_without_rendering()  # sets the limits and the layout
+  gaps.figure.set_layout_engine("none")
+  for axes in (losses, gaps):
+    _spread(axes)
+
+
+def _line(axes, tokens, perplexities, label, color):
+  """Draws the mean log of perplexities `[seeds, tokens]`, and their range."""
+  x, y = tokens / 1e6, np.log(perplexities)
+  axes.plot(x, y.mean(0), color=color)
+  axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.25)
+  axes.annotate(
+    textwrap.fill(label.replace(" × ", "\xa0×\xa0"), _LABEL),
+    (x[-1], y[:, -1].mean()),
+    (1.03, y[:, -1].mean()),
+    textcoords=axes.get_yaxis_transform(),
+    va="center",
+    color=color,
+    arrowprops=_LEADER | {"color": color, "linewidth": 0.6},
+  )
+
+
+def _paper(axes, theirs, end):
+  """Draws the paper's ((gap, error), color) in a strip beyond the runs."""
+  if theirs:
+    *xs, right = end * (1 + _STRIP * np.arange(1, len(theirs) + 2))
+    for x, (gap, color) in zip(xs, theirs, strict=True):
+      axes.errorbar(x, *gap, fmt="o", mfc="white", capsize=3, color=color)
+    axes.axvspan(end, right, color="black", alpha=0.06)
+    axes.set_xticks([x for x in axes.get_xticks() if x <= end])
+    axes.set_xlim(0, right)
+    axes.set_title("paper", loc="right")
+
+
+def _spread(axes):
+  """Moves labels up and down, as little as possible, until none overlap."""
+  pixel = np.ptp(axes.get_ylim()) / axes.bbox.height  # in units of the axis
+  labels = sorted(axes.texts, key=lambda label: label.xy[1])
+  boxes = [text.Text.get_window_extent(label) for label in labels]  # no leader
+  heights = np.array([1.1 * box.height for box in boxes]) * pixel
+  stacked = np.cumsum(heights) - heights / 2
+  free = np.array([label.xy[1] for label in labels]) - stacked
+  ends = range(1, len(labels) + 1)
+  for i, label in enumerate(labels):  # isotonic regression in closed form
+    means = [[free[j:e].mean() for e in ends[i:]] for j in range(i + 1)]
+    label.set_y(max(map(min, means)) + stacked[i])
+
+
+def _dots(found, points, losses, updates):
+  """Draws the end of each run, and the updates to leave the plateau."""
+  for row, point in enumerate(points):
+    color = "black" if "softmax" in point.name else "tab:blue"
+    for seed, record in found.of(point).items():
+      y = row + 0.24 * (seed - np.mean(found.panel.seeds))
+      left = record["plateau_updates"]
+      losses.plot(np.log(record["perplexity"]), y, "o", color=color)
+      fill = color if left else "white"
+      updates.plot(left or record["step"], y, "o", color=color, mfc=fill)
+  first = found.of(points[0]).values()
+  lines = {
+    "first row": [record["perplexity"] for record in first],
+    "unigram": [record["unigram_perplexity"] for record in first],
+  }
+  place = losses.get_xaxis_transform()
+  for name, perplexities in lines.items():
+    x = np.log(perplexities).mean()
+    losses.axvline(x, linestyle=":", color="black", linewidth=1)
+    losses.text(x, 1, name, transform=place, ha="center", va="bottom")
+  losses.set_yticks(range(len(points)), [point.label for point in points])
+  losses.invert_yaxis()
+  losses.set_xlabel("final loss (nats per masked token)")
+  updates.set_xlabel("updates to leave the plateau (hollow: not left)")
+  updates.set_xlim(left=0)

@@ -231,8 +231,8 @@ def _variants():
     softmax(),
     started("authors", "N(0, 0.02²), the authors'", *AUTHORS),
     started("authors-slow", "N(0, 0.02²), rate × 0.1", *AUTHORS, 0.1),
-    started("windows", "means of neighbours", "mean_pool", 0),
-    linear(label="means of neighbours, rate × 0.1, the recipe"),
+    started("windows", "means of neighbors", "mean_pool", 0),
+    linear(label="means of neighbors, rate × 0.1, the recipe"),
     started("strided", "every 4th row, rate × 0.1", "strided", 0, 0.1),
     *_windowed(),
   )

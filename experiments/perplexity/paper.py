@@ -1,7 +1,8 @@
-"""The paper's Figure 3 as ratios, digitized from its plots."""
+"""The gaps of the paper's Figure 3, digitized from its plots."""
 
 import csv
 import functools
+import math
 import pathlib
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from experiments.perplexity import panels
 
 TABLE = pathlib.Path(__file__).parent / "paper_figure3.csv"
-UPDATES = 250_000  # in a whole run
+# Errors of reading a perplexity off the plots, by panel.
+ERRORS = {"a": 0.05, "b": 0.05, "c": 0.02, "d": 0.05}
 
 
 @functools.cache
@@ -49,29 +51,22 @@ def _keys(panel: str, point):
   return None
 
 
-def ratios(panel: str, point) -> list[tuple[float, float]]:
-  """Returns the paper's curve for a point, relative to its baseline.
+def final_gap(panel: str, point) -> tuple[float, float] | None:
+  """Returns the gap of a point to its baseline where the paper's curve ends.
 
   Returns:
-    (share of `UPDATES`, ratio of perplexities); [] if the paper has none.
+    (nats, error of reading both curves), or None if the paper has no curve.
   """
   keys = _keys(panel, point)
   if keys is None or keys[0] not in _curves():
-    return []
-  base = np.array(_curves()[keys[1]])
-  return [
-    (updates / UPDATES, perplexity / np.interp(updates, *base.T))
-    for updates, perplexity in _curves()[keys[0]]
-  ]
-
-
-def label(panel: str, point) -> str:
-  """Returns the label of the paper's curve for a point."""
-  _, _, n, k, sharing = _keys(panel, point)[0]
-  return f"the paper's n = {n:,}, {sharing.replace('_', '-') or f'k = {k}'}"
+    return None
+  curve, base = (np.array(_curves()[key]).T for key in keys)
+  ends = curve[1, -1], np.interp(curve[0, -1], *base)
+  errors = (ERRORS[key[0]] / end for key, end in zip(keys, ends, strict=True))
+  return math.log(ends[0] / ends[1]), math.hypot(*errors)
 
 
 def final_ratio(panel: str, point) -> float | None:
-  """Returns the last ratio of `ratios`, or None."""
-  found = ratios(panel, point)
-  return found[-1][1] if found else None
+  """Returns the ratio of perplexities with the gap `final_gap`, or None."""
+  gap = final_gap(panel, point)
+  return math.exp(gap[0]) if gap else None

@@ -58,17 +58,16 @@ class Curves:
     """Returns perplexity relative to the first point with the same seed.
 
     Returns:
-      A curve per seed: (share of the run's updates, ratio) at each evaluation.
+      A curve per seed: (tokens, ratio) at each evaluation.
     """
     base = self.of(self.panel.points[0])
     found = []
     for seed, record in self.of(point).items():
       if seed in base:
         rows, others = record["evaluations"], base[seed]["evaluations"]
-        end = rows[-1][0]
         other = {row[0]: row[-1] for row in others}
         found.append(
-          [(r[0] / end, r[-1] / other[r[0]]) for r in rows if r[0] in other]
+          [(r[1], r[-1] / other[r[0]]) for r in rows if r[0] in other]
         )
     return found
 

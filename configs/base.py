@@ -169,6 +169,8 @@ def get_config() -> config_dict.ConfigDict:
   mesh.fsdp = 1  # sequences too, and the width of parameters and optimizer
   mesh.sequence = 1  # positions of a sequence, and columns of E and F
   mesh.tensor = 1  # heads, MLP, vocabulary
+  # Sum gradients over devices in float32 although model.dtype is bfloat16.
+  mesh.float32_gradients = False
 
   # Only these fields may change when a run resumes.
   run = config.run = config_dict.ConfigDict()

@@ -184,7 +184,7 @@ def build_steps(
       return task.sums(variables, rows, key if model_cfg.has_dropout else None)
 
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    with sharding.on_mesh(mesh):
+    with sharding.on_mesh(mesh, config.mesh.float32_gradients):
       grads, sums = _accumulated(sums_of, state.params, batch, key, parts)
     weight = jnp.maximum(sums["weight"], 1)
     grads = jax.tree.map(lambda g: g / weight, grads)

@@ -112,7 +112,7 @@ def test_every_config_field_exists():
   }
   groups = {name.split(".")[0] for name in fields}
   for page, text in TEXTS.items():
-    named = re.findall(r"--config\.([a-z_]+(?:\.[a-z_]+)+)", text)
+    named = re.findall(r"--config\.([a-z_]+(?:\.[a-z_0-9]+)+)", text)
     named += [
       name
       for name in re.findall(r"`([a-z]+\.[a-z_0-9]+)`", text)

@@ -1,5 +1,7 @@
 """The compiled topologies: the page shows them, and they say what it claims."""
 
+import dataclasses
+
 import pytest
 
 from experiments import page as page_lib
@@ -40,6 +42,17 @@ def test_a_million_tokens_exchange_the_same_on_any_slice(found):
     if row.group == "million"
   ]
   assert max(sizes) < 1.05 * min(sizes)
+
+
+def test_float32_sums_take_four_bytes_a_parameter(found):
+  """By default kernels, which are two thirds of the parameters, take two."""
+  for row, record in found.items():
+    if row.group == "float32":
+      params = record["state_bytes"] / 12  # with two averages of Adam
+      default = found[dataclasses.replace(row, group="chips")]
+      for of, low, high in ((record, 3.99, 4.01), (default, 2.6, 2.7)):
+        assert low < of["collectives"]["all-reduce"] / params < high
+      assert record["collectives"].keys() == default["collectives"].keys()
 
 
 def test_updates_on_very_long_sequences_were_run_and_learn():

@@ -70,6 +70,7 @@ FIELDS = {
   "mesh.fsdp": ("0", "-1", "2"),
   "mesh.sequence": ("0", "-1", "2"),
   "mesh.tensor": ("0", "-1", "2", "1000000000000"),
+  "mesh.float32_gradients": ("maybe", "2", ""),
   "run.log_every_steps": ("0", "-1", "1000000000000"),
   "run.eval_every_steps": ("-1", "1000000000000"),
   "run.eval_batch_size": ("0", "-1", "1000000000000"),

@@ -35,7 +35,8 @@ class Row:
 
   Attributes:
     group: 'lengths', many sequence lengths on one slice; 'chips', one length on
-      slices of many sizes; 'million', one sequence of 2^20 tokens.
+      slices of many sizes; 'million', one sequence of 2^20 tokens; 'float32',
+      a row of 'chips' with `mesh.float32_gradients`.
     topology: the slice.
     size: 'base' or 'large'.
     attention: 'linformer' or 'softmax'.
@@ -77,6 +78,7 @@ def rows() -> list[Row]:
     )
     for topology, chips in (("v5e:4x4", 16), ("v5e:8x8", 64), (POD, 256))
   ]
+  found.append(Row("float32", POD, "base", "linformer", 512, 128))
   return found
 
 
@@ -98,6 +100,7 @@ def make_config(row: Row, num_devices: int):
   config.attention.dropout_rate = 0.0
   config.model.remat = row.n > 65_536
   config.mesh.sequence = row.sequence
+  config.mesh.float32_gradients = row.group == "float32"
   sequences = max(1, TOKENS // row.n) * num_devices // row.sequence
   config.train.batch_size = config.run.eval_batch_size = sequences
   return config

@@ -6,11 +6,12 @@ Writes experiments/topologies/README.md between its markers. A test renders
 again and compares.
 """
 
+import dataclasses
 import pathlib
 
 from experiments import page as page_lib
 from experiments.topologies import long, measure
-from linformer_jax import flops
+from linformer_jax import flops, models, step
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -128,6 +129,30 @@ def scaling_table(found: dict) -> str:
   return "\n".join(lines)
 
 
+def sums_table(found: dict) -> str:
+  """Returns a table of what it costs to sum gradients in float32."""
+  lines = [
+    "| slice | model | n | gradients of kernels summed in | GB exchanged "
+    "| bytes a parameter | links ms | peak GiB |",
+    "|---|---|---:|---|---:|---:|---:|---:|",
+  ]
+  for row in measure.rows():
+    if row.group != "float32" or row not in found:
+      continue
+    default = dataclasses.replace(row, group="chips")
+    for dtype, of in (("bfloat16", default), ("float32", row)):
+      record = found[of]
+      size = sum(record["collectives"].values())
+      config = measure.make_config(of, record["devices"])
+      params = models.num_parameters(step.abstract_shapes(config).params)
+      lines.append(
+        f"| {of.topology} | {of.size} | {of.n:,} | {dtype} | {size / 1e9:.3f} "
+        f"| {size / params:.2f} | {1e3 * exchange_seconds(record):.1f} "
+        f"| {_gib(record['peak'])} |"
+      )
+  return "\n".join(lines)
+
+
 def long_table(found: list[dict]) -> str:
   """Returns a table of the updates run on eight CPU devices."""
   lines = [
@@ -161,6 +186,7 @@ def sections(found: dict, run: list[dict]) -> dict[str, str]:
   """
   parts = {name: compiled_table(found, name) for name in measure.GROUPS}
   parts["scaling"] = scaling_table(found)
+  parts["sums"] = sums_table(found)
   parts["on"] = f"{len(found)} rows compiled on {_hosts(found.values())}."
   parts["long"] = long_table(run)
   return {MARK.format(name): text for name, text in parts.items()}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import masks
-from linformer_jax.parallel import blocks, layout
+from linformer_jax.parallel import blocks, gradients, layout
 
 
 class HeadDense(nn.Module):
@@ -34,14 +34,17 @@ class HeadDense(nn.Module):
     features = self.num_heads * head_dim
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], features))
     bias = self.param("bias", nn.initializers.zeros, (features,))
-    x, kernel = jnp.asarray(x, self.dtype), kernel.astype(self.dtype)
+    x, kernel = jnp.asarray(x, self.dtype), gradients.cast(kernel, self.dtype)
     if x.ndim == 4:
       by_head = kernel.reshape(-1, self.num_heads, head_dim)
-      y = jnp.einsum("bnhm,mhd->bnhd", x, by_head)
+      y = gradients.einsum("bnhm,mhd->bnhd", x, by_head)
     else:
-      y = (x @ kernel).reshape(*x.shape[:2], self.num_heads, head_dim)
-    bias = bias.reshape(self.num_heads, head_dim).astype(self.dtype)
-    return y + bias if between is None else (between(y) + bias, y + bias)
+      y = gradients.einsum("bnm,mf->bnf", x, kernel)
+      y = y.reshape(*x.shape[:2], self.num_heads, head_dim)
+    bias = gradients.cast(bias.reshape(self.num_heads, head_dim), self.dtype)
+    if between is None:
+      return gradients.add(y, bias)
+    return gradients.add(between(y), bias), gradients.add(y, bias)
 
 
 class OutDense(nn.Module):
@@ -61,7 +64,8 @@ class OutDense(nn.Module):
     features = x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (features, features))
     bias = self.param("bias", nn.initializers.zeros, (features,))
-    return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+    y = gradients.einsum("bnm,mf->bnf", x, gradients.cast(kernel, self.dtype))
+    return gradients.add(y, gradients.cast(bias, self.dtype))
 
 
 def by_head(k, v):

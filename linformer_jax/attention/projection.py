@@ -15,6 +15,7 @@ import numpy as np
 
 from linformer_jax.attention import base, masks
 from linformer_jax.attention.ops import cpu
+from linformer_jax.parallel import gradients
 
 DENSE = ("linear", "random")  # 'random' is never trained
 POOLING = ("mean_pool", "max_pool")  # no weights
@@ -78,14 +79,16 @@ def weights_shape(
 def _dense(x, mask, projection):
   """Applies the first N columns of E; padding rows are already zero."""
   del mask
-  matrix = projection.weights[..., : x.shape[1]].astype(x.dtype)
+  matrix = gradients.cast(projection.weights[..., : x.shape[1]], x.dtype)
   if matrix.ndim == 2 and x.ndim == 3:
-    return cpu.project(matrix, x)
-  if matrix.ndim == 2:
+    if matrix.dtype == x.dtype:
+      return cpu.project(matrix, x)
+    rows = "bnm,kn->bkm"
+  elif matrix.ndim == 2:
     rows = "bnhd,kn->bkhd"
   else:
     rows = "bnm,hkn->bkhm" if x.ndim == 3 else "bnhd,hkn->bkhd"
-  return jnp.einsum(rows, x, matrix)
+  return gradients.einsum(rows, x, matrix)
 
 
 def _windows(x, window):
@@ -132,12 +135,12 @@ def _convolution(x, mask, projection):
       "projection 'convolution' acts on rows split into heads [B, N, H, D], "
       f"not on an array of {x.ndim} axes"
     )
-  kernel = projection.weights.astype(x.dtype)
+  kernel = gradients.cast(projection.weights, x.dtype)
   # Keep the head axis even if heads share a kernel: without it XLA merges slots
   # and heads into one axis, and all-gathers slots across devices.
   kernel = jnp.broadcast_to(kernel, (x.shape[2], *kernel.shape[-3:]))
   windows = _windows(x, projection.window)
-  return jnp.einsum("bkwhd,hwde->bkhe", windows, kernel)
+  return gradients.einsum("bkwhd,hwde->bkhe", windows, kernel)
 
 
 _PROJECT = {

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from linformer_jax.attention import base, heads, masks
 from linformer_jax.models import config as model_config
-from linformer_jax.parallel import blocks, layout
+from linformer_jax.parallel import blocks, gradients, layout
 
 ModelConfig = model_config.ModelConfig
 
@@ -19,6 +19,21 @@ def layer_norm(config, name):
     use_fast_variance=False,
     name=name,
   )
+
+
+class Dense(nn.Dense):
+  """nn.Dense on rows [B, N, M] or [B, M], with the products of `gradients`."""
+
+  @nn.compact
+  def __call__(self, x):
+    shape = x.shape[-1], self.features
+    kernel = self.param("kernel", self.kernel_init, shape)
+    bias = self.param("bias", self.bias_init, shape[1:])
+    x, kernel = x.astype(self.dtype), gradients.cast(kernel, self.dtype)
+    bias = gradients.cast(bias, self.dtype)
+    rows = "bnm,mf->bnf" if x.ndim == 3 else "bm,mf->bf"
+    y = gradients.einsum(rows, x, kernel)
+    return gradients.add(y, bias.reshape((1,) * (x.ndim - 1) + (-1,)))
 
 
 class Block(nn.Module):
@@ -42,7 +57,7 @@ class Block(nn.Module):
     self.attention_norm = layer_norm(config, None)
     self.mlp_norm = layer_norm(config, None)
     dense = functools.partial(
-      nn.Dense, dtype=config.dtype, kernel_init=config.kernel_init()
+      Dense, dtype=config.dtype, kernel_init=config.kernel_init()
     )
     self.mlp_in = dense(config.mlp_dim)
     self.mlp_out = dense(config.embed_dim)

@@ -78,7 +78,7 @@ class MaskedLM(nn.Module):
     if positions is not None:
       x = jnp.take_along_axis(x, positions[..., None], axis=1)
     x = layout.constrain(x, "batch", "sequence")
-    x = nn.Dense(
+    x = encoder_lib.Dense(
       config.embed_dim,
       dtype=config.dtype,
       kernel_init=config.kernel_init(),
@@ -134,10 +134,12 @@ class Classifier(nn.Module):
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
     encoder = TokenEncoder(config, name="encoder")
     x = encoder(tokens, mask, segments, deterministic)[:, 0]
-    dense = functools.partial(nn.Dense, kernel_init=config.kernel_init())
+    dense = functools.partial(
+      encoder_lib.Dense, kernel_init=config.kernel_init()
+    )
     x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
     x = drop(jnp.tanh(x)).astype(jnp.float32)
-    return dense(self.num_classes, name="head_out")(x)
+    return dense(self.num_classes, dtype=jnp.float32, name="head_out")(x)
 
 
 def num_parameters(params: Any) -> int:

@@ -14,21 +14,34 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _IN_USE = contextvars.ContextVar("mesh and rules", default=None)
+_FLOAT32 = contextvars.ContextVar("float32 gradients", default=False)
 
 
 @contextlib.contextmanager
-def on_mesh(mesh: Mesh, rules: Mapping[str, str | tuple[str, ...]]):
+def on_mesh(
+  mesh: Mesh,
+  rules: Mapping[str, str | tuple[str, ...]],
+  float32_gradients: bool = False,
+):
   """Shards the arrays of functions traced in this context over a mesh.
 
   Args:
     mesh: the devices.
     rules: mesh axes by logical axis; an axis without a rule is not sharded.
+    float32_gradients: see `gradients`.
   """
   token = _IN_USE.set((mesh, rules) if mesh.size > 1 else None)
+  before = _FLOAT32.set(float32_gradients and mesh.size > 1)
   try:
     yield
   finally:
+    _FLOAT32.reset(before)
     _IN_USE.reset(token)
+
+
+def float32_gradients() -> bool:
+  """Returns whether devices sum gradients in float32; see `gradients`."""
+  return _FLOAT32.get()
 
 
 def spec(rules, *names: str | None) -> PartitionSpec:

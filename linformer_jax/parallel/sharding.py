@@ -79,9 +79,17 @@ def make_mesh(config, devices=None) -> Mesh:
   return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
-def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """Shards the activations of models traced in this context over the mesh."""
-  return layout.on_mesh(mesh, RULES)
+def on_mesh(
+  mesh: Mesh, float32_gradients: bool = False
+) -> contextlib.AbstractContextManager:
+  """Shards the activations of models traced in this context over the mesh.
+
+  Args:
+    mesh: the devices.
+    float32_gradients: sum gradients over devices in float32 even if matrix
+      products are bfloat16; by default in the dtype of the products.
+  """
+  return layout.on_mesh(mesh, RULES, float32_gradients)
 
 
 def _axes(path, rank):

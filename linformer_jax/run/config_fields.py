@@ -71,6 +71,7 @@ def _types():
   del types["model.attention"]  # made from the group `attention`
   types["task.name"] = types["attention.name"] = str
   types["attention.pattern"] = tuple
+  types["mesh.float32_gradients"] = bool
   types["train.restarts"] = tuple
   types["train.init_from"] = str
   return types

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from linformer_jax.models.config import ModelConfig
-from linformer_jax.parallel import layout
+from linformer_jax.parallel import gradients, layout
 
 
 class Tokens(nn.Module):
@@ -64,9 +64,5 @@ class Tokens(nn.Module):
   def attend(self, x):
     """x [B, P, M] -> logits [B, P, V] float32, x times the token embeddings."""
     dtype = self.config.dtype
-    return jnp.einsum(
-      "bpm,vm->bpv",
-      x.astype(dtype),
-      self.tokens.embedding.astype(dtype),
-      preferred_element_type=jnp.float32,
-    )
+    table = gradients.cast(self.tokens.embedding, dtype)
+    return gradients.einsum("bpm,vm->bpv", x.astype(dtype), table, jnp.float32)

@@ -19,6 +19,7 @@ EXPERIMENTS = {
   "accelerator": ("speed.accelerator", "speed.render"),
   "perplexity": ("perplexity.sweep", "perplexity.render"),
   "mechanism": ("mechanism.measure", "mechanism.render"),
+  "hybrid": ("hybrid.measure", "hybrid.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),
   "topologies": ("topologies.measure", "topologies.render"),

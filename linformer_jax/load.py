@@ -245,7 +245,7 @@ def weights(folder: str, state, mesh):
 
   A projection along the sequence, such as E and F, that the run does not have,
   or has in another shape, keeps its initial values: so a run with softmax
-  attention can start one with Linformer's.
+  attention can start one with projected keys and values.
 
   Args:
     folder: folder of the run to start from, checked by `check_weights`.

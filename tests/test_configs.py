@@ -12,6 +12,7 @@ from configs import (
   base,
   causal_lm,
   classification,
+  hybrid,
   linformer,
   pretrain_small,
   smoke,
@@ -35,6 +36,7 @@ def shapes(config):
 
 MODULES = [
   base,
+  hybrid,
   linformer,
   transformer,
   smoke,
@@ -61,6 +63,7 @@ def test_every_config_file_is_tested():
     "base",
     "causal_lm",
     "classification",
+    "hybrid",
     "linformer",
     "pretrain_small",
     "smoke",

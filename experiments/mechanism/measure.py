@@ -188,17 +188,34 @@ def train(run: sweep.Run):
     sys.exit(status)
 
 
-def main(words=None) -> int:
-  """Runs the command line; returns the exit status."""
-  parser = grid.parser(__doc__, RESULTS)
+def work(doc, results, workdir, items, runs: type, tell, words=None) -> int:
+  """Runs the command line of a grid of runs on divided text.
+
+  Args:
+    doc: help of the command.
+    results: default of --results.
+    workdir: default of --workdir, the folder of the runs' folders.
+    items: all items of the grid.
+    runs: (text, workdir) -> an object whose `measure` takes an item.
+    tell: line -> text to print.
+    words: the flags; by default, those of the process.
+
+  Returns:
+    The exit status.
+  """
+  parser = grid.parser(doc, results)
   parser.add_argument("--text", help="folder of experiments.text", default="")
-  parser.add_argument("--workdir", default="runs/mechanism")
+  parser.add_argument("--workdir", default=workdir)
   given = parser.parse_args(words)
   if not given.list and not given.text:
     parser.error("--text=FOLDER is needed: see python -m experiments.text")
-  runs = Runs(given.text or "TEXT", given.workdir)
-  grid.work(items(), given, runs.measure, tell)
+  grid.work(items, given, runs(given.text, given.workdir).measure, tell)
   return 0
+
+
+def main(words=None) -> int:
+  """Runs the command line; returns the exit status."""
+  return work(__doc__, RESULTS, "runs/mechanism", items(), Runs, tell, words)
 
 
 def tell(line: dict) -> str:

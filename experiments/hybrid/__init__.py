@@ -1,0 +1,1 @@
+"""Linear-cost stacks beside softmax attention: windows below, slots above."""

@@ -1,0 +1,278 @@
+"""Renders the runs of linear-cost stacks into their page and figure.
+
+  .venv/bin/python -m experiments.hybrid.render
+
+Writes experiments/hybrid/README.md between its markers, results/gap.png, and
+results/summary.png, which the main README shows.
+A test renders again and compares.
+"""
+
+import pathlib
+
+import numpy as np
+from matplotlib import figure as figure_lib
+
+from experiments import documents, grid
+from experiments import page as page_lib
+from experiments.hybrid import measure, time
+from experiments.hybrid.measure import Item
+from experiments.mechanism import measure as mechanism
+from experiments.mechanism import render as mechanism_page
+
+PAGE = pathlib.Path(__file__).parent / "README.md"
+FIGURE = measure.RESULTS.with_name("gap.png")
+MARK = "<!-- experiments/hybrid/render.py: {} -->"
+SUMMARY = measure.RESULTS.with_name("summary.png")
+TOKENS = 1_024  # of an update
+STEPS = range(measure.KEEP, measure.UPDATES + 1, measure.KEEP)
+COLORS = {"hybrid": "tab:blue", "local": "tab:green", "quarter": "tab:red"}
+# (kind, size, label, color) of the cuts in the summary
+CUTS = (
+  ("rank", mechanism.N // 4, "rank n/4", "tab:red"),
+  ("band", measure.WINDOW, f"{measure.WINDOW} rows on either side", "tab:blue"),
+)
+NAMES = {"bytes": "bytes", "subwords": "4,096 subwords"}
+
+
+class Found:
+  """What was measured, with the means over seeds."""
+
+  def __init__(
+    self,
+    path: pathlib.Path = measure.RESULTS,
+    times: pathlib.Path = time.RESULTS,
+  ):
+    self.records = grid.records(path, Item)
+    self.times = grid.records(times, time.Item)
+
+  def of(self, tokens, n, model, step=measure.UPDATES, span=1) -> dict:
+    """Returns the records by seed."""
+    items = {
+      seed: Item(tokens, n, model, seed, step, span=span)
+      for seed in measure.SEEDS
+    }
+    return {
+      seed: self.records[item]
+      for seed, item in items.items()
+      if item in self.records
+    }
+
+  def sums(self, *where, seeds=None, **more):
+    """Returns the mean sums of each document over seeds."""
+    found = self.of(*where, **more)
+    return np.mean([found[s]["documents"] for s in seeds or found], 0)
+
+  def gap(self, tokens, n, model, step=measure.UPDATES, span=1, base="softmax"):
+    """Returns nats above another model's with their interval, or None.
+
+    Over the seeds that both have; the interval covers documents alone.
+    """
+    both = sorted(
+      self.of(tokens, n, model, step, span).keys()
+      & self.of(tokens, n, base, step, span).keys()
+    )
+    if not both:
+      return None
+    own, other = (
+      self.sums(tokens, n, name, step, span, seeds=both)
+      for name in (model, base)
+    )
+    return documents.interval(own, other)
+
+
+def number(found) -> str:
+  """Formats a value with its interval."""
+  return "" if found is None else "{:.3f} ({:.3f} to {:.3f})".format(*found)
+
+
+def quality(found: Found, tokens: str, span: int = 1) -> str:
+  """Returns the losses of all models at all lengths after the whole run."""
+  lines = ["| n | model | seeds | nats | above softmax attention | parameters "
+           "| TFLOP a run | time of an update over softmax's |",
+           "|---:|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+  for n in sorted(measure.LENGTHS):
+    for model, label in measure.LABELS.items():
+      records = found.of(tokens, n, model, span=span)
+      if not records:
+        continue
+      one = next(iter(records.values()))
+      timed = found.times.get(time.Item(tokens, n))
+      cost = one["update_flops"] * one["updates"] / 1e12
+      nats = documents.interval(found.sums(tokens, n, model, span=span))
+      gap = "" if model == "softmax" else found.gap(tokens, n, model, span=span)
+      lines.append(
+        f"| {n:,} | {label} | {len(records)} | {number(nats)} "
+        f"| {number(gap or None)} | {one['parameters']:,} | {cost:.1f} | "
+        + (f"{time.ratio(timed, model)[0]:.2f}" if timed else "")
+        + " |"
+      )
+  return "\n".join(lines)
+
+
+def along(found: Found) -> str:
+  """Returns nats above softmax attention along the runs."""
+  lines = [
+    "| tokens | n | model | "
+    + " | ".join(f"{step:,} updates" for step in STEPS)
+    + " |",
+    "|---|---:|---|" + "---:|" * len(STEPS),
+  ]
+  for tokens, name in NAMES.items():
+    for n in sorted(measure.LENGTHS):
+      for model in COLORS:
+        gaps = [found.gap(tokens, n, model, step) for step in STEPS]
+        if any(gaps):
+          cells = " | ".join(map(number, gaps))
+          label = measure.LABELS[model]
+          lines.append(f"| {name} | {n:,} | {label} | {cells} |")
+  return "\n".join(lines)
+
+
+def slots(found: Found) -> str:
+  """Returns nats of the stack above those of windows without slots."""
+  lines = ["| tokens | n | slots above windows alone |", "|---|---:|---:|"]
+  for tokens, name in NAMES.items():
+    for n in sorted(measure.LENGTHS):
+      if gap := found.gap(tokens, n, "hybrid", base="local"):
+        lines.append(f"| {name} | {n:,} | {number(gap)} |")
+  return "\n".join(lines)
+
+
+def pilots(found: Found) -> str:
+  """Returns the runs that chose the learning rates."""
+  items = measure.pilots()
+  rates = sorted({item.rate for item in items})
+  lines = [
+    "| model | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+    "|---|" + "---:|" * len(rates),
+  ]
+  for model in measure.RATES:
+    nats = {
+      item.rate: f"{found.records[item]['nats']:.3f}"
+      for item in items
+      if item.model == model and item in found.records
+    }
+    cells = " | ".join(nats.get(rate, "") for rate in rates)
+    lines.append(f"| {measure.LABELS[model]} | {cells} |")
+  return "\n".join(lines)
+
+
+def environment(found: Found) -> str:
+  """Describes the evaluations and the hardware."""
+  records = list(found.records.values())
+  runs = {
+    (r["tokens"], r["n"], r["model"], r["seed"], r["rate"], r["updates"]):
+    r["run_seconds"]
+    for r in records
+  }  # fmt: skip
+  held = {
+    f"{sum(n for _, n in r['documents']):,} masked tokens of {r['tokens']} at "
+    f"n = {r['n']:,}"
+    for r in records
+  }
+  return (
+    f"{len(runs)} runs, {sum(runs.values()) / 3600:.1f} hours of updates; "
+    f"evaluated on {', '.join(sorted(held))}, in "
+    f"{len(records[0]['documents'])} documents. On "
+    f"{page_lib.machines(records, cpu=True)}."
+  )
+
+
+def _draw_gaps(axes, found: Found, tokens: str, n: int):
+  """Draws the gap to softmax attention along the runs of one length."""
+  axes.axhline(0, color="black", linewidth=1.2)
+  axes.annotate("softmax attention", (1, 0), (-2, 3), ha="right", fontsize=8,
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points")  # fmt: skip
+  for model, color in COLORS.items():
+    gaps = {step: found.gap(tokens, n, model, step) for step in STEPS}
+    gaps = {step: gap for step, gap in gaps.items() if gap}
+    if not gaps:
+      continue
+    x = np.array(list(gaps)) * TOKENS / 1e6
+    value, low, high = np.transpose(list(gaps.values()))
+    axes.errorbar(x, value, [value - low, high - value], color=color,
+                  marker="o", markersize=4, capsize=2)  # fmt: skip
+    axes.annotate(measure.LABELS[model], (x[0], low[0]), (-4, -11),
+                  textcoords="offset points", color=color,
+                  fontsize=8)  # fmt: skip
+  axes.set(title=f"{NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
+  axes.grid(True, alpha=0.3)
+  axes.margins(x=0.12, y=0.15)
+
+
+def figure(found: Found, to: pathlib.Path = FIGURE):
+  """Draws the gap to softmax attention against tokens."""
+  there = [
+    (tokens, n)
+    for tokens in NAMES
+    for n in sorted(measure.LENGTHS)
+    if any(found.gap(tokens, n, model) for model in COLORS)
+  ]
+  rows = -(-len(there) // 3)
+  drawing = figure_lib.Figure((11, 3.4 * rows), layout="constrained")
+  axes = drawing.subplots(rows, min(3, len(there)), sharey=True, squeeze=False)
+  for one, where in zip(axes.flat, there, strict=False):
+    _draw_gaps(one, found, *where)
+  for one in axes[:, 0]:
+    one.set_ylabel("nats above softmax attention")
+  for one in axes.flat[len(there) :]:
+    one.remove()
+  drawing.savefig(to, dpi=90)
+
+
+def summary(found: Found, cuts, to: pathlib.Path = SUMMARY):
+  """Draws the gap beside what cuts of a trained softmax model lose.
+
+  Args:
+    found: the runs.
+    cuts: `experiments.mechanism.render.Cuts`.
+    to: the file.
+  """
+  drawing = figure_lib.Figure((9.5, 3.6), layout="constrained")
+  left, right = drawing.subplots(1, 2)
+  _draw_gaps(left, found, "bytes", 512)
+  left.set(ylabel="nats above softmax attention", title="trained (n = 512)")
+  places = [*range(mechanism.LAYERS), mechanism.ALL_LAYERS]
+  names = [*map(str, range(mechanism.LAYERS)), "all"]
+  for kind, size, label, color in CUTS:
+    lost = [
+      cuts.lost("bytes", mechanism.UPDATES, kind, layer, size)
+      for layer in places
+    ]
+    value, low, high = np.transpose(lost)
+    right.errorbar(names, value, [value - low, high - value], fmt="o",
+                   color=color, capsize=3)  # fmt: skip
+    right.annotate(label, (len(names) - 1, high[-1]), (6, 5), color=color,
+                   ha="right", fontsize=8,
+                   textcoords="offset points")  # fmt: skip
+  right.set(
+    title="softmax attention, cut after training (n = 128)",
+    xlabel="layers that are cut",
+    ylabel="nats lost",
+  )
+  right.grid(True, alpha=0.3)
+  right.margins(y=0.15)
+  drawing.savefig(to, dpi=100)
+
+
+def parts(found: Found) -> dict[str, str]:
+  """Returns the rendered parts of the page, by marker."""
+  made = {"along": along(found), "pilots": pilots(found)}
+  made["slots"] = slots(found)
+  made |= {tokens: quality(found, tokens) for tokens in NAMES}
+  made["on"] = environment(found)
+  return {MARK.format(name): text for name, text in made.items()}
+
+
+def main():
+  """Renders the page and its figure."""
+  found = Found()
+  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
+  figure(found)
+  summary(found, mechanism_page.Cuts())
+  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+
+
+if __name__ == "__main__":
+  main()

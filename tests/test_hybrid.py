@@ -1,0 +1,146 @@
+"""Linear-cost stacks: their config, their items, and what the page rests on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import hybrid as config_lib
+from experiments import grid
+from experiments import page as page_lib
+from experiments.hybrid import measure, render, time
+from experiments.hybrid.measure import Item
+from experiments.perplexity import sweep
+from linformer_jax import step
+from linformer_jax.attention import initializers
+
+FOUND = render.Found()
+
+
+def test_the_config_has_windows_below_and_slots_above():
+  config = config_lib.get_config("n=1024,window=16,k=32,size=large")
+  layers = step.model_config(config).layers
+  assert len(layers) == 24
+  assert [layer.name for layer in layers] == ["local"] * 12 + ["linformer"] * 12
+  assert {layer.window for layer in layers[:12]} == {16}
+  assert {layer.projected_length for layer in layers[12:]} == {32}
+
+
+def test_its_flops_grow_linearly():
+  """Twice the rows, twice the FLOPs, but for W_K and W_V on k slots."""
+
+  def flops(n):
+    return step.task_of(config_lib.get_config(f"n={n}")).flops()
+
+  assert 1.99 < flops(4_096) / flops(2_048) <= 2
+
+
+@pytest.mark.parametrize("model", measure.MODELS)
+def test_a_run_differs_from_softmax_attention_s_in_attention_alone(model):
+  def fields(name):
+    item = Item("subwords", 512, name, rate=1e-3)
+    config = sweep.config_of(item.point().words(0))
+    assert config.optimizer.learning_rate == 1e-3
+    assert config.model.vocab_size == 4_096
+    values = config.to_dict()
+    names = [x.name for x in step.model_config(config).layers]
+    return values.pop("attention"), values, names
+
+  _, ours, names = fields(model)
+  assert ours == fields("softmax")[1]
+  pattern = measure.MODELS[model].split("+")
+  assert names == pattern * (4 // len(pattern))
+
+
+def test_sizes_do_not_grow_with_n():
+  for n in measure.LENGTHS:
+    config = sweep.config_of(Item("bytes", n, "hybrid").point().words(0))
+    low, _, _, top = step.model_config(config).layers
+    assert (low.window, top.projected_length) == (measure.WINDOW, measure.SLOTS)
+    config = sweep.config_of(Item("bytes", n, "quarter").point().words(0))
+    assert step.model_config(config).layers[0].projected_length == n // 4
+
+
+def test_runs_of_other_choices_have_other_folders():
+  items = measure.items()
+  assert len(items) == len(set(items))
+  runs = {(item.point().name, item.seed) for item in items}
+  assert len(runs) == len(
+    {(i.tokens, i.n, i.model, i.seed, i.updates, i.rate, i.span) for i in items}
+  )
+  masked = Item("bytes", 512, "local", span=8).point()
+  assert ("task.mask_span", "8") in masked.flags
+  assert masked.name.endswith("span8")
+
+
+def test_how_far_e_has_moved():
+  start = initializers.window_mean(0.0)(jax.random.key(0), (2, 4, 16))
+  tree = {
+    "params": {
+      "a": {"key_projection": {"kernel": 3 * start}},
+      "value_projection": {"kernel": start},
+      "query": {"kernel": jnp.ones((3, 3))},
+    }
+  }
+  assert measure.moved(tree) == {
+    "a/key_projection/kernel": 2.0,
+    "value_projection/kernel": 0.0,
+  }
+
+
+def test_a_ratio_of_times_is_taken_within_each_round():
+  line = {"seconds": {"softmax": [1, 2, 10, 4], "local": [0.5, 1, 5, 2]}}
+  assert time.ratio(line, "local") == (0.5, 0.5, 0.5)
+
+
+def test_a_gap_is_taken_over_the_seeds_that_both_have(tmp_path):
+  rng = np.random.default_rng(0)
+  path = tmp_path / "runs.jsonl"
+  targets = rng.integers(5, 50, 30)
+  for model, seed, extra in (("softmax", 0, 0), ("hybrid", 0, 0.25),
+                             ("hybrid", 1, 9)):  # fmt: skip
+    sums = [[float(n * (1 + extra)), int(n)] for n in targets]
+    line = vars(Item("bytes", 512, model, seed)) | {"documents": sums}
+    grid.append(path, line)
+  found = render.Found(path, tmp_path / "none")
+  assert found.gap("bytes", 512, "hybrid") == pytest.approx((0.25,) * 3)
+  assert found.gap("bytes", 1_024, "hybrid") is None
+
+
+def test_the_page_is_rendered_from_the_committed_results():
+  page = render.PAGE.read_text()
+  assert page_lib.renew(page, render.parts(FOUND)) == page
+  for begin in render.parts(FOUND):
+    assert begin in page
+
+
+def test_the_figure_can_be_drawn(tmp_path):
+  render.figure(FOUND, tmp_path / "gap.png")
+  assert (tmp_path / "gap.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("model", ["hybrid", "local"])
+def test_windows_are_ahead_of_softmax_attention_on_bytes(model):
+  _, _, high = FOUND.gap("bytes", 512, model)
+  assert high < -0.1
+  own, other = (
+    FOUND.of("bytes", 512, name)[0]["update_flops"]
+    for name in (model, "softmax")
+  )
+  assert own < 0.65 * other
+
+
+def test_slots_add_nothing_to_windows_on_bytes():
+  _, low, high = FOUND.gap("bytes", 512, "hybrid", base="local")
+  assert low < 0 < high < 0.01
+
+
+def test_each_rate_of_a_baseline_is_the_best_of_those_tried():
+  for model, rates in measure.RATES.items():
+    nats = {
+      item.rate: FOUND.records[item]["nats"]
+      for item in measure.pilots()
+      if item.model == model and item in FOUND.records
+    }
+    assert nats[rates[1]] == min(nats.values())
+    assert model == "quarter" or len(nats) == len(rates)

@@ -130,6 +130,16 @@ def test_windows_are_ahead_of_softmax_attention_on_bytes(model):
   assert own < 0.65 * other
 
 
+def test_an_update_takes_less_time_the_longer_the_rows():
+  ratios = [
+    time.ratio(FOUND.times[time.Item("bytes", n)], "hybrid")
+    for n in sorted(measure.LENGTHS)
+  ]
+  for (_, low, _), (_, _, high) in zip(ratios, ratios[1:], strict=False):
+    assert high < low < 1
+  assert [round(middle, 2) for middle, _, _ in ratios] == [0.88, 0.53, 0.34]
+
+
 def test_slots_add_nothing_to_windows_on_bytes():
   _, low, high = FOUND.gap("bytes", 512, "hybrid", base="local")
   assert low < 0 < high < 0.01

@@ -186,7 +186,7 @@ def test_a_few_of_each_kind(kind, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", drawn_commands.KINDS)
 def test_many_of_each_kind(kind, tmp_path_factory):
-  search(kind, range(2, 20), tmp_path_factory)
+  search(kind, range(2, 14), tmp_path_factory)
 
 
 def search(kind, seeds, factory):

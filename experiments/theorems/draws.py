@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.theorems import bounds, settings
+from experiments.mechanism import cut
+from experiments.theorems import bounds, minilm, settings
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # The most floats in an array of draws that are made at once.
@@ -33,7 +34,20 @@ def values(key, columns: int, setting: settings.Setting):
   return mean + jax.random.normal(key, (setting.n, columns))
 
 
-def theorem1(key, setting: settings.Setting) -> dict:
+def inputs(keys, rows: int, columns: int, setting, heads=None):
+  """Returns scores [rows, n] and V W_V [n, columns].
+
+  They are Gaussian, or those of a head that is drawn from `heads`, which is as
+  `minilm.heads` returns it.
+  """
+  if heads is None:
+    return scores(keys[0], rows, setting), values(keys[1], columns, setting)
+  (q,), (k,), (v,) = minilm.draw(keys[0], heads, 1, rows)
+  chosen = jax.random.permutation(keys[1], setting.d)[:columns]
+  return q @ k.T / setting.d**0.5, v[:, chosen]
+
+
+def theorem1(key, setting: settings.Setting, heads=None) -> dict:
   """Compares P~ = P R^T R with P on one column w of V W_V.
 
   Returns:
@@ -46,8 +60,8 @@ def theorem1(key, setting: settings.Setting) -> dict:
     concentration: |P|_F^2, from 1 for uniform rows to n for one position each.
   """
   p_key, w_key, r_key = jax.random.split(key, 3)
-  p = jax.nn.softmax(scores(p_key, setting.n, setting))
-  w = values(w_key, 1, setting)[:, 0]
+  rows, w = inputs((p_key, w_key), setting.n, 1, setting, heads)
+  p, w = jax.nn.softmax(rows), w[:, 0]
   r = projection(r_key, setting.k, setting.n)
   exact = p @ w
   difference = p @ (r.T @ (r @ w) - w)
@@ -66,6 +80,53 @@ def theorem1(key, setting: settings.Setting) -> dict:
   }
 
 
+def best_product(p, v, k: int, root=None):
+  """Returns P~ V, with the best P~ of rank k that does not know V.
+
+  Over V = root Z, with independent entries of Z of mean 0 and variance 1 that P
+  does not depend on, the mean square of (P~ - P) V is that of the entries of
+  (P~ - P) root times the columns. So P~ root is the SVD of P root, cut to rank
+  k (Eckart and Young 1936).
+
+  Args:
+    p: [n, n].
+    v: [n, columns].
+    k: the rank.
+    root: [n, n], lower triangular; None is the identity.
+  """
+  if root is None:
+    return cut.low_rank(p, k) @ v
+  white = jax.scipy.linalg.solve_triangular(root, v, lower=True)
+  return cut.low_rank(p @ root, k) @ white
+
+
+def best_rank(key, setting: settings.Setting, heads=None) -> dict:
+  """Compares the product of `best_product` with P V W_V.
+
+  Returns:
+    printed, supported, worst_row, zero: as of `theorem1`, for each column.
+    row: the error of each row in the unit of theorem 2.
+    concentration: as of `theorem1`.
+  """
+  p_key, v_key, _ = jax.random.split(key, 3)
+  rows, v = inputs((p_key, v_key), setting.n, setting.d, setting, heads)
+  p, root = jax.nn.softmax(rows), None
+  if setting.values == "mean_one":  # The mean counts as a random direction.
+    root = jnp.linalg.cholesky(jnp.eye(setting.n) + 1)
+  exact = p @ v
+  difference = best_product(p, v, setting.k, root) - exact
+  norm = jnp.linalg.norm
+  rows, columns = norm(p, axis=1), norm(v, axis=0)
+  return {
+    "printed": norm(difference, axis=0) / norm(exact, axis=0),
+    "supported": norm(difference, axis=0) / (norm(p) * columns),
+    "worst_row": jnp.max(jnp.abs(difference) / rows[:, None], axis=0) / columns,
+    "zero": norm(exact, axis=0) / (norm(p) * columns),
+    "row": norm(difference, axis=1) / (rows * norm(v)),
+    "concentration": jnp.sum(p**2),
+  }
+
+
 def constructed(w, v, r, delta):
   """Returns softmax(w E^T) F V with E = delta R and F = exp(-delta) R.
 
@@ -78,7 +139,7 @@ def constructed(w, v, r, delta):
   return jax.nn.softmax(delta * (w @ r.T)) @ (jnp.exp(-delta) * (r @ v))
 
 
-def theorem2(key, setting: settings.Setting, delta) -> dict:
+def theorem2(key, setting: settings.Setting, delta, heads=None) -> dict:
   """Measures theorem 2's construction on a row w of scores, and three others.
 
   The setting's delta is an argument, so that one compiled program serves all.
@@ -97,8 +158,7 @@ def theorem2(key, setting: settings.Setting, delta) -> dict:
       over the change of softmax(w) V.
   """
   w_key, v_key, r_key = jax.random.split(key, 3)
-  both = scores(w_key, 2, setting)
-  v = values(v_key, setting.d, setting)
+  both, v = inputs((w_key, v_key), 2, setting.d, setting, heads)
   r = projection(r_key, setting.k, setting.n)
   w, p = both[0], jax.nn.softmax(both)
   exact, out = p @ v, constructed(both, v, r, delta)
@@ -130,28 +190,37 @@ def theorem2(key, setting: settings.Setting, delta) -> dict:
 CLAIMS = {
   "theorem1": ("printed", "supported", "worst_row", "zero"),
   "theorem2": ("construction", "plain", "zero", "mean", "exp"),
+  "best_rank": ("printed", "supported", "worst_row", "row"),
 }
 
 
 @functools.partial(jax.jit, static_argnames=("setting",))
-def many(keys, setting: settings.Setting, delta=None) -> dict:
+def many(keys, setting: settings.Setting, delta=None, heads=None) -> dict:
   """Returns the statistics of a draw for each key, several at a time."""
-  if setting.check == "theorem1":
-    draw = functools.partial(theorem1, setting=setting)
-    size = max(setting.k, setting.n) * setting.n
-  else:
-    draw = functools.partial(theorem2, setting=setting, delta=delta)
-    size = setting.k * setting.n
+  draw = {
+    "theorem1": theorem1,
+    "theorem2": functools.partial(theorem2, delta=delta),
+    "best_rank": best_rank,
+  }[setting.check]
+  draw = functools.partial(draw, setting=setting, heads=heads)
+  rows = setting.k if setting.check == "theorem2" else setting.n
+  size = max(setting.k, rows) * setting.n
   return jax.lax.map(draw, keys, batch_size=max(1, _AT_ONCE // size))
 
 
-def measure(setting: settings.Setting, seed: int = 0) -> dict:
+def measure(setting: settings.Setting, heads=None, seed: int = 0) -> dict:
   """Returns quantiles of all statistics, and how often each claim failed.
 
+  Args:
+    setting: what to measure.
+    heads: as `minilm.heads` returns it; None for Gaussian inputs.
+    seed: of all draws.
+
   Returns:
-    quantiles: by statistic, the `QUANTILES` over seeds.
-    rms: by claim, the root mean square over seeds.
-    failures: by claim, the seeds where it exceeded each of `bounds.EPSILONS`.
+    quantiles: by statistic, the `QUANTILES` over seeds; also over columns, or
+      rows, where a draw has a number for each.
+    rms: by claim, the root mean square over the same.
+    failures: by claim, how many exceeded each of `bounds.EPSILONS`.
     rows_over: (theorem 1) the mean share of rows that exceed each epsilon.
     lemma_tail: the lemma's bound for one row, by epsilon.
     union_bound: the same for all events together: n rows (theorem 1), or one
@@ -159,13 +228,14 @@ def measure(setting: settings.Setting, seed: int = 0) -> dict:
   """
   keys = jax.random.split(jax.random.key(seed), setting.seeds)
   same_program = dataclasses.replace(setting, delta=None)
-  found = jax.tree.map(np.asarray, many(keys, same_program, setting.delta))
+  found = jax.tree.map(
+    np.asarray, many(keys, same_program, setting.delta, heads)
+  )
   record = {}
   if "rows_over" in found:
     record["rows_over"] = found.pop("rows_over").mean(0).tolist()
   claims = CLAIMS[setting.check]
-  pairs = setting.n if setting.check == "theorem1" else setting.d
-  return record | {
+  record |= {
     "quantiles": {
       name: [float(f"{q:.5g}") for q in np.quantile(x, QUANTILES)]
       for name, x in found.items()
@@ -178,6 +248,11 @@ def measure(setting: settings.Setting, seed: int = 0) -> dict:
       name: [int(np.sum(found[name] > e)) for e in bounds.EPSILONS]
       for name in claims
     },
+  }
+  if setting.check == "best_rank":  # It has no R.
+    return record
+  pairs = setting.n if setting.check == "theorem1" else setting.d
+  return record | {
     "lemma_tail": [bounds.tail(e, setting.k) for e in bounds.EPSILONS],
     "union_bound": [bounds.union(e, setting.k, pairs) for e in bounds.EPSILONS],
   }

@@ -4,15 +4,17 @@
   .venv/bin/python -m experiments theorems --only='"theorem2"'
   .venv/bin/python -m experiments theorems --list   # what would run
 
-Settings that are in the file already are left alone: stop it when you like, the
-same command resumes. Minutes on two CPU cores in all. Then render.py.
+Settings of MiniLM need its files: --weights, --vocab and --text, as
+experiments/spectrum says. Settings that are in the file already are left alone:
+stop it when you like, the same command resumes. Minutes on two CPU cores in
+all. Then render.py.
 """
 
 import pathlib
 import sys
 
 from experiments import grid
-from experiments.theorems import draws, practice, settings
+from experiments.theorems import draws, minilm, practice, settings
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "checks.jsonl"
 
@@ -22,11 +24,21 @@ def records(path: pathlib.Path = RESULTS) -> dict[settings.Setting, dict]:
   return grid.records(path, settings.Setting)
 
 
-def measure(setting: settings.Setting) -> dict:
-  """Returns the record of a setting."""
-  if setting.check == "practice":
-    return practice.measure(setting)
-  return draws.measure(setting)
+def measure(setting: settings.Setting, files: tuple = ()) -> dict:
+  """Returns the record of a setting.
+
+  Args:
+    setting: what to measure.
+    files: MiniLM's weights, vocabulary and text, for a setting of MiniLM.
+  """
+  fits = setting.check == "practice"
+  layer = minilm.layer_of(setting.values)
+  heads, digests = None, {}
+  if layer is not None:
+    found, digests = minilm.load(*files)
+    parts = [minilm.heads(found[layer], part) for part in minilm.PARTS]
+    heads = parts if fits else parts[0]
+  return digests | (practice if fits else draws).measure(setting, heads)
 
 
 def tell(line: dict) -> str:
@@ -48,8 +60,14 @@ def tell(line: dict) -> str:
 
 def main():
   """Measures the missing settings."""
-  given = grid.parser(__doc__, RESULTS).parse_args()
-  grid.work(settings.every_setting(), given, measure, tell)
+  parser = grid.parser(__doc__, RESULTS)
+  for name, what in minilm.FILES.items():
+    parser.add_argument(f"--{name}", default="", help=what)
+  given = parser.parse_args()
+  files = tuple(getattr(given, name) for name in minilm.FILES)
+  grid.work(
+    settings.every_setting(), given, lambda item: measure(item, files), tell
+  )
 
 
 if __name__ == "__main__":
@@ -57,3 +75,6 @@ if __name__ == "__main__":
     main()
   except KeyboardInterrupt:
     sys.exit("stopped; the same command resumes")
+  except (ValueError, OSError) as error:
+    print(f"theorems: {error}", file=sys.stderr)
+    sys.exit(2)

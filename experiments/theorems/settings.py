@@ -2,12 +2,13 @@
 
 import dataclasses
 
-from experiments.theorems import bounds
+from experiments.theorems import bounds, minilm
 
-CHECKS = ("theorem1", "theorem2", "practice")
+CHECKS = ("theorem1", "theorem2", "practice", "best_rank")
 LENGTHS = (128, 512, 2048)
 VALUES = ("zero_mean", "mean_one")
 SOURCES = ("gaussian", "low_rank", "smooth")
+MINILM = tuple(f"minilm_layer_{layer}" for layer in minilm.LAYERS)
 DELTAS = (0.0, 1e-2, 1e-1, 1.0, 3.0)  # and 1/n
 
 
@@ -20,11 +21,11 @@ class Setting:
     n: the sequence length; k: the projected length; d: the dimension of queries
       and keys, which is the rank of scores.
     values: the source of V: N(0, 1) or N(1, 1) entries for the theorems, a
-      source of sequences in practice.
+      source of sequences in practice; a layer of MiniLM for its Q, K and V.
     scale: the factor on the scores Q K^T / sqrt(d), which have variance 1.
     delta: the delta in E = delta R, F = exp(-delta) R; None if it is not used.
     seeds: the number of draws of R and of the input; in practice, the number of
-      initial E and F.
+      random initial E and F; of best_rank, the number of P.
   """
 
   check: str
@@ -77,6 +78,37 @@ def _practice():
         yield Setting("practice", n, 64, k, source, scale, delta=1 / n, seeds=1)
 
 
+def _best_rank():
+  for n, seeds in ((512, 20), (2048, 2)):
+    for values in VALUES:
+      ks = projected(n)
+      if n > 512:
+        ks = [bounds.theorem_k(n, epsilon) for epsilon in bounds.EPSILONS]
+      for k in ks:
+        if k < n:
+          yield Setting("best_rank", n, 64, k, values, seeds=seeds)
+  for values in VALUES:
+    k = bounds.theorem_k(512, 0.5)
+    yield Setting("best_rank", 512, 64, k, values, scale=4.0, seeds=20)
+
+
+def _minilm():
+  n, d, k = 512, 32, bounds.theorem_k(512, 0.5)
+  for values in MINILM:
+    for rank in (8, 16, 32, 64, 128, k):
+      yield Setting("theorem1", n, d, rank, values, seeds=seeds_of(n))
+      yield Setting("best_rank", n, d, rank, values, seeds=48)
+    yield Setting("theorem2", n, d, k, values, delta=1 / n, seeds=seeds_of(n))
+    for rank in (n // 8, n // 4, n // 2):
+      yield Setting("practice", n, d, rank, values, delta=1 / n, seeds=1)
+
+
 def every_setting() -> list[Setting]:
-  """Returns all settings."""
-  return [*_theorem1(), *_theorem2(), *_practice()]
+  """Returns all settings; those of MiniLM, which need its weights, are last."""
+  return [
+    *_theorem1(),
+    *_theorem2(),
+    *_practice(),
+    *_best_rank(),
+    *_minilm(),
+  ]

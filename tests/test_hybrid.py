@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import hybrid as config_lib
-from experiments import grid
+from experiments import grid, runs
 from experiments import page as page_lib
-from experiments.hybrid import measure, render, time
+from experiments.hybrid import attentions, measure, render, time
 from experiments.hybrid.measure import Item
 from experiments.perplexity import sweep
-from linformer_jax import step
+from linformer_jax import attention, step
 from linformer_jax.attention import initializers
 
 FOUND = render.Found()
@@ -35,8 +35,17 @@ def test_its_flops_grow_linearly():
   assert 1.99 < flops(4_096) / flops(2_048) <= 2
 
 
+@pytest.fixture
+def near_far(monkeypatch):
+  """The trainer's table with the attention of the experiment, for a test."""
+  config = attentions.NearFarConfig
+  monkeypatch.setitem(attention.ATTENTIONS, config.name, config)
+
+
 @pytest.mark.parametrize("model", measure.MODELS)
-def test_a_run_differs_from_softmax_attention_s_in_attention_alone(model):
+def test_a_run_differs_from_softmax_attention_s_in_attention_alone(
+  model, near_far
+):
   def fields(name):
     item = Item("subwords", 512, name, rate=1e-3)
     config = sweep.config_of(item.point().words(0))
@@ -48,7 +57,7 @@ def test_a_run_differs_from_softmax_attention_s_in_attention_alone(model):
 
   _, ours, names = fields(model)
   assert ours == fields("softmax")[1]
-  pattern = measure.MODELS[model].split("+")
+  pattern = measure.MODELS[model][0].split("+")
   assert names == pattern * (4 // len(pattern))
 
 
@@ -73,6 +82,66 @@ def test_runs_of_other_choices_have_other_folders():
   assert masked.name.endswith("span8")
 
 
+N, M, H = 24, 16, 2
+
+
+def applied(x, variables=None, rngs=None, **fields):
+  """The variables and the output of one attention to rows near and far."""
+  config = attentions.NearFarConfig(
+    projected_length=6, local_window=3, **fields
+  )
+  sizes = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
+  module = config.module(sizes)
+  if variables is None:
+    variables = module.init(jax.random.key(0), x)
+  return variables, module.apply(
+    variables, x, deterministic=rngs is None, rngs=rngs
+  )
+
+
+@pytest.fixture
+def x():
+  return jax.random.normal(jax.random.key(1), (64, N, M))
+
+
+def test_near_and_far_rows_are_those_of_linformer_s_window(x):
+  config = attention.LinformerConfig(projected_length=6, local_window=3)
+  sizes = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
+  variables, got = applied(x)
+  wanted = config.module(sizes).apply(variables, x)
+  np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_sequence_loses_all_its_near_rows_or_none(x):
+  variables, whole = applied(x)
+  rngs = {"dropout": jax.random.key(2)}
+  _, got = applied(x, variables, rngs, dropout_rate=0.25)
+  config = attention.LinformerConfig(projected_length=6)
+  sizes = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
+  slots = config.module(sizes).apply(variables, x)
+
+  def same(other):
+    return np.all(np.abs(got - other) < 1e-5, axis=(1, 2))
+
+  assert np.all(same(whole) | same(slots))
+  assert 8 <= same(slots).sum() <= 24  # binomial, 64 at 1/4
+  # They stay at evaluation.
+  _, kept = applied(x, variables, dropout_rate=0.25)
+  np.testing.assert_array_equal(kept, whole)
+
+
+def test_dual_norm_takes_the_scale_of_keys_away(x):
+  variables, got = applied(x, dual_norm=True)
+  key = variables["params"]["key"] | {
+    "kernel": 100 * variables["params"]["key"]["kernel"]
+  }
+  scaled = {"params": variables["params"] | {"key": key}}
+  _, other = applied(x, scaled, dual_norm=True)
+  # But for the epsilon of the norm, which is felt at the smaller scale.
+  np.testing.assert_allclose(got, other, rtol=0, atol=1e-3)
+  assert np.abs(got - applied(x, scaled)[1]).max() > 0.1
+
+
 def test_how_far_e_has_moved():
   start = initializers.window_mean(0.0)(jax.random.key(0), (2, 4, 16))
   tree = {
@@ -82,7 +151,7 @@ def test_how_far_e_has_moved():
       "query": {"kernel": jnp.ones((3, 3))},
     }
   }
-  assert measure.moved(tree) == {
+  assert runs.moved(tree) == {
     "a/key_projection/kernel": 2.0,
     "value_projection/kernel": 0.0,
   }
@@ -146,11 +215,13 @@ def test_slots_add_nothing_to_windows_on_bytes():
 
 
 def test_each_rate_of_a_baseline_is_the_best_of_those_tried():
-  for model, rates in measure.RATES.items():
-    nats = {
-      item.rate: FOUND.records[item]["nats"]
-      for item in measure.pilots()
-      if item.model == model and item in FOUND.records
-    }
-    assert nats[rates[1]] == min(nats.values())
-    assert model == "quarter" or len(nats) == len(rates)
+  for where in measure.TRIED:
+    for model, rates in measure.RATES.items():
+      nats = {
+        item.rate: FOUND.records[item]["nats"]
+        for item in measure.pilots(*where)
+        if item.model == model and item in FOUND.records
+      }
+      assert not nats or nats[rates[1]] == min(nats.values())
+      if where == measure.TRIED[0]:
+        assert model == "quarter" or len(nats) == len(rates)

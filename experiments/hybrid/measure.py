@@ -11,55 +11,69 @@ and `taskset -c`, and concatenate the files.
 """
 
 import dataclasses
-import functools
 import itertools
-import json
 import pathlib
 import sys
 
-import jax
-import jax.numpy as jnp
-from flax import traverse_util
-
-from experiments import documents
-from experiments.mechanism import measure as mechanism
-from experiments.perplexity import curves, sweep
-from experiments.perplexity.panels import Point
-from linformer_jax import load, optimizer, step
-from linformer_jax.attention import initializers
-from linformer_jax.data import pipeline
-from linformer_jax.run import files, report
+from experiments import runs
+from experiments.hybrid import attentions
+from experiments.perplexity import panels
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 UPDATES, KEEP = 3_600, 1_200  # of a run, and between its checkpoints
 PILOT = 1_200
 LENGTHS = (512, 1_024, 128)
 SEEDS = (0, 1)
+SPANS = (8,)  # tokens that are masked in a row, but for one at a time
 # From the cuts of experiments/mechanism: the smallest band that loses less
 # than 0.01 nats in all layers at once on bytes, and the first rank above 1,
 # which loses less than 0.02 in either of the upper two layers.
 WINDOW, SLOTS = 8, 8
+# name: (attention of the layers, fields of the config)
 MODELS = {
-  "softmax": "softmax",
-  "hybrid": "local+local+linformer+linformer",
-  "local": "local",
-  "quarter": "linformer",
+  "softmax": ("softmax", {}),
+  "hybrid": (
+    "local+local+linformer+linformer",
+    {"attention.local.window": str(WINDOW)},
+  ),
+  "local": ("local", {"attention.window": str(WINDOW)}),
+  "above": (
+    "local+local+softmax+softmax",
+    {"attention.local.window": str(WINDOW)},
+  ),
+  "quarter": ("linformer", {}),
+  "both": ("linformer", {"attention.local_window": str(WINDOW)}),
+}
+_NEAR_FAR = {
+  "attention.sharing": "none",
+  "attention.projected_length": str(SLOTS),
+  "attention.projection_init": "mean_pool",
+  "attention.projection_std": "0.0",
+  "attention.local_window": str(WINDOW),
+}
+MODELS |= {
+  "dual": ("near_far", _NEAR_FAR | {"attention.dual_norm": "True"}),
+  "dropped": ("near_far", _NEAR_FAR | {"attention.dropout_rate": "0.5"}),
 }
 LABELS = {
   "softmax": "softmax attention",
   "hybrid": f"windows of {WINDOW} below, {SLOTS} slots above",
   "local": f"windows of {WINDOW} alone",
+  "above": f"windows of {WINDOW} below, softmax attention above",
   "quarter": "k = n/4 in all layers",
+  "both": f"a window of {WINDOW} and {SLOTS} slots in all layers",
+  "dual": "these, each normalized apart",
+  "dropped": "these, the windows dropped from half of the sequences",
 }
-TOKENS = {"bytes": (), "subwords": mechanism.SUBWORDS}
-# The largest learning rates that were tried, the best one in the middle.
+# The largest learning rates that were tried, the best one in the middle; a
+# model that is not named has the stack's.
 RATES = {
   "softmax": (5e-4, 1e-3, 2e-3),
   "hybrid": (1e-3, 2e-3, 4e-3),
   "quarter": (5e-4, 1e-3, 2e-3),
 }
-# Held-out blocks per evaluated one: about 40,000 targets of each.
-EVERY = {"bytes": 4, "subwords": 1}
+TRIED = (("bytes", 512), ("bytes", 128), ("subwords", 512))
+CONFIG = "experiments/hybrid/config.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,118 +105,57 @@ class Item:
       rates = RATES.get(self.model, RATES["hybrid"])
       object.__setattr__(self, "rate", rates[1])
 
-  def point(self) -> Point:
+  def point(self) -> panels.Point:
     """Returns the run as a point of the recipe."""
-    n, names = self.n, MODELS[self.model]
+    n, (names, fields) = self.n, MODELS[self.model]
     k = n // 4 if self.model == "quarter" else SLOTS
-    flags = {
-      "optimizer.learning_rate": f"{self.rate:g}",
-      "run.checkpoint_every_steps": str(KEEP),
-      "run.keep_checkpoints": "100",
-      "run.eval_every_steps": "0",
-    } | dict(TOKENS[self.tokens])
-    parts = names.split("+")
-    for part in set(parts):
-      group = "attention" if len(set(parts)) == 1 else f"attention.{part}"
-      if part == "local":
-        flags[f"{group}.window"] = str(WINDOW)
-    if self.span > 1:
-      flags["task.mask_span"] = str(self.span)
+    flags = {"optimizer.learning_rate": f"{self.rate:g}"} | runs.kept(KEEP)
+    flags |= dict(runs.TOKENS[self.tokens]) | fields
     name = f"{self.tokens}-n{n}-{self.model}-u{self.updates}-r{self.rate:g}"
     if self.span > 1:
+      flags["task.mask_span"] = str(self.span)
       name += f"-span{self.span}"
-    return Point(
+    return panels.Point(
       name,
       LABELS[self.model],
       f"n={n},k={k},attention={names},updates={self.updates}",
       tuple(flags.items()),
+      CONFIG if names == attentions.NearFarConfig.name else panels.CONFIG,
     )
 
 
-def pilots() -> list[Item]:
+def pilots(tokens: str, n: int) -> list[Item]:
   """Returns the runs that chose the learning rates."""
+  models = RATES if (tokens, n) == TRIED[0] else ("softmax", "hybrid")
   return [
-    Item("bytes", 512, model, step=PILOT, updates=PILOT, rate=rate)
-    for model, rates in RATES.items()
-    for rate in rates
+    Item(tokens, n, model, step=PILOT, updates=PILOT, rate=rate)
+    for model in models
+    for rate in RATES[model]
   ]
 
 
 def items() -> list[Item]:
   """Returns all evaluations, those of the first seed first."""
-  found = pilots()
-  for seed, tokens, n, model in itertools.product(
-    SEEDS, TOKENS, LENGTHS, MODELS
+  found = [item for where in TRIED for item in pilots(*where)]
+  steps = range(KEEP, UPDATES + 1, KEEP)
+  main = ("softmax", "hybrid", "local", "above")
+  for seed, tokens, n, at in itertools.product(
+    SEEDS, runs.TOKENS, LENGTHS, steps
   ):
-    for at in range(KEEP, UPDATES + 1, KEEP):
-      found.append(Item(tokens, n, model, seed, at))
-  return found
-
-
-class Runs:
-  """The runs, each trained when it is first asked for."""
-
-  def __init__(self, text: str, workdir: str):
-    self._text, self._workdir = text, workdir
-
-  @functools.lru_cache(maxsize=1)  # noqa: B019
-  def corpus(self, item: Item):
-    """Returns the tokenized text of a run."""
-    fields = self._run(item).config.data.to_dict()
-    return pipeline.prepare(pipeline.DataConfig(**fields))
-
-  def _run(self, item: Item) -> sweep.Run:
-    return sweep.Run(item.point(), item.seed, self._text, self._workdir)
-
-  def measure(self, item: Item) -> dict:
-    """Evaluates a checkpoint, after training if there is none."""
-    run = self._run(item)
-    mechanism.train(run)
-    found = load.run(run.workdir, item.step)
-    corpus = self.corpus(dataclasses.replace(item, step=item.updates))
-    rows = max(1, 8 * 1_024 // item.n)
-    sums = documents.losses(
-      step.task_of(run.config),
-      found.variables,
-      corpus,
-      rows,
-      EVERY[item.tokens],
-    )
-    result = json.loads((files.folder(run.workdir) / report.RESULT).read_text())
-    return {
-      "nats": round(documents.nats(sums), 5),
-      "parameters": result["parameters"],
-      "update_flops": curves.update_flops(run.config),
-      "run_seconds": round(result["busy_seconds"], 1),
-      "data_sha256": corpus.record.sha256,
-      "moved": moved(found.variables),
-      "documents": [[round(loss, 3), int(n)] for loss, n in sums],
-    }
-
-
-def moved(variables) -> dict[str, float]:
-  """Returns how far each E and F is from the window means that it began as.
-
-  Args:
-    variables: of a model with `projection_init` 'mean_pool' and no noise.
-
-  Returns:
-    The Frobenius norm of the difference over that of the start, by path.
-  """
-  found = {}
-  leaves = traverse_util.flatten_dict(variables["params"], sep="/")
-  for name, leaf in leaves.items():
-    if optimizer.is_projection(name):
-      start = initializers.window_mean(0.0)(jax.random.key(0), leaf.shape)
-      change = jnp.linalg.norm(leaf - start) / jnp.linalg.norm(start)
-      found[name] = round(float(change), 4)
+    found += [Item(tokens, n, model, seed, at) for model in main]
+  for model, at in itertools.product(MODELS, steps):
+    if model not in main:
+      found.append(Item("bytes", 512, model, 0, at))
+  for span, model, at in itertools.product(SPANS, (*main, "both"), steps):
+    found.append(Item("bytes", 512, model, 0, at, span=span))
   return found
 
 
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  return mechanism.work(
-    __doc__, RESULTS, "runs/hybrid", items(), Runs, tell, words
+  attentions.register()
+  return runs.work(
+    __doc__, RESULTS, "runs/hybrid", items(), runs.Runs, tell, words
   )
 
 

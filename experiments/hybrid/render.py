@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from matplotlib import figure as figure_lib
 
-from experiments import documents, grid
+from experiments import documents, grid, runs
 from experiments import page as page_lib
 from experiments.hybrid import measure, time
 from experiments.hybrid.measure import Item
@@ -25,13 +25,17 @@ MARK = "<!-- experiments/hybrid/render.py: {} -->"
 SUMMARY = measure.RESULTS.with_name("summary.png")
 TOKENS = 1_024  # of an update
 STEPS = range(measure.KEEP, measure.UPDATES + 1, measure.KEEP)
-COLORS = {"hybrid": "tab:blue", "local": "tab:green", "quarter": "tab:red"}
+COLORS = {
+  "hybrid": "tab:blue",
+  "local": "tab:green",
+  "above": "tab:purple",
+  "quarter": "tab:red",
+}
 # (kind, size, label, color) of the cuts in the summary
 CUTS = (
   ("rank", mechanism.N // 4, "rank n/4", "tab:red"),
   ("band", measure.WINDOW, f"{measure.WINDOW} rows on either side", "tab:blue"),
 )
-NAMES = {"bytes": "bytes", "subwords": "4,096 subwords"}
 
 
 class Found:
@@ -97,6 +101,7 @@ def quality(found: Found, tokens: str, span: int = 1) -> str:
         continue
       one = next(iter(records.values()))
       timed = found.times.get(time.Item(tokens, n))
+      timed = timed if timed and model in timed["seconds"] else None
       cost = one["update_flops"] * one["updates"] / 1e12
       nats = documents.interval(found.sums(tokens, n, model, span=span))
       gap = "" if model == "softmax" else found.gap(tokens, n, model, span=span)
@@ -117,7 +122,7 @@ def along(found: Found) -> str:
     + " |",
     "|---|---:|---|" + "---:|" * len(STEPS),
   ]
-  for tokens, name in NAMES.items():
+  for tokens, name in runs.NAMES.items():
     for n in sorted(measure.LENGTHS):
       for model in COLORS:
         gaps = [found.gap(tokens, n, model, step) for step in STEPS]
@@ -131,7 +136,7 @@ def along(found: Found) -> str:
 def slots(found: Found) -> str:
   """Returns nats of the stack above those of windows without slots."""
   lines = ["| tokens | n | slots above windows alone |", "|---|---:|---:|"]
-  for tokens, name in NAMES.items():
+  for tokens, name in runs.NAMES.items():
     for n in sorted(measure.LENGTHS):
       if gap := found.gap(tokens, n, "hybrid", base="local"):
         lines.append(f"| {name} | {n:,} | {number(gap)} |")
@@ -140,20 +145,24 @@ def slots(found: Found) -> str:
 
 def pilots(found: Found) -> str:
   """Returns the runs that chose the learning rates."""
-  items = measure.pilots()
-  rates = sorted({item.rate for item in items})
+  rates = sorted({rate for tried in measure.RATES.values() for rate in tried})
   lines = [
-    "| model | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
-    "|---|" + "---:|" * len(rates),
+    "| tokens | n | model | "
+    + " | ".join(f"{rate:g}" for rate in rates)
+    + " |",
+    "|---|---:|---|" + "---:|" * len(rates),
   ]
-  for model in measure.RATES:
-    nats = {
-      item.rate: f"{found.records[item]['nats']:.3f}"
-      for item in items
-      if item.model == model and item in found.records
-    }
-    cells = " | ".join(nats.get(rate, "") for rate in rates)
-    lines.append(f"| {measure.LABELS[model]} | {cells} |")
+  for tokens, n in measure.TRIED:
+    for model in measure.RATES:
+      nats = {
+        item.rate: f"{found.records[item]['nats']:.3f}"
+        for item in measure.pilots(tokens, n)
+        if item.model == model and item in found.records
+      }
+      if nats:
+        cells = " | ".join(nats.get(rate, "") for rate in rates)
+        label = measure.LABELS[model]
+        lines.append(f"| {runs.NAMES[tokens]} | {n:,} | {label} | {cells} |")
   return "\n".join(lines)
 
 
@@ -196,7 +205,7 @@ def _draw_gaps(axes, found: Found, tokens: str, n: int):
     axes.annotate(measure.LABELS[model], (x[0], low[0]), (-4, -11),
                   textcoords="offset points", color=color,
                   fontsize=8)  # fmt: skip
-  axes.set(title=f"{NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
+  axes.set(title=f"{runs.NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
   axes.grid(True, alpha=0.3)
   axes.margins(x=0.12, y=0.15)
 
@@ -205,7 +214,7 @@ def figure(found: Found, to: pathlib.Path = FIGURE):
   """Draws the gap to softmax attention against tokens."""
   there = [
     (tokens, n)
-    for tokens in NAMES
+    for tokens in runs.NAMES
     for n in sorted(measure.LENGTHS)
     if any(found.gap(tokens, n, model) for model in COLORS)
   ]
@@ -260,7 +269,9 @@ def parts(found: Found) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {"along": along(found), "pilots": pilots(found)}
   made["slots"] = slots(found)
-  made |= {tokens: quality(found, tokens) for tokens in NAMES}
+  made |= {tokens: quality(found, tokens) for tokens in runs.NAMES}
+  for span in measure.SPANS:
+    made[f"spans of {span}"] = quality(found, "bytes", span)
   made["on"] = environment(found)
   return {MARK.format(name): text for name, text in made.items()}
 

@@ -23,13 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import documents, grid
+from experiments import documents, runs
 from experiments.mechanism import cut
 from experiments.perplexity import sweep
 from experiments.perplexity.panels import Point
 from linformer_jax import load, step
 from linformer_jax.data import pipeline
-from linformer_jax.run import files, report
 from linformer_jax.tools import spectrum
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "cuts.jsonl"
@@ -39,10 +38,6 @@ SEEDS = (0, 1)
 N, LAYERS = 128, 4
 EVERY = 16  # held-out blocks per evaluated one
 BATCH = 16
-SUBWORDS = (
-  ("model.vocab_size", "4096"),
-  ("data.tokenizer_train_megabytes", "20.0"),
-)
 KEPT = (
   ("run.checkpoint_every_steps", "1200"),
   ("run.keep_checkpoints", "100"),
@@ -51,7 +46,9 @@ KEPT = (
 _ARGUMENT = f"n={N},attention=softmax,updates={UPDATES}"
 MODELS = {
   "bytes": Point("bytes", "bytes", _ARGUMENT, KEPT),
-  "subwords": Point("subwords", "4,096 subwords", _ARGUMENT, SUBWORDS + KEPT),
+  "subwords": Point(
+    "subwords", "4,096 subwords", _ARGUMENT, runs.TOKENS["subwords"] + KEPT
+  ),
 }
 ALL_LAYERS = -1
 BANDS = {ALL_LAYERS: (1, 2, 4, 8, 16, 32), 0: (0, 1, 2, 8)}
@@ -131,7 +128,7 @@ class Runs:
   def loaded(self, model: str, seed: int, updates: int) -> load.Run:
     """Returns a checkpoint, after training if there is none."""
     run = self._run(model, seed)
-    train(run)
+    runs.train(run)
     return load.run(run.workdir, updates)
 
   def measure(self, item: Item) -> dict:
@@ -179,43 +176,11 @@ class Runs:
     }
 
 
-def train(run: sweep.Run):
-  """Completes a run; exits with its status if it is stopped or fails."""
-  if (files.folder(run.workdir) / report.RESULT).exists():
-    return
-  print(f"training {run.name}", flush=True)
-  if status := sweep.launch(run.words):
-    sys.exit(status)
-
-
-def work(doc, results, workdir, items, runs: type, tell, words=None) -> int:
-  """Runs the command line of a grid of runs on divided text.
-
-  Args:
-    doc: help of the command.
-    results: default of --results.
-    workdir: default of --workdir, the folder of the runs' folders.
-    items: all items of the grid.
-    runs: (text, workdir) -> an object whose `measure` takes an item.
-    tell: line -> text to print.
-    words: the flags; by default, those of the process.
-
-  Returns:
-    The exit status.
-  """
-  parser = grid.parser(doc, results)
-  parser.add_argument("--text", help="folder of experiments.text", default="")
-  parser.add_argument("--workdir", default=workdir)
-  given = parser.parse_args(words)
-  if not given.list and not given.text:
-    parser.error("--text=FOLDER is needed: see python -m experiments.text")
-  grid.work(items, given, runs(given.text, given.workdir).measure, tell)
-  return 0
-
-
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  return work(__doc__, RESULTS, "runs/mechanism", items(), Runs, tell, words)
+  return runs.work(
+    __doc__, RESULTS, "runs/mechanism", items(), Runs, tell, words
+  )
 
 
 def tell(line: dict) -> str:

@@ -23,19 +23,21 @@ class Point:
     name: the folder's name, before the seed; it means the same model in all
       panels.
     label: the label in tables and figures.
-    argument: the argument of `CONFIG`.
+    argument: the argument of the config file.
     flags: further fields of the config, (field, value as text).
+    config: the config file.
   """
 
   name: str
   label: str
   argument: str
   flags: tuple[tuple[str, str], ...] = ()
+  config: str = CONFIG
 
   def words(self, seed: int) -> list[str]:
     """Returns the point's part of the command line."""
     return [
-      f"--config={CONFIG}:{self.argument}",
+      f"--config={self.config}:{self.argument}",
       f"--config.seed={seed}",
       *(f"--config.{field}={value}" for field, value in self.flags),
     ]

@@ -1,0 +1,1 @@
+"""Linformers that start from the weights of softmax attention."""

@@ -36,8 +36,8 @@ ARMS = {
   "fitted": "k = n/4 from its weights, E and F fitted to its attention",
   "scratch": "k = n/4 from the start",
 }
-RATES = (1e-3, 2e-3)
-E_RATES = (0.1, 1.0)  # of E and F, over the others'
+# (the largest learning rate, that of E and F over it) that are tried
+RATES = ((1e-3, 0.1), (2e-3, 0.1), (1e-3, 1.0))
 SEEDS = (0, 1)
 ROWS = 8  # of a batch of the fit
 
@@ -99,11 +99,12 @@ def base(seed: int) -> hybrid.Item:
 def items() -> list[Item]:
   """Returns all evaluations, those of the first seed first."""
   found = []
-  for seed, arm, rate in itertools.product(SEEDS, ARMS, RATES):
-    for e_rate in (0.0,) if arm == "softmax" else E_RATES:
-      one = functools.partial(Item, arm, rate, e_rate, seed)
-      found += [one(at) for at in range(0, one().updates + 1, KEEP)]
-  return found
+  for seed, arm, (rate, e_rate) in itertools.product(SEEDS, ARMS, RATES):
+    one = functools.partial(Item, arm, rate, e_rate, seed)
+    if arm == "softmax":
+      one = functools.partial(Item, arm, rate, 0.0, seed)
+    found += [one(at) for at in range(0, one().updates + 1, KEEP)]
+  return list(dict.fromkeys(found))
 
 
 class Runs(runs.Runs):
@@ -134,7 +135,7 @@ class Runs(runs.Runs):
     if (folder / "errors.json").exists():
       return str(folder)
     print(f"fitting E and F of seed {seed}", flush=True)
-    item = Item("pool", RATES[0], E_RATES[0], seed)
+    item = Item("pool", *RATES[0], seed)
     config = self.run(item).config
     mesh = sharding.make_mesh(config.mesh)
     steps = step.build_steps(config, mesh)

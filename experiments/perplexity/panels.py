@@ -51,11 +51,14 @@ class Panel:
     title: the figure's title.
     points: the models; the first is the baseline of the others.
     seeds: the seeds of each point.
+    controls: softmax attention in the size of each point, or () if the first
+      point is that of all.
   """
 
   title: str
   points: tuple[Point, ...]
   seeds: tuple[int, ...] = (0,)
+  controls: tuple[Point, ...] = ()
 
 
 def _point(
@@ -184,11 +187,20 @@ def _plateau():
   )
 
 
-def _sizes():
-  """Returns the recipe with other k, widths and tokens per update."""
+def _sizes(attention: str = "linformer"):
+  """Returns the recipe with other k, widths and tokens per update.
+
+  With softmax attention, returns the control of each of these points.
+  """
+  recipe = softmax()
+  by_k = (recipe, recipe)
+  if attention == "linformer":
+    recipe = linear(label=f"k = {K}, width 128, 1,024 tokens an update")
+    by_k = tuple(linear(k=N // part) for part in (8, 2))
+  prefix = f"n{N}-k{K}" if attention == "linformer" else f"n{N}-softmax"
 
   def sized(name, label, *flags):
-    return Point(f"n{N}-k{K}-{name}", label, f"n={N},k={K}", flags)
+    return Point(f"{prefix}-{name}", label, recipe.argument, flags)
 
   def wide(width):
     return sized(
@@ -205,8 +217,6 @@ def _sizes():
       ("train.batch_size", str(sequences)),
     )
 
-  recipe = linear(label=f"k = {K}, width 128, 1,024 tokens an update")
-  by_k = (linear(k=N // part) for part in (8, 2))
   return recipe, *by_k, batch(4), batch(16), wide(64), wide(256)
 
 
@@ -246,6 +256,7 @@ def _by_k(n):
   return (softmax(n, LONG), *(linear(n, k, updates=LONG) for k in lengths))
 
 
+LONGER = (N // 2, N, 2 * N, 4 * N)
 PANELS = {
   "a": Panel(f"(a) n = {N}", _by_k(N), seeds=(0, 1)),
   "b": Panel(f"(b) n = {2 * N}", _by_k(2 * N)),
@@ -262,10 +273,8 @@ PANELS = {
   ),
   "d": Panel(
     f"(d) k = {K}, longer and longer sequences",
-    tuple(
-      linear(n, K, label=f"n = {n}", updates=LONG)
-      for n in (N // 2, N, 2 * N, 4 * N)
-    ),
+    tuple(linear(n, K, label=f"n = {n}", updates=LONG) for n in LONGER),
+    controls=tuple(softmax(n, LONG) for n in LONGER),
   ),
   "e": Panel(
     f"(e) suggested in the paper without results, n = {N}", _suggested(), (0, 1)
@@ -277,7 +286,10 @@ PANELS = {
   ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
   "g": Panel(
-    f"(g) leaving the plateau: k, width and tokens, n = {N}", _sizes(), (0, 1)
+    f"(g) leaving the plateau: k, width and tokens, n = {N}",
+    _sizes(),
+    (0, 1),
+    controls=_sizes("softmax"),
   ),
 }
 

@@ -41,7 +41,7 @@ class Curves:
     there = curves.records(results / f"{name}.jsonl")
     names = {
       f"{point.name}-s{seed}"
-      for point in self.panel.points
+      for point in (*self.panel.points, *self.panel.controls)
       for seed in self.panel.seeds
     }
     self.records = {run: there[run] for run in there if run in names}
@@ -54,13 +54,22 @@ class Curves:
     }
     return {seed: record for seed, record in found.items() if record}
 
-  def ratios(self, point) -> list[list[tuple[float, float]]]:
-    """Returns perplexity relative to the first point with the same seed.
+  def control(self, point):
+    """Returns softmax attention in a point's size, or None."""
+    pairs = zip(self.panel.points, self.panel.controls, strict=False)
+    return dict(pairs).get(point)
+
+  def ratios(self, point, to=None) -> list[list[tuple[float, float]]]:
+    """Returns perplexity relative to another point's with the same seed.
+
+    Args:
+      point: of the panel.
+      to: the other one, or None for the first.
 
     Returns:
       A curve per seed: (tokens, ratio) at each evaluation.
     """
-    base = self.of(self.panel.points[0])
+    base = self.of(to or self.panel.points[0])
     found = []
     for seed, record in self.of(point).items():
       if seed in base:
@@ -104,6 +113,8 @@ def _row(found: Curves, point) -> dict[str, str]:
     "parameters": "",
     "validation perplexity": "–",
     f"over {first.label}": "",
+    "softmax in this size": "",
+    "over it": "",
     "the paper's": "" if theirs is None else _gap(theirs),
     "updates to leave the plateau": "",
     "time of updates": "",
@@ -113,6 +124,11 @@ def _row(found: Curves, point) -> dict[str, str]:
     return row
   ends = [curve[-1][1] for curve in found.ratios(point) if curve]
   perplexities = [record["perplexity"] for record in records]
+  if control := found.control(point):
+    other = [record["perplexity"] for record in found.of(control).values()]
+    ratios = [curve[-1][1] for curve in found.ratios(point, control) if curve]
+    row["softmax in this size"] = spread(other, "{:.2f}".format)
+    row["over it"] = spread(ratios, _gap)
   return row | {
     "parameters": f"{records[0]['parameters']:,}",
     "validation perplexity": f"**{spread(perplexities, '{:.2f}'.format)}**",
@@ -128,9 +144,10 @@ def _row(found: Curves, point) -> dict[str, str]:
 def table(found: Curves) -> str:
   """Returns a table of the results of a panel."""
   rows = [_row(found, point) for point in found.panel.points]
-  if not any(row["the paper's"] for row in rows):
-    for row in rows:
-      del row["the paper's"]
+  for column in ("softmax in this size", "over it", "the paper's"):
+    if not any(row[column] for row in rows):
+      for row in rows:
+        del row[column]
   columns = list(rows[0])
   rule = ["---"] + ["---:"] * (len(columns) - 1)
   lines = [columns, rule, *(list(row.values()) for row in rows)]
@@ -158,7 +175,8 @@ def section(found: Curves) -> str:
   """Returns the section of the page on a panel."""
   if not found.records:
     return PENDING
-  total = len(found.panel.points) * len(found.panel.seeds)
+  points = {*found.panel.points, *found.panel.controls}
+  total = len(points) * len(found.panel.seeds)
   parts = [table(found), environment(found)]
   if len(found.records) < total:
     parts.append(f"{total - len(found.records)} runs are not done yet.")

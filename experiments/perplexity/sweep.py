@@ -85,9 +85,8 @@ class Run:
 
 def runs(panel: panels.Panel, *places) -> list[Run]:
   """Returns all runs of a panel: all points of one seed, then the next seed."""
-  return [
-    Run(point, seed, *places) for seed in panel.seeds for point in panel.points
-  ]
+  points = dict.fromkeys((*panel.points, *panel.controls))
+  return [Run(point, seed, *places) for seed in panel.seeds for point in points]
 
 
 def launch(words: list[str], seconds: float = math.inf) -> int:

@@ -46,7 +46,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   sizes = panels.PANELS["g"]
   of_sizes = {
     f"{point.name}-s{seed}"
-    for point in sizes.points[1:]
+    for point in (*sizes.points[1:], *sizes.controls[3:])
     for seed in sizes.seeds
   }
 
@@ -68,7 +68,7 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   for name, panel in panels.PANELS.items():
     updates = {
       all_runs[f"{point.name}-s{seed}"].config.train.num_steps
-      for point in panel.points
+      for point in (*panel.points, *panel.controls)
       for seed in panel.seeds
     }
     assert updates == {panels.LONG if name in "abdl" else panels.UPDATES}

@@ -30,14 +30,18 @@ def lines(path: pathlib.Path) -> list[dict]:
 
 
 def append(path: pathlib.Path, line: dict):
-  """Appends a line to a file, creating its folder if necessary."""
+  """Appends a line to a file, creating its folder if necessary.
+
+  Raises:
+    ValueError: for NaN or infinity, which no result holds.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:
     if file.tell():  # A kill may have truncated the last line.
       file.seek(-1, os.SEEK_END)
       if file.read(1) != b"\n":
         file.write(b"\n")
-    file.write(json.dumps(line).encode() + b"\n")
+    file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
 
 def records(path: pathlib.Path, kind: type) -> dict:

@@ -53,7 +53,17 @@ def test_a_band_is_local_attention(band, rows):
   np.testing.assert_allclose(got, wanted, rtol=0, atol=64 * EPS * 10)
 
 
-def test_the_rank_is_the_rank_and_no_other_matrix_is_nearer():
+@pytest.mark.parametrize("converges", [True, False])
+def test_the_rank_is_the_rank_and_no_other_matrix_is_nearer(
+  converges, monkeypatch
+):
+  if not converges:  # as LAPACK's gesdd, at times, near a permutation
+    svd = jnp.linalg.svd
+    monkeypatch.setattr(
+      cut.jnp.linalg,
+      "svd",
+      lambda *a, **k: tuple(x.at[0].set(jnp.nan) for x in svd(*a, **k)),
+    )
   p = jax.nn.softmax(4 * jax.random.normal(jax.random.key(2), (3, N, N)))
   values = np.linalg.svd(np.asarray(p, np.float64), compute_uv=False)
   for rank in (1, 4, N - 1):

@@ -10,6 +10,7 @@ keys and values to `rank` rows can beat.
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import base, softmax
@@ -19,7 +20,16 @@ from linformer_jax.attention.ops import xla
 def low_rank(matrices, rank: int):
   """Returns the best approximation of [..., N, N] of a rank."""
   u, s, v = jnp.linalg.svd(matrices, full_matrices=False)
-  return (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
+  near = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
+
+  def projected():
+    # P V V^T, V the first eigenvectors of P^T P, is the same, less precisely.
+    _, v = jnp.linalg.eigh(matrices.swapaxes(-1, -2) @ matrices)
+    v = v[..., -rank:]
+    return matrices @ v @ v.swapaxes(-1, -2)
+
+  # LAPACK's gesdd does not always converge near a permutation, and is NaN then.
+  return jax.lax.cond(jnp.isfinite(near).all(), lambda: near, projected)
 
 
 class CutSelfAttention(softmax.SoftmaxSelfAttention):

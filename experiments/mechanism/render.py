@@ -29,14 +29,17 @@ class Cuts:
   def __init__(self, path: pathlib.Path = measure.RESULTS):
     self.records = grid.records(path, Item)
 
-  def sums(self, model, updates, kind="none", layer=ALL_LAYERS, size=0):
-    """Returns the mean sums of each document over seeds, or None."""
-    found = [
-      self.records.get(Item(model, seed, updates, kind, layer, size))
+  def of(self, model, updates, kind="none", layer=ALL_LAYERS, size=0) -> dict:
+    """Returns the sums of each document by seed."""
+    items = {
+      seed: Item(model, seed, updates, kind, layer, size)
       for seed in measure.SEEDS
-    ]
-    found = [record["documents"] for record in found if record]
-    return np.mean(found, 0) if found else None
+    }
+    return {
+      seed: np.array(self.records[item]["documents"])
+      for seed, item in items.items()
+      if item in self.records
+    }
 
   def seeds(self, model, updates) -> int:
     """Returns for how many seeds there is an uncut evaluation."""
@@ -45,11 +48,17 @@ class Cuts:
     )
 
   def lost(self, model, updates, *cut):
-    """Returns nats lost by a cut, with the interval over documents, or None."""
-    sums, whole = self.sums(model, updates, *cut), self.sums(model, updates)
-    if sums is None or whole is None:
+    """Returns nats lost by a cut, with the interval over documents, or None.
+
+    Over the seeds whose model was evaluated whole too.
+    """
+    sums, whole = self.of(model, updates, *cut), self.of(model, updates)
+    both = sums.keys() & whole.keys()
+    if not both:
       return None
-    return documents.interval(sums, whole)
+    return documents.interval(
+      *(np.mean([x[seed] for seed in both], 0) for x in (sums, whole))
+    )
 
 
 def _number(found) -> str:
@@ -97,7 +106,9 @@ def losses(cuts: Cuts) -> str:
       near = records[0]["distances"].index(2)
       mass = np.mean([record["mass"] for record in records], 0)[:, near].mean(1)
       held = np.mean([record["quarter"] for record in records], 0).mean(1)
-      value, low, high = documents.interval(cuts.sums(model, updates))
+      value, low, high = documents.interval(
+        np.mean(list(cuts.of(model, updates).values()), 0)
+      )
       lines.append(
         f"| {point.label} | {updates:,} | {len(records)} | {value:.3f} "
         f"({low:.3f} to {high:.3f}) | "

@@ -1,0 +1,110 @@
+"""Trains Linformers and softmax attention where neighbors do not decide.
+
+  .venv/bin/python -m experiments gap --text=runs/text
+
+Every item is a checkpoint of a run of configs/pretrain_small.py with spans of
+subwords as masks and without neighbor heads, evaluated document by document; a
+run is trained when the first of its items is measured. `PILOTS` chose the
+learning rates. Stop it when you like; the same command resumes. A run takes 5
+minutes to an hour on a core; to use two, start the command twice with different
+--only, --results and `taskset -c`, and concatenate the files.
+"""
+
+import dataclasses
+import pathlib
+
+from experiments import runs
+from experiments.perplexity import panels
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
+N = 512
+SPAN = 4  # subwords that are masked in a row
+WINDOW = 8
+# Updates of a run, a factor of 3 apart; the longest reads 11 million tokens.
+UPDATES = (1_200, 3_600, 10_800)
+TUNED = 1_200  # updates of the runs that choose learning rates
+PARTS = {"softmax": 0, "n/8": 8, "n/4": 4, "n/2": 2}  # n / k
+LABELS = {
+  "softmax": "softmax attention",
+  "n/8": f"k = {N // 8}",
+  "n/4": f"k = {N // 4}",
+  "n/2": f"k = {N // 2}",
+}
+# Initial E and F, and their learning rate over the others'.
+STARTS = {
+  "pool": ("mean_pool", "0.0", "0.1"),
+  "authors": ("normal", "0.02", "1.0"),
+}
+RATES = (5e-4, 1e-3, 2e-3)
+SEEDS = (0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One checkpoint, the last of its run.
+
+  Attributes:
+    model: a key of `PARTS`, the attention of all layers, or with `windows` of
+      those above.
+    rate: the largest learning rate.
+    start: a key of `STARTS`; '' with softmax attention.
+    updates: of the run.
+    windows: whether the lower half of the layers are windows of 8 rows.
+    layers: of the model.
+    width: of the model, M.
+    seed: of the training.
+  """
+
+  model: str
+  rate: float
+  start: str = "pool"
+  updates: int = TUNED
+  windows: bool = True
+  layers: int = 4
+  width: int = 128
+  seed: int = 0
+
+  tokens = "subwords"
+  n = N
+
+  @property
+  def step(self) -> int:
+    return self.updates
+
+  def point(self) -> panels.Point:
+    """Returns the run as a point of the recipe."""
+    upper = "softmax" if self.model == "softmax" else "linformer"
+    names = [upper] * self.layers
+    if self.windows:
+      half = self.layers // 2
+      names[:half] = ["local"] * half
+    flags = runs.kept(self.updates) | dict(runs.TOKENS[self.tokens])
+    flags |= {
+      "optimizer.learning_rate": f"{self.rate:g}",
+      "model.position_gain": "0.0",
+      "model.num_layers": str(self.layers),
+      "model.embed_dim": str(self.width),
+      "model.mlp_dim": str(4 * self.width),
+      "task.mask_span": str(SPAN),
+    }
+    if self.windows:
+      flags["attention.local.window"] = str(WINDOW)
+    if upper == "linformer":
+      group = "attention.linformer" if self.windows else "attention"
+      init, std, rate = STARTS[self.start]
+      flags[f"{group}.projection_init"] = init
+      flags[f"{group}.projection_std"] = std
+      flags["optimizer.projection_rate"] = rate
+    name = f"{self.model.replace('/', '')}-u{self.updates}-r{self.rate:g}"
+    name += f"-{self.start}" if self.start else ""
+    name += "" if self.windows else "-alone"
+    if (self.layers, self.width) != (4, 128):
+      name += f"-L{self.layers}-M{self.width}"
+    k = N // (PARTS[self.model] or 4)
+    pattern = "+".join(names if self.windows else names[:1])
+    return panels.Point(
+      name,
+      LABELS[self.model],
+      f"n={N},k={k},attention={pattern},updates={self.updates}",
+      tuple(flags.items()),
+    )

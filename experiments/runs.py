@@ -1,11 +1,10 @@
 """Grids whose items are checkpoints of training runs on divided text.
 
-An item has `point()`, a `perplexity.panels.Point`, and the fields `tokens` (a
-key of `TOKENS`), `n`, `seed`, `step` and `updates`; its run is trained when the
-first of its checkpoints is asked for.
+An item has `point()`, a `perplexity.panels.Point`, and `tokens` (a key of
+`TOKENS`), `n`, `seed` and `step`, the updates of the checkpoint; its run is
+trained when the first of its checkpoints is asked for.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -51,6 +50,11 @@ def train(run: sweep.Run):
     sys.exit(status)
 
 
+@functools.lru_cache(maxsize=1)
+def _prepared(fields: str):
+  return pipeline.prepare(pipeline.DataConfig(**json.loads(fields)))
+
+
 class Runs:
   """The runs of a grid, each trained when it is first asked for."""
 
@@ -61,16 +65,14 @@ class Runs:
     """Returns the command line and the folder of an item's run."""
     return sweep.Run(item.point(), item.seed, self.text, self.workdir)
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019
   def corpus(self, item):
     """Returns the tokenized text of a run."""
-    fields = self.run(item).config.data.to_dict()
-    return pipeline.prepare(pipeline.DataConfig(**fields))
+    return _prepared(json.dumps(self.run(item).config.data.to_dict()))
 
   def sums(self, item, variables):
     """Returns the sums of each document of weights of an item's model."""
     task = step.task_of(self.run(item).config)
-    corpus = self.corpus(dataclasses.replace(item, step=item.updates))
+    corpus = self.corpus(item)
     rows = max(1, 8 * 1_024 // item.n)
     return documents.losses(task, variables, corpus, rows, EVERY[item.tokens])
 
@@ -81,13 +83,12 @@ class Runs:
     found = load.run(run.workdir, item.step)
     sums = self.sums(item, found.variables)
     result = json.loads((files.folder(run.workdir) / report.RESULT).read_text())
-    corpus = self.corpus(dataclasses.replace(item, step=item.updates))
     return {
       "nats": round(documents.nats(sums), 5),
       "parameters": result["parameters"],
       "update_flops": curves.update_flops(run.config),
       "run_seconds": round(result["busy_seconds"], 1),
-      "data_sha256": corpus.record.sha256,
+      "data_sha256": self.corpus(item).record.sha256,
       "moved": moved(found.variables),
       "documents": [[round(loss, 3), int(n)] for loss, n in sums],
     }

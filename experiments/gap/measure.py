@@ -11,7 +11,9 @@ minutes to an hour on a core; to use two, start the command twice with different
 """
 
 import dataclasses
+import itertools
 import pathlib
+import sys
 
 from experiments import runs
 from experiments.perplexity import panels
@@ -82,6 +84,8 @@ class Item:
     flags |= {
       "optimizer.learning_rate": f"{self.rate:g}",
       "model.position_gain": "0.0",
+      "model.norm_position": "pre",
+      "model.initializer_std": "0.0",
       "model.num_layers": str(self.layers),
       "model.embed_dim": str(self.width),
       "model.mlp_dim": str(4 * self.width),
@@ -108,3 +112,40 @@ class Item:
       f"n={N},k={k},attention={pattern},updates={self.updates}",
       tuple(flags.items()),
     )
+
+
+def pilots() -> list[Item]:
+  """Returns the runs that chose the learning rates and the start of E."""
+  found = []
+  for windows, rate in itertools.product((True, False), RATES):
+    found.append(Item("softmax", rate, "", windows=windows))
+    for start in STARTS:
+      found.append(Item("n/4", rate, start, windows=windows))
+  return found
+
+
+def items() -> list[Item]:
+  """Returns all evaluations, those of the first seed first."""
+  return pilots()
+
+
+def tell(line: dict) -> str:
+  """Returns a line of progress."""
+  where = "above windows" if line["windows"] else "in all layers"
+  start = f", E from {line['start']}" if line["start"] else ""
+  return (
+    f"{LABELS[line['model']]} {where}{start}, rate {line['rate']:g}, seed "
+    f"{line['seed']}, {line['layers']} layers of {line['width']}, "
+    f"{line['updates']:,} updates: {line['nats']:.4f} nats"
+  )
+
+
+def main(words=None) -> int:
+  """Runs the command line; returns the exit status."""
+  return runs.work(
+    __doc__, RESULTS, "runs/gap", items(), runs.Runs, tell, words
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -36,14 +36,15 @@ def test_every_point_is_valid_and_every_name_one_model(all_runs):
 def test_points_differ_by_what_their_panel_compares_alone(all_runs):
   """The same text, width, tokens an update, schedule and seeds.
 
-  But for panel g, which compares widths and tokens. All of a panel have the
+  But for panel g, which compares widths and tokens, and panel q, in which no
+  heads start on neighbors. All of a panel have the
   same number of updates, and all that is compared between panels.
   """
   free = ("attention.name", "attention.projection", "attention.projected")
   free += ("attention.sharing", "attention.local_window")
   free += ("model.max_length", "data.sequence_length", "model.position_init")
   free += ("train.batch_size", "optimizer.projection_rate", "seed", "data.seed")
-  sizes = panels.PANELS["g"]
+  sizes, starts = panels.PANELS["g"], panels.PANELS["q"]
   of_sizes = {
     f"{point.name}-s{seed}"
     for point in (*sizes.points[1:], *sizes.controls[3:])
@@ -62,8 +63,10 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
       for run in runs
     }
 
-  others = [run for run in all_runs.values() if run.name not in of_sizes]
-  assert len(others) == len(all_runs) - len(of_sizes)
+  of_starts = {f"{point.name}-s0" for point in starts.points}
+  apart = of_sizes | of_starts
+  others = [run for run in all_runs.values() if run.name not in apart]
+  assert len(others) == len(all_runs) - len(apart)
   assert len(shared(others, (*free, "train.num_steps"))) == 1
   for name, panel in panels.PANELS.items():
     updates = {
@@ -74,7 +77,10 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
     assert updates == {panels.LONG if name in "abdl" else panels.UPDATES}
   free += ("train.num_steps",)
   widths = ("model.embed_dim", "model.mlp_dim")
-  assert len(shared(all_runs.values(), free + widths)) == 1
+  starts = [all_runs[name] for name in of_starts]
+  ours = [run for name, run in all_runs.items() if name not in of_starts]
+  assert len(shared(ours, free + widths)) == 1
+  assert len(shared(starts, (*free, "attention."))) == 1
   tokens = {
     run.config.train.batch_size * run.config.model.max_length for run in others
   }

@@ -256,6 +256,25 @@ def _by_k(n):
   return (softmax(n, LONG), *(linear(n, k, updates=LONG) for k in lengths))
 
 
+FREE = (
+  ("model.position_gain", "0.0"),
+  ("model.norm_position", "pre"),
+  ("model.initializer_std", "0.0"),
+)
+
+
+def _free(n: int, window: int = 0):
+  """Returns softmax attention, or windows, without neighbor heads."""
+  if window:
+    label = f"{2 * window + 1} rows around each query, n = {n}"
+    flags = (("attention.window", str(window)), *FREE)
+    return Point(
+      f"n{n}-local-free", label, f"n={n},k={K},attention=local", flags
+    )
+  argument = softmax(n).argument
+  return Point(f"n{n}-softmax-free", f"softmax, n = {n}", argument, FREE)
+
+
 LONGER = (N // 2, N, 2 * N, 4 * N)
 PANELS = {
   "a": Panel(f"(a) n = {N}", _by_k(N), seeds=(0, 1)),
@@ -285,6 +304,14 @@ PANELS = {
     (softmax(updates=LONG), linear(updates=LONG), *_windowed(LONG)),
   ),
   "p": Panel(f"(p) leaving the plateau, k = n = {N}", _plateau(), (0, 1)),
+  "q": Panel(
+    "(q) leaving the plateau without neighbor heads",
+    (
+      *map(_free, (16, 32, 64, N)),
+      _free(N, 8),
+      _free(4 * N, 8),
+    ),
+  ),
   "g": Panel(
     f"(g) leaving the plateau: k, width and tokens, n = {N}",
     _sizes(),
@@ -293,4 +320,8 @@ PANELS = {
   ),
 }
 
-OF_PLATEAUS = ("p", "g")  # panels that show the updates to leave the plateau
+OF_PLATEAUS = (
+  "p",
+  "q",
+  "g",
+)  # panels that show the updates to leave the plateau

@@ -74,13 +74,15 @@ def test_points_differ_by_what_their_panel_compares_alone(all_runs):
       for point in (*panel.points, *panel.controls)
       for seed in panel.seeds
     }
-    assert updates == {panels.LONG if name in "abdl" else panels.UPDATES}
+    long = {panels.LONG} if name in "abdlq" else set()
+    assert updates == long | ({panels.UPDATES} if name not in "abdl" else set())
   free += ("train.num_steps",)
   widths = ("model.embed_dim", "model.mlp_dim")
   starts = [all_runs[name] for name in of_starts]
   ours = [run for name, run in all_runs.items() if name not in of_starts]
   assert len(shared(ours, free + widths)) == 1
-  assert len(shared(starts, (*free, "attention."))) == 1
+  free += ("attention.", "model.norm_position", "model.initializer_std")
+  assert len(shared(starts, free)) == 1
   tokens = {
     run.config.train.batch_size * run.config.model.max_length for run in others
   }

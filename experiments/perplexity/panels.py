@@ -263,16 +263,23 @@ FREE = (
 )
 
 
-def _free(n: int, window: int = 0):
-  """Returns softmax attention, or windows, without neighbor heads."""
-  if window:
-    label = f"{2 * window + 1} rows around each query, n = {n}"
-    flags = (("attention.window", str(window)), *FREE)
-    return Point(
-      f"n{n}-local-free", label, f"n={n},k={K},attention=local", flags
-    )
-  argument = softmax(n).argument
-  return Point(f"n{n}-softmax-free", f"softmax, n = {n}", argument, FREE)
+def _free(n: int, updates: int = UPDATES) -> Point:
+  """Returns softmax attention without neighbor heads."""
+  label = f"softmax, n = {n}"
+  if updates != UPDATES:
+    label += f", {updates:,} updates"
+  name, argument = f"n{n}-softmax-free", softmax(n).argument
+  return _point(name, label, argument, updates, FREE)
+
+
+def _free_windows(n: int, name: str = "", label: str = "", flags=FREE) -> Point:
+  """Returns windows of 17 rows in all layers without neighbor heads."""
+  return Point(
+    f"n{n}-local-free{name}",
+    f"17 rows around each query, n = {n}{label}",
+    f"n={n},k={K},attention=local",
+    (("attention.window", "8"), *flags),
+  )
 
 
 LONGER = (N // 2, N, 2 * N, 4 * N)
@@ -307,9 +314,13 @@ PANELS = {
   "q": Panel(
     "(q) leaving the plateau without neighbor heads",
     (
-      *map(_free, (16, 32, 64, N)),
-      _free(N, 8),
-      _free(4 * N, 8),
+      _free(16),
+      _free(32),
+      _free(64, LONG),
+      _free(N, LONG),
+      _free_windows(N),
+      _free_windows(4 * N),
+      _free_windows(N, "-post", ", post-norm, N(0, 0.05²)", FREE[:1]),
     ),
   ),
   "g": Panel(

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments import documents, runs
 from experiments.mechanism import cut
-from experiments.perplexity import sweep
+from experiments.perplexity import panels, sweep
 from experiments.perplexity.panels import Point
 from linformer_jax import load, step
 from linformer_jax.data import pipeline
@@ -48,6 +48,10 @@ MODELS = {
   "bytes": Point("bytes", "bytes", _ARGUMENT, KEPT),
   "subwords": Point(
     "subwords", "4,096 subwords", _ARGUMENT, runs.TOKENS["subwords"] + KEPT
+  ),
+  # No heads that start on neighbors; panel q of experiments/perplexity.
+  "free": Point(
+    "free", "bytes, without neighbor heads", _ARGUMENT, panels.FREE + KEPT
   ),
 }
 ALL_LAYERS = -1

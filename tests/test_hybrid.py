@@ -199,6 +199,18 @@ def test_windows_are_ahead_of_softmax_attention_on_bytes(model):
   assert own < 0.65 * other
 
 
+def test_the_lead_grows_with_the_length():
+  gaps = [FOUND.gap("bytes", n, "hybrid") for n in sorted(measure.LENGTHS)]
+  for (_, low, _), (_, _, high) in zip(gaps, gaps[1:], strict=False):
+    assert high < low < 0
+
+
+def test_it_does_not_matter_what_is_above_windows_on_bytes():
+  for base in ("local", "above"):
+    value, low, high = FOUND.gap("bytes", 512, "hybrid", base=base)
+    assert abs(value) < 0.01 and low <= 0.001 and high < 0.01
+
+
 def test_an_update_takes_less_time_the_longer_the_rows():
   ratios = [
     time.ratio(FOUND.times[time.Item("bytes", n)], "hybrid")
@@ -207,11 +219,6 @@ def test_an_update_takes_less_time_the_longer_the_rows():
   for (_, low, _), (_, _, high) in zip(ratios, ratios[1:], strict=False):
     assert high < low < 1
   assert [round(middle, 2) for middle, _, _ in ratios] == [0.88, 0.53, 0.34]
-
-
-def test_slots_add_nothing_to_windows_on_bytes():
-  _, low, high = FOUND.gap("bytes", 512, "hybrid", base="local")
-  assert low < 0 < high < 0.01
 
 
 def test_each_rate_of_a_baseline_is_the_best_of_those_tried():

@@ -8,6 +8,7 @@ A test renders again and compares.
 """
 
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib import figure as figure_lib
@@ -18,6 +19,7 @@ from experiments.hybrid import measure, time
 from experiments.hybrid.measure import Item
 from experiments.mechanism import measure as mechanism
 from experiments.mechanism import render as mechanism_page
+from experiments.perplexity import figures as curves
 
 PAGE = pathlib.Path(__file__).parent / "README.md"
 FIGURE = measure.RESULTS.with_name("gap.png")
@@ -30,6 +32,12 @@ COLORS = {
   "local": "tab:green",
   "above": "tab:purple",
   "quarter": "tab:red",
+}
+SHORT = {
+  "hybrid": f"{measure.SLOTS} slots above windows",
+  "local": "windows alone",
+  "above": "softmax above windows",
+  "quarter": "k = n/4",
 }
 # (kind, size, label, color) of the cuts in the summary
 CUTS = (
@@ -134,12 +142,26 @@ def along(found: Found) -> str:
 
 
 def slots(found: Found) -> str:
-  """Returns nats of the stack above those of windows without slots."""
-  lines = ["| tokens | n | slots above windows alone |", "|---|---:|---:|"]
-  for tokens, name in runs.NAMES.items():
-    for n in sorted(measure.LENGTHS):
-      if gap := found.gap(tokens, n, "hybrid", base="local"):
-        lines.append(f"| {name} | {n:,} | {number(gap)} |")
+  """Returns what the stack loses against other attention in its upper layers.
+
+  Those are windows, so that no layer sees farther, or softmax attention.
+  """
+  lines = [
+    "| tokens | n | masks | above windows alone "
+    "| above softmax attention in place of slots |",
+    "|---|---:|---|---:|---:|",
+  ]
+  for span in (1, *measure.SPANS):
+    masks = "single" if span == 1 else f"spans of {span}"
+    for tokens, name in runs.NAMES.items():
+      for n in sorted(measure.LENGTHS):
+        gaps = [
+          found.gap(tokens, n, "hybrid", span=span, base=base)
+          for base in ("local", "above")
+        ]
+        if any(gaps):
+          cells = " | ".join(map(number, gaps))
+          lines.append(f"| {name} | {n:,} | {masks} | {cells} |")
   return "\n".join(lines)
 
 
@@ -189,25 +211,40 @@ def environment(found: Found) -> str:
 
 def _draw_gaps(axes, found: Found, tokens: str, n: int):
   """Draws the gap to softmax attention along the runs of one length."""
+  lines = {"softmax attention": ("black", [(measure.UPDATES, 0.0, 0.0, 0.0)])}
   axes.axhline(0, color="black", linewidth=1.2)
-  axes.annotate("softmax attention", (1, 0), (-2, 3), ha="right", fontsize=8,
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points")  # fmt: skip
   for model, color in COLORS.items():
     gaps = {step: found.gap(tokens, n, model, step) for step in STEPS}
-    gaps = {step: gap for step, gap in gaps.items() if gap}
-    if not gaps:
-      continue
-    x = np.array(list(gaps)) * TOKENS / 1e6
-    value, low, high = np.transpose(list(gaps.values()))
-    axes.errorbar(x, value, [value - low, high - value], color=color,
-                  marker="o", markersize=4, capsize=2)  # fmt: skip
-    axes.annotate(measure.LABELS[model], (x[0], low[0]), (-4, -11),
-                  textcoords="offset points", color=color,
-                  fontsize=8)  # fmt: skip
+    rows = [(step, *gap) for step, gap in gaps.items() if gap]
+    if rows:
+      lines[SHORT[model]] = color, rows
+  for label, (color, rows) in lines.items():
+    step, value, low, high = np.transpose(rows)
+    x = step * TOKENS / 1e6
+    if len(rows) > 1:
+      axes.errorbar(x, value, [value - low, high - value], color=color,
+                    marker="o", markersize=4, capsize=2)  # fmt: skip
+    axes.annotate(
+      textwrap.fill(label, 14),
+      (x[-1], value[-1]),
+      (1.05, value[-1]),
+      textcoords=axes.get_yaxis_transform(),
+      va="center",
+      color=color,
+      fontsize=8,
+      arrowprops=curves.LEADER | {"color": color, "linewidth": 0.6},
+    )
   axes.set(title=f"{runs.NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
   axes.grid(True, alpha=0.3)
-  axes.margins(x=0.12, y=0.15)
+  axes.margins(y=0.15)
+
+
+def _spread(drawing, axes):
+  """Lays a figure out, and moves labels of lines apart."""
+  drawing.draw_without_rendering()
+  drawing.set_layout_engine("none")
+  for one in axes:
+    curves.spread(one)
 
 
 def figure(found: Found, to: pathlib.Path = FIGURE):
@@ -219,14 +256,15 @@ def figure(found: Found, to: pathlib.Path = FIGURE):
     if any(found.gap(tokens, n, model) for model in COLORS)
   ]
   rows = -(-len(there) // 3)
-  drawing = figure_lib.Figure((11, 3.4 * rows), layout="constrained")
-  axes = drawing.subplots(rows, min(3, len(there)), sharey=True, squeeze=False)
+  drawing = figure_lib.Figure((11, 3.2 * rows), layout="constrained")
+  axes = drawing.subplots(rows, min(3, len(there)), squeeze=False)
   for one, where in zip(axes.flat, there, strict=False):
     _draw_gaps(one, found, *where)
   for one in axes[:, 0]:
     one.set_ylabel("nats above softmax attention")
   for one in axes.flat[len(there) :]:
     one.remove()
+  _spread(drawing, axes.flat[: len(there)])
   drawing.savefig(to, dpi=90)
 
 
@@ -241,7 +279,7 @@ def summary(found: Found, cuts, to: pathlib.Path = SUMMARY):
   drawing = figure_lib.Figure((9.5, 3.6), layout="constrained")
   left, right = drawing.subplots(1, 2)
   _draw_gaps(left, found, "bytes", 512)
-  left.set(ylabel="nats above softmax attention", title="trained (n = 512)")
+  left.set(ylabel="nats above softmax attention", title="trained, n = 512")
   places = [*range(mechanism.LAYERS), mechanism.ALL_LAYERS]
   names = [*map(str, range(mechanism.LAYERS)), "all"]
   for kind, size, label, color in CUTS:
@@ -256,12 +294,13 @@ def summary(found: Found, cuts, to: pathlib.Path = SUMMARY):
                    ha="right", fontsize=8,
                    textcoords="offset points")  # fmt: skip
   right.set(
-    title="softmax attention, cut after training (n = 128)",
-    xlabel="layers that are cut",
+    title="softmax attention, cut at evaluation",
+    xlabel="layers that are cut (n = 128)",
     ylabel="nats lost",
   )
   right.grid(True, alpha=0.3)
   right.margins(y=0.15)
+  _spread(drawing, [left])
   drawing.savefig(to, dpi=100)
 
 

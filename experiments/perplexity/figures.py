@@ -22,7 +22,7 @@ _STYLE = {
   "patch.linewidth": 0,
 }
 _LABEL = 22  # characters in a line of a label
-_LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
 _STRIP = 0.05  # of the tokens, for each of the paper's points
 
 
@@ -81,7 +81,7 @@ def _lines(found, points, losses, gaps):
   gaps.figure.draw_without_rendering()  # sets the limits and the layout
   gaps.figure.set_layout_engine("none")
   for axes in (losses, gaps):
-    _spread(axes)
+    spread(axes)
 
 
 def _line(axes, tokens, perplexities, label, color):
@@ -96,7 +96,7 @@ def _line(axes, tokens, perplexities, label, color):
     textcoords=axes.get_yaxis_transform(),
     va="center",
     color=color,
-    arrowprops=_LEADER | {"color": color, "linewidth": 0.6},
+    arrowprops=LEADER | {"color": color, "linewidth": 0.6},
   )
 
 
@@ -112,8 +112,12 @@ def _paper(axes, theirs, end):
     axes.set_title("paper", loc="right")
 
 
-def _spread(axes):
-  """Moves labels up and down, as little as possible, until none overlap."""
+def spread(axes):
+  """Moves labels up and down, as little as possible, until none overlap.
+
+  Args:
+    axes: its texts are annotations of line ends; the figure has been laid out.
+  """
   pixel = np.ptp(axes.get_ylim()) / axes.bbox.height  # in units of the axis
   labels = sorted(axes.texts, key=lambda label: label.xy[1])
   boxes = [text.Text.get_window_extent(label) for label in labels]  # no leader

@@ -43,15 +43,26 @@ KEPT = (
   ("run.keep_checkpoints", "100"),
   ("run.eval_every_steps", "1200"),
 )
-_ARGUMENT = f"n={N},attention=softmax,updates={UPDATES}"
+# Without neighbor heads, a model leaves the plateau in time at this length
+# alone: panel q of experiments/perplexity.
+SHORT = 32
+
+
+def _softmax(name: str, label: str, n: int, flags=()) -> Point:
+  argument = f"n={n},attention=softmax,updates={UPDATES}"
+  return Point(name, label, argument, (*flags, *KEPT))
+
+
 MODELS = {
-  "bytes": Point("bytes", "bytes", _ARGUMENT, KEPT),
-  "subwords": Point(
-    "subwords", "4,096 subwords", _ARGUMENT, runs.TOKENS["subwords"] + KEPT
+  "bytes": _softmax("bytes", "bytes", N),
+  "subwords": _softmax(
+    "subwords", "4,096 subwords", N, runs.TOKENS["subwords"]
   ),
-  # No heads that start on neighbors; panel q of experiments/perplexity.
-  "free": Point(
-    "free", "bytes, without neighbor heads", _ARGUMENT, panels.FREE + KEPT
+  "free": _softmax(
+    "free",
+    f"bytes, n = {SHORT}, without neighbor heads",
+    SHORT,
+    panels.FREE,
   ),
 }
 ALL_LAYERS = -1
@@ -94,10 +105,12 @@ def items() -> list[Item]:
       for updates in STEPS:
         one = functools.partial(Item, model, seed, updates)
         found.append(one())
+        longest = SHORT if model == "free" else N
         for kind, sizes in (("band", BANDS), ("rank", RANKS)):
           for layer in (ALL_LAYERS, *range(LAYERS)):
             for size in sizes.get(layer, sizes[0]):
-              found.append(one(kind, layer, size))
+              if size < longest:
+                found.append(one(kind, layer, size))
   return found
 
 
@@ -170,7 +183,7 @@ class Runs:
     distances = (0, 1, 2, 4, 8, 16, 32, 64)
     near = [mass(distances, matrices) for matrices in found]
     held = [
-      spectrum.cumulative(matrices)[..., N // 4 - 1].mean(0)
+      spectrum.cumulative(matrices)[..., model.max_length // 4 - 1].mean(0)
       for matrices in found
     ]
     return {

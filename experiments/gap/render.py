@@ -48,6 +48,8 @@ def pilots(records) -> str:
 def environment(records) -> str:
   """Describes the runs and the hardware."""
   found = list(records.values())
+  if not found:
+    return "Not run yet."
   targets = sum(n for _, n in found[0]["documents"])
   return (
     f"{len(found)} runs, {sum(r['run_seconds'] for r in found) / 3600:.1f} "

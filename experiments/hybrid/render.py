@@ -165,6 +165,28 @@ def slots(found: Found) -> str:
   return "\n".join(lines)
 
 
+def moves(found: Found) -> str:
+  """Returns how far E and F move along the runs, over their start."""
+  lines = [
+    "| tokens | n | model | "
+    + " | ".join(f"{step:,} updates" for step in STEPS)
+    + " |",
+    "|---|---:|---|" + "---:|" * len(STEPS),
+  ]
+  for tokens, name in runs.NAMES.items():
+    for n in sorted(measure.LENGTHS):
+      for model, label in measure.LABELS.items():
+        cells = []
+        for step in STEPS:
+          records = found.of(tokens, n, model, step).values()
+          moved = [x for record in records for x in record["moved"].values()]
+          text = f"{min(moved):.2f} to {max(moved):.2f}" if moved else ""
+          cells.append(text)
+        if any(cells):
+          lines.append(f"| {name} | {n:,} | {label} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def pilots(found: Found) -> str:
   """Returns the runs that chose the learning rates."""
   rates = sorted({rate for tried in measure.RATES.values() for rate in tried})
@@ -307,7 +329,7 @@ def summary(found: Found, cuts, to: pathlib.Path = SUMMARY):
 def parts(found: Found) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {"along": along(found), "pilots": pilots(found)}
-  made["slots"] = slots(found)
+  made["slots"], made["moves"] = slots(found), moves(found)
   made |= {tokens: quality(found, tokens) for tokens in runs.NAMES}
   for span in measure.SPANS:
     made[f"spans of {span}"] = quality(found, "bytes", span)

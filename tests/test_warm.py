@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import page as page_lib
 from experiments.perplexity import sweep
-from experiments.warm import fit, measure
+from experiments.warm import fit, measure, render
 from experiments.warm.measure import Item
 from linformer_jax import attention, models, step
 
@@ -132,3 +133,10 @@ def test_all_arms_have_had_the_same_updates():
   assert len(items) == len(set(items))
   names = {(item.point().name, item.seed) for item in items}
   assert len(names) == len({(i.arm, i.rate, i.e_rate, i.seed) for i in items})
+
+
+def test_the_page_is_rendered_from_the_committed_results():
+  page, parts = render.PAGE.read_text(), render.parts(render.Found())
+  assert page_lib.renew(page, parts) == page
+  for begin in parts:
+    assert begin in page

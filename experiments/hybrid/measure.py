@@ -25,9 +25,9 @@ PILOT = 1_200
 LENGTHS = (512, 1_024, 128)
 SEEDS = (0, 1)
 SPANS = (8,)  # tokens that are masked in a row, but for one at a time
-# From the cuts of experiments/mechanism: the smallest band that loses less
-# than 0.01 nats in all layers at once on bytes, and the first rank above 1,
-# which loses less than 0.02 in either of the upper two layers.
+# From the cuts of experiments/mechanism, first seed: the smallest band that
+# loses less than 0.01 nats in all layers at once on bytes, and the first rank
+# above 1, which loses less than 0.02 in either of the upper two layers.
 WINDOW, SLOTS = 8, 8
 # name: (attention of the layers, fields of the config)
 MODELS = {

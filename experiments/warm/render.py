@@ -73,8 +73,15 @@ class Found:
     )
 
   def gap(self, arm, rates):
-    """Returns nats at the end above softmax attention, with their interval."""
+    """Returns nats at the end above softmax attention, with their interval.
+
+    None for softmax attention itself, and before it has been run.
+    """
+    if not self.runs("softmax"):
+      return None
     other = self.best("softmax")
+    if (arm, rates) == ("softmax", other):
+      return None
     both = sorted(self.seeds(arm, rates) & self.seeds("softmax", other))
     return documents.interval(
       self.sums(arm, rates, _end(arm), both),
@@ -107,9 +114,8 @@ def table(found: Found) -> str:
         sums = found.sums(arm, rates, step - _after(arm, 0))
         nats.append("" if sums is None else f"{documents.nats(sums):.3f}")
       rate, e_rate = rates
-      own = arm == "softmax" and rates == found.best("softmax")
-      value = [""] if own else found.gap(arm, rates)
-      gap = "" if own else "{:.3f} ({:.3f} to {:.3f})".format(*value)
+      value = found.gap(arm, rates)
+      gap = "" if value is None else "{:.3f} ({:.3f} to {:.3f})".format(*value)
       lines.append(
         f"| {label} | {rate:g} | {f'{e_rate:g}' if e_rate else ''} "
         f"| {len(found.seeds(arm, rates))} | {' | '.join(nats)} | {gap} |"
@@ -139,6 +145,8 @@ def fits(found: Found) -> str:
 def environment(found: Found) -> str:
   """Describes the runs and the hardware."""
   records = list(found.records.values())
+  if not records:
+    return "Not run yet."
   seconds = {
     (r["arm"], r["rate"], r["e_rate"], r["seed"]): r["run_seconds"]
     for r in records
@@ -158,6 +166,8 @@ def figure(found: Found, to: pathlib.Path = FIGURE):
   axes = drawing.subplots()
   axes.axvline(BASE, color="gray", linestyle=":", linewidth=1)
   for arm, color in COLORS.items():
+    if not found.runs(arm):
+      continue
     rates = found.best(arm)
     steps = [
       step
@@ -193,7 +203,8 @@ def main():
   """Renders the page and its figure."""
   found = Found()
   PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
-  figure(found)
+  if found.records:
+    figure(found)
   print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 

@@ -187,6 +187,7 @@ def test_dots_are_the_ends_of_runs(name):
     for axes in figures.figure(found).axes
   ]
   runs = [found.of(point)[x] for point in points for x in found.panel.seeds]
+  assert len(runs) == len(points) * len(found.panel.seeds)
   for record, loss, updates in zip(runs, *drawn, strict=True):
     assert loss.get_xdata() == [pytest.approx(math.log(record["perplexity"]))]
     left = record["plateau_updates"]
@@ -321,6 +322,19 @@ def test_the_start_of_e_keeps_a_model_on_the_plateau():
   for seed in found.panel.seeds:
     frozen = end("p", f"k{panels.N}-identity-frozen", seed)
     assert frozen == pytest.approx(end("p", "softmax", seed), rel=0.01)
+
+
+def test_the_reach_of_heads_keeps_a_model_on_the_plateau():
+  found = render.Curves("q")
+  left = {
+    point.name: found.of(point)[0]["plateau_updates"]
+    for point in found.panel.points
+  }
+  assert left["n16-softmax-free"] < left["n32-softmax-free"] <= 600
+  for n in (64, 128):
+    assert left[f"n{n}-softmax-free-u3600"] is None
+  for n in (128, 512):
+    assert left[f"n{n}-local-free"] <= 600
 
 
 def test_perplexity_rises_with_n_at_one_k():

@@ -122,8 +122,8 @@ def quality(found: Found, tokens: str, span: int = 1) -> str:
   return "\n".join(lines)
 
 
-def along(found: Found) -> str:
-  """Returns nats above softmax attention along the runs."""
+def _by_step(models, cell) -> str:
+  """Returns a table of cell(tokens, n, model, step), without empty rows."""
   lines = [
     "| tokens | n | model | "
     + " | ".join(f"{step:,} updates" for step in STEPS)
@@ -132,13 +132,17 @@ def along(found: Found) -> str:
   ]
   for tokens, name in runs.NAMES.items():
     for n in sorted(measure.LENGTHS):
-      for model in COLORS:
-        gaps = [found.gap(tokens, n, model, step) for step in STEPS]
-        if any(gaps):
-          cells = " | ".join(map(number, gaps))
+      for model in models:
+        cells = [cell(tokens, n, model, step) for step in STEPS]
+        if any(cells):
           label = measure.LABELS[model]
-          lines.append(f"| {name} | {n:,} | {label} | {cells} |")
+          lines.append(f"| {name} | {n:,} | {label} | {' | '.join(cells)} |")
   return "\n".join(lines)
+
+
+def along(found: Found) -> str:
+  """Returns nats above softmax attention along the runs."""
+  return _by_step(COLORS, lambda *where: number(found.gap(*where)))
 
 
 def slots(found: Found) -> str:
@@ -167,24 +171,13 @@ def slots(found: Found) -> str:
 
 def moves(found: Found) -> str:
   """Returns how far E and F move along the runs, over their start."""
-  lines = [
-    "| tokens | n | model | "
-    + " | ".join(f"{step:,} updates" for step in STEPS)
-    + " |",
-    "|---|---:|---|" + "---:|" * len(STEPS),
-  ]
-  for tokens, name in runs.NAMES.items():
-    for n in sorted(measure.LENGTHS):
-      for model, label in measure.LABELS.items():
-        cells = []
-        for step in STEPS:
-          records = found.of(tokens, n, model, step).values()
-          moved = [x for record in records for x in record["moved"].values()]
-          text = f"{min(moved):.2f} to {max(moved):.2f}" if moved else ""
-          cells.append(text)
-        if any(cells):
-          lines.append(f"| {name} | {n:,} | {label} | {' | '.join(cells)} |")
-  return "\n".join(lines)
+
+  def cell(*where):
+    records = found.of(*where).values()
+    moved = [x for record in records for x in record["moved"].values()]
+    return f"{min(moved):.2f} to {max(moved):.2f}" if moved else ""
+
+  return _by_step(measure.LABELS, cell)
 
 
 def pilots(found: Found) -> str:

@@ -13,6 +13,7 @@ from matplotlib import figure as figure_lib
 
 from experiments import documents, grid
 from experiments import page as page_lib
+from experiments.perplexity import figures as curves
 from experiments.warm import measure
 from experiments.warm.measure import BASE, Item
 
@@ -177,15 +178,25 @@ def figure(found: Found, to: pathlib.Path = FIGURE):
     nats = [documents.nats(found.sums(arm, rates, step)) for step in steps]
     x = [_after(arm, step) for step in steps]
     axes.plot(x, nats, "o-", color=color, markersize=4)
-    axes.annotate(SHORT[arm], (x[-1], nats[-1]), (6, 0), va="center",
-                  textcoords="offset points", color=color)  # fmt: skip
+    axes.annotate(
+      SHORT[arm],
+      (x[-1], nats[-1]),
+      (1.05, nats[-1]),
+      textcoords=axes.get_yaxis_transform(),
+      va="center",
+      color=color,
+      arrowprops=curves.LEADER | {"color": color, "linewidth": 0.6},
+    )
   axes.set(
     xlabel="updates (dotted: softmax attention replaced)",
     ylabel="nats per masked byte",
-    xlim=(0, 1.3 * (BASE + measure.UPDATES)),
+    xlim=(0, BASE + measure.UPDATES),
   )
   axes.set_xticks(range(0, BASE + measure.UPDATES + 1, measure.KEEP))
   axes.grid(True, alpha=0.3)
+  drawing.draw_without_rendering()
+  drawing.set_layout_engine("none")
+  curves.spread(axes)
   drawing.savefig(to, dpi=100)
 
 

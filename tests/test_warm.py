@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import documents
 from experiments import page as page_lib
 from experiments.perplexity import sweep
 from experiments.warm import fit, measure, render
@@ -140,3 +141,27 @@ def test_the_page_is_rendered_from_the_committed_results():
   assert page_lib.renew(page, parts) == page
   for begin in parts:
     assert begin in page
+
+
+@pytest.mark.parametrize("arm", ["pool", "fitted"])
+def test_weights_of_softmax_attention_do_not_close_the_gap(arm):
+  found = render.Found()
+  for rates in found.runs(arm):
+    _, low, _ = found.gap(arm, rates)
+    assert low > 0.3
+    # Nor do they reach the model whose weights they started from.
+    first = found.sums("softmax", found.best("softmax"), 0)
+    _, low, _ = documents.interval(found.sums(arm, rates, 3_600), first)
+    assert low > 0.15
+
+
+def test_fits_are_nearer_at_the_swap_and_hardly_at_the_end():
+  found = render.Found()
+  for rates in set(found.runs("pool")) & set(found.runs("fitted")):
+    sums = [
+      [found.sums(arm, rates, step) for arm in ("fitted", "pool")]
+      for step in (0, 3_600)
+    ]
+    (first, _, high), (last, _, _) = (documents.interval(*x) for x in sums)
+    assert first < high < -0.15
+    assert -0.05 < last < 0

@@ -4,7 +4,7 @@
 
 Every item is a checkpoint of a run of configs/pretrain_small.py with spans of
 subwords as masks and without neighbor heads, evaluated document by document; a
-run is trained when the first of its items is measured. `PILOTS` chose the
+run is trained when the first of its items is measured. `pilots` chose the
 learning rates. Stop it when you like; the same command resumes. A run takes 5
 minutes to an hour on a core; to use two, start the command twice with different
 --only, --results and `taskset -c`, and concatenate the files.
@@ -22,8 +22,6 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 N = 512
 SPAN = 4  # subwords that are masked in a row
 WINDOW = 8
-# Updates of a run, a factor of 3 apart; the longest reads 11 million tokens.
-UPDATES = (1_200, 3_600, 10_800)
 TUNED = 1_200  # updates of the runs that choose learning rates
 PARTS = {"softmax": 0, "n/8": 8, "n/4": 4, "n/2": 2}  # n / k
 LABELS = {
@@ -38,7 +36,6 @@ STARTS = {
   "authors": ("normal", "0.02", "1.0"),
 }
 RATES = (5e-4, 1e-3, 2e-3)
-SEEDS = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 Every item is a checkpoint of a run of configs/pretrain_small.py, evaluated
 document by document; a run is trained when the first of its items is measured,
-and its checkpoints stay in --workdir. `PILOTS` chose the learning rates. Stop
+and its checkpoints stay in --workdir. `pilots` chose the learning rates. Stop
 it when you like; the same command resumes. A run takes 10 minutes to an hour on
 a core; to use two, start the command twice with different --only, --results
 and `taskset -c`, and concatenate the files.

@@ -239,16 +239,8 @@ def _draw_gaps(axes, found: Found, tokens: str, n: int):
     if len(rows) > 1:
       axes.errorbar(x, value, [value - low, high - value], color=color,
                     marker="o", markersize=4, capsize=2)  # fmt: skip
-    axes.annotate(
-      textwrap.fill(label, 14),
-      (x[-1], value[-1]),
-      (1.05, value[-1]),
-      textcoords=axes.get_yaxis_transform(),
-      va="center",
-      color=color,
-      fontsize=8,
-      arrowprops=curves.LEADER | {"color": color, "linewidth": 0.6},
-    )
+    text = textwrap.fill(label, 14)
+    curves.label_end(axes, text, (x[-1], value[-1]), color, 1.05, fontsize=8)
   axes.set(title=f"{runs.NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
   axes.grid(True, alpha=0.3)
   axes.margins(y=0.15)

@@ -22,7 +22,7 @@ _STYLE = {
   "patch.linewidth": 0,
 }
 _LABEL = 22  # characters in a line of a label
-LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
+_LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
 _STRIP = 0.05  # of the tokens, for each of the paper's points
 
 
@@ -89,14 +89,30 @@ def _line(axes, tokens, perplexities, label, color):
   x, y = tokens / 1e6, np.log(perplexities)
   axes.plot(x, y.mean(0), color=color)
   axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.25)
+  words = textwrap.fill(label.replace(" × ", "\xa0×\xa0"), _LABEL)
+  label_end(axes, words, (x[-1], y[:, -1].mean()), color)
+
+
+def label_end(axes, text, end, color, out=1.03, **style):
+  """Writes a label beside the axes, with a leader to the end of its line.
+
+  Args:
+    axes: the axes; `spread` moves its labels apart.
+    text: the label.
+    end: (x, y) of the end of the line, in data.
+    color: of the line.
+    out: where the label begins, in widths of the axes.
+    **style: of the text.
+  """
   axes.annotate(
-    textwrap.fill(label.replace(" × ", "\xa0×\xa0"), _LABEL),
-    (x[-1], y[:, -1].mean()),
-    (1.03, y[:, -1].mean()),
+    text,
+    end,
+    (out, end[1]),
     textcoords=axes.get_yaxis_transform(),
     va="center",
     color=color,
-    arrowprops=LEADER | {"color": color, "linewidth": 0.6},
+    arrowprops=_LEADER | {"color": color, "linewidth": 0.6},
+    **style,
   )
 
 

@@ -128,7 +128,6 @@ class Runs(runs.Runs):
     runs.train(run)
     return str(files.folder(run.workdir).absolute())
 
-  @functools.lru_cache  # noqa: B019
   def _fitted(self, seed: int) -> str:
     """Returns a folder with the softmax model's weights and fitted E and F."""
     folder = files.folder(self.workdir).absolute() / f"fitted-s{seed}"

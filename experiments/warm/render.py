@@ -178,15 +178,7 @@ def figure(found: Found, to: pathlib.Path = FIGURE):
     nats = [documents.nats(found.sums(arm, rates, step)) for step in steps]
     x = [_after(arm, step) for step in steps]
     axes.plot(x, nats, "o-", color=color, markersize=4)
-    axes.annotate(
-      SHORT[arm],
-      (x[-1], nats[-1]),
-      (1.05, nats[-1]),
-      textcoords=axes.get_yaxis_transform(),
-      va="center",
-      color=color,
-      arrowprops=curves.LEADER | {"color": color, "linewidth": 0.6},
-    )
+    curves.label_end(axes, SHORT[arm], (x[-1], nats[-1]), color, 1.05)
   axes.set(
     xlabel="updates (dotted: softmax attention replaced)",
     ylabel="nats per masked byte",

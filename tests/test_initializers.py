@@ -97,25 +97,30 @@ def test_kernels_have_the_noise_that_is_asked_for(init):
 
 def test_tokens_leave_features_to_positions():
   tokens = initializers.tokens_apart(1.0, 8)(KEY, (50, 32))
-  positions = initializers.positions_apart(1.0, 8)(KEY, (50, 32))
+  rates = initializers.frequencies(8, 32, 50)
+  positions = initializers.positions_apart(1.0, rates)(KEY, (50, 32))
   np.testing.assert_array_equal(np.asarray(tokens * positions), 0)
   assert float(jnp.abs(tokens[:, :24]).min()) > 0
   squares = jnp.mean(jnp.square(positions[:, 24:]), axis=1)
   np.testing.assert_allclose(squares, 1.0, rtol=1e-5)  # cos^2 + sin^2 = 1
 
 
-@pytest.mark.parametrize("head_dim", [8, 16, 32])
-def test_a_head_looks_at_its_offset_from_everywhere(head_dim):
+@pytest.mark.parametrize(
+  "head_dim,dims,length",
+  [(8, 16, 24), (16, 16, 24), (32, 16, 24), (32, 32, 1_024), (32, 64, 512)],
+)
+def test_a_head_looks_at_its_offset_from_everywhere(head_dim, dims, length):
   """argmax_j of q_i k_j is i + offset, for tokens whatever they are."""
-  heads, length, dims = 4, 24, 16
+  heads = 4
   width = heads * head_dim
   offsets = initializers.head_offsets(heads, window=1)
   np.testing.assert_array_equal(offsets, [-1, 1, -2, 2])
-  positions = initializers.positions_apart(1.0, dims)(KEY, (length, width))
+  rates = initializers.frequencies(dims, head_dim, length)
+  positions = initializers.positions_apart(1.0, rates)(KEY, (length, width))
   x = positions + initializers.tokens_apart(5.0, dims)(KEY, (length, width))
 
   def read(offsets):
-    init = initializers.neighbour_heads(offsets, dims, 1.0, ZERO)
+    init = initializers.neighbour_heads(offsets, rates, 1.0, ZERO)
     kernel = init(KEY, (width, heads * head_dim))
     return (x @ kernel).reshape(length, heads, head_dim)
 
@@ -124,6 +129,28 @@ def test_a_head_looks_at_its_offset_from_everywhere(head_dim):
     here = np.arange(max(0, -offset), min(length, length - offset))
     best = np.asarray(jnp.argmax(scores[h], axis=1))
     np.testing.assert_array_equal(best[here], here + offset)
+
+
+@pytest.mark.parametrize("head_dim,dims", [(32, 32), (64, 64), (32, 64)])
+@pytest.mark.parametrize("length", [128, 512, 1_024, 4_096])
+def test_no_row_far_away_looks_like_a_neighbor(head_dim, dims, length):
+  """The mean of cos(w d) over a head's w is below 0.7 for all d beyond 2.
+
+  It is 1 at d = 0. With linear spacing it comes back to 1 at every multiple of
+  its period, 4 * 32 = 128 rows for 32 features.
+  """
+  rates = initializers.frequencies(dims, head_dim, length)
+  apart = np.arange(3, length - 2)
+  stride = len(rates) // (min(head_dim, dims) // 2)
+  for head in range(stride):
+    scores = np.cos(apart[:, None] * rates[head::stride]).mean(1)
+    assert scores.max() < 0.7
+
+
+def test_frequencies_are_linear_within_their_period():
+  linear = np.pi / 2 * (np.arange(16) + 0.5) / 16
+  np.testing.assert_array_equal(initializers.frequencies(32, 32, 128), linear)
+  assert (initializers.frequencies(32, 32, 129) != linear).any()
 
 
 def test_offsets_repeat_where_a_head_sees_every_second_row():

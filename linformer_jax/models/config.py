@@ -201,11 +201,19 @@ class ModelConfig:
       return initializers.tokens_apart(self.embedding_std, self.position_dims)
     return nn.initializers.normal(self.embedding_std)
 
+  @property
+  def _position_rates(self) -> np.ndarray:
+    """The frequencies of positions that neighbor heads read."""
+    head_dim = self.embed_dim // self.num_heads
+    return initializers.frequencies(
+      self.position_dims, head_dim, self.max_length
+    )
+
   def positions_init(self):
     """Returns the initializer of the position embeddings."""
     if self.position_init == "neighbours":
       return initializers.positions_apart(
-        self.embedding_std, self.position_dims
+        self.embedding_std, self._position_rates
       )
     if self.position_init == "sinusoidal":
       return initializers.sinusoidal(self.embedding_std)
@@ -220,7 +228,7 @@ class ModelConfig:
     return tuple(
       initializers.neighbour_heads(
         head_offsets,
-        self.position_dims,
+        self._position_rates,
         self.position_gain,
         initializers.scaled(self.kernel_init(), _CONTENT_SCALE),
       )

@@ -4,10 +4,9 @@ From random initial values a masked language model stays long on a plateau near
 the loss of token frequencies, until some head learns to attend by position.
 Neighbor heads shorten the plateau; they are trained like any other. The last
 `position_dims` features of the embeddings encode positions as pairs
-(cos w i, sin w i) with linearly spaced frequencies w. The query kernel of head
-h reads them, and its key kernel reads them rotated by w * offset_h, so the
-score of i and j is a sum of cos(w (i + offset_h - j)), largest at
-j = i + offset_h.
+(cos w i, sin w i) with frequencies w below pi / 2. The query kernel of head h
+reads them, and its key kernel reads them rotated by w * offset_h, so the score
+of i and j is a sum of cos(w (i + offset_h - j)), largest at j = i + offset_h.
 """
 
 import flax.linen as nn
@@ -23,17 +22,32 @@ def scaled(
   return lambda *arguments: scale * init(*arguments)
 
 
-def frequencies(position_dims: int) -> np.ndarray:
-  """w in radians per position, spaced linearly in (0, pi / 2): [dims / 2]."""
+def frequencies(position_dims: int, head_dim: int, length: int) -> np.ndarray:
+  """Returns w in radians per position, rising in (0, pi / 2).
+
+  Linear spacing repeats itself: the c frequencies that a head holds have a
+  period of 8 c rows, and rows a period apart would look alike. So a longer
+  sequence has powers of 3/2 of linear steps, which have no common period.
+
+  Args:
+    position_dims: features that encode positions.
+    head_dim: features of a head's queries and keys.
+    length: N.
+
+  Returns:
+    float [position_dims / 2].
+  """
   count = position_dims // 2
-  return np.pi / 2 * (np.arange(count) + 0.5) / count
+  steps = (np.arange(count) + 0.5) / count
+  period = 8 * (min(head_dim, position_dims) // 2)
+  return np.pi / 2 * (steps if length <= period else steps**1.5)
 
 
-def waves(length: int, position_dims: int) -> np.ndarray:
-  """Pairs (cos w i, sin w i): float [length, position_dims]."""
-  angles = np.arange(length)[:, None] * frequencies(position_dims)
+def waves(length: int, rates: np.ndarray) -> np.ndarray:
+  """Pairs (cos w i, sin w i): float [length, 2 * len(rates)]."""
+  angles = np.arange(length)[:, None] * rates
   pairs = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-  return pairs.reshape(length, position_dims)
+  return pairs.reshape(length, 2 * len(rates))
 
 
 def sinusoidal(std: float) -> nn.initializers.Initializer:
@@ -52,14 +66,14 @@ def sinusoidal(std: float) -> nn.initializers.Initializer:
 
 
 def positions_apart(
-  std: float, position_dims: int
+  std: float, rates: np.ndarray
 ) -> nn.initializers.Initializer:
-  """Positions [N, M]: `waves` in the last `position_dims` features, else 0."""
+  """Positions [N, M]: `waves` in the last features, else 0."""
 
   def init(key, shape, dtype=jnp.float32):
     del key
     values = np.zeros(shape)
-    values[:, -position_dims:] = waves(shape[0], position_dims) * np.sqrt(2)
+    values[:, -2 * len(rates) :] = waves(shape[0], rates) * np.sqrt(2)
     return jnp.asarray(values * std, dtype)
 
   return init
@@ -86,7 +100,7 @@ def head_offsets(num_heads: int, window: int) -> np.ndarray:
 
 def neighbour_heads(
   offsets: np.ndarray,
-  position_dims: int,
+  rates: np.ndarray,
   gain: float,
   noise: nn.initializers.Initializer,
 ) -> nn.initializers.Initializer:
@@ -94,11 +108,11 @@ def neighbour_heads(
 
   Args:
     offsets: int [H], distance from a query to its matching key on the right.
-    position_dims: how many of the last features encode positions.
+    rates: the `frequencies` of the last 2 * len(rates) features.
     gain: gain on the position features.
     noise: initializer that is added to the kernel.
   """
-  rates = frequencies(position_dims)
+  position_dims = 2 * len(rates)
 
   def init(key, shape, dtype=jnp.float32):
     width, features = shape

@@ -91,6 +91,24 @@ def _counts(documents: int, resamples: int, seed: int) -> np.ndarray:
   return rng.multinomial(documents, even, size=resamples).astype(np.float64)
 
 
+def resampled(
+  losses, targets, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+  """Returns losses per target in samples of documents.
+
+  Args:
+    losses: summed losses of each document, [documents] each.
+    targets: [documents], the number of targets.
+    resamples: bootstrap samples.
+    seed: of the draws.
+
+  Returns:
+    [resamples, len(losses)].
+  """
+  counts = _counts(len(targets), resamples, seed)
+  return (counts @ np.transpose(losses)) / (counts @ targets)[:, None]
+
+
 def interval(
   sums, baseline=None, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -119,7 +137,6 @@ def interval(
     if not np.array_equal(baseline[:, 1], targets):
       raise ValueError("the two models were scored on different targets")
     loss = loss - baseline[:, 0]
-  counts = _counts(len(loss), resamples, seed)
-  drawn = (counts @ loss) / (counts @ targets)
+  drawn = resampled([loss], targets, resamples, seed)[:, 0]
   low, high = np.quantile(drawn, [0.025, 0.975])
   return float(loss.sum() / targets.sum()), float(low), float(high)

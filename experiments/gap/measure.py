@@ -35,6 +35,13 @@ STARTS = {
   "authors": ("normal", "0.02", "1.0"),
 }
 RATES = (5e-4, 1e-3, 2e-3)
+# The best of the pilots, and the better start of E and F.
+CHOSEN = {"softmax": (1e-3, ""), "linformer": (1e-3, "pool")}
+AUTHORS_RATE = 1e-3
+LENGTHS = (TUNED, 3 * TUNED, 9 * TUNED)  # updates of whole runs
+DEPTHS = (8, 12)
+WIDER = 256
+SEEDS = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +127,28 @@ def pilots() -> list[Item]:
   return found + [dataclasses.replace(one, windows=False) for one in alone]
 
 
+def chosen(model: str, **more) -> Item:
+  """Returns a run of a model at its own rate and start."""
+  kind = "softmax" if model == "softmax" else "linformer"
+  return Item(model, *CHOSEN[kind], **more)
+
+
+def authors(updates: int) -> Item:
+  """Returns a run of k = n/4 from the authors' start of E and F."""
+  return Item("n/4", AUTHORS_RATE, "authors", updates)
+
+
 def items() -> list[Item]:
-  """Returns all evaluations, those of the first seed first."""
-  return pilots()
+  """Returns all evaluations, the pilots and short runs first."""
+  found = pilots()
+  for updates in LENGTHS:
+    found += [chosen(model, updates=updates) for model in PARTS]
+  both = ("softmax", "n/4")
+  found += [chosen(model, layers=depth) for depth in DEPTHS for model in both]
+  found += [chosen(model, width=WIDER) for model in both]
+  found += [authors(updates) for updates in LENGTHS]
+  found += [chosen(model, updates=LENGTHS[1], seed=1) for model in both]
+  return list(dict.fromkeys(found))
 
 
 def tell(line: dict) -> str:

@@ -32,7 +32,7 @@ def test_models_differ_in_attention_alone(windows):
     found.append(values)
   for one, other in itertools.pairwise(found):
     assert one == other
-  assert found[0]["model"]["position_gain"] == 0
+  assert found[0]["model"]["position_init"] == "sinusoidal"
   assert found[0]["task"]["mask_span"] == measure.SPAN
   assert found[0]["train"]["batch_size"] * measure.N == 1_024
 

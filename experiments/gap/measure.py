@@ -86,7 +86,7 @@ class Item:
     flags = runs.kept(self.updates) | dict(runs.TOKENS[self.tokens])
     flags |= {
       "optimizer.learning_rate": f"{self.rate:g}",
-      "model.position_gain": "0.0",
+      "model.position_init": "sinusoidal",
       "model.norm_position": "pre",
       "model.initializer_std": "0.0",
       "model.num_layers": str(self.layers),

@@ -1,0 +1,223 @@
+"""Trains two layers to copy and to recall over a distance.
+
+  .venv/bin/python -m experiments probes
+
+Both tasks have N rows, and ask in the second half for what stood N/2 rows and
+more away, so that windows of 8 rows do not reach it:
+
+* copy: the token N/2 rows before.
+* recall: rows of the first half hold a key and a value each, all keys differ;
+  rows of the second half hold the same keys in another order and ask for their
+  values (multi-query associative recall, Arora et al. 2023, arXiv 2312.04927,
+  with a key and its value in one row, so that one layer can do it).
+
+All models have the same start, optimizer and batches. A run ends when it answers
+`ENOUGH` of the questions, or after `UPDATES`. Stop it when you like; the same
+command resumes. A run takes up to three minutes on a core.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import grid
+from linformer_jax import models
+from linformer_jax.attention import ATTENTIONS
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "probes.jsonl"
+N = 64
+SYMBOLS = 64  # tokens that are copied, keys, and values
+ASK = 0  # the token of a row that asks for a copy
+WINDOW = 8
+LENGTHS = (4, 8, 16, 32)  # k
+RATE = 1e-3
+TRIED = (3e-4, 3e-3)  # other learning rates, for slots of one k
+SEEDS = (0, 1)
+UPDATES, EVERY = 2_000, 100
+BATCH = 32
+TESTED = 512  # rows of an evaluation
+ENOUGH = 0.999
+TASKS = ("copy", "recall")
+LABELS = {
+  "softmax": "softmax attention",
+  "slots": "slots",
+  "both": f"slots and a window of {WINDOW}",
+  "windows": f"windows of {WINDOW} alone",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One run.
+
+  Attributes:
+    task: one of `TASKS`.
+    model: a key of `LABELS`, the attention of both layers.
+    k: slots; 0 without them.
+    rate: the largest learning rate.
+    seed: of the weights and the batches.
+  """
+
+  task: str
+  model: str
+  k: int
+  rate: float
+  seed: int = 0
+
+  def config(self) -> models.ModelConfig:
+    """Returns the model."""
+    return models.ModelConfig(
+      vocab_size=SYMBOLS + 1,
+      num_segments=SYMBOLS + 1 if self.task == "recall" else 0,
+      max_length=N,
+      num_layers=2,
+      embed_dim=128,
+      num_heads=4,
+      mlp_dim=256,
+      attention=self._attention(),
+      norm_position="pre",
+      position_init="sinusoidal",
+      initializer_std=0.0,
+      scan_layers=False,
+    )
+
+  def _attention(self):
+    if self.model == "softmax":
+      return ATTENTIONS["softmax"]()
+    if self.model == "windows":
+      return ATTENTIONS["local"](window=WINDOW)
+    return ATTENTIONS["linformer"](
+      projected_length=self.k,
+      sharing="none",
+      projection_init="mean_pool",
+      projection_std=0.0,
+      local_window=WINDOW if self.model == "both" else 0,
+    )
+
+
+def items() -> list[Item]:
+  """Returns all runs, those of the first seed first."""
+  found = []
+  for seed, task in itertools.product(SEEDS, TASKS):
+    one = functools.partial(Item, task, rate=RATE, seed=seed)
+    found += [one("softmax", 0), one("windows", 0)]
+    found += [one(m, k) for m in ("slots", "both") for k in LENGTHS]
+  found += [
+    Item(task, "slots", LENGTHS[-2], rate)
+    for task, rate in itertools.product(TASKS, TRIED)
+  ]
+  return found
+
+
+def draw(task: str, key, rows: int):
+  """Returns a batch.
+
+  Args:
+    task: one of `TASKS`.
+    key: of the random numbers.
+    rows: sequences, B.
+
+  Returns:
+    (tokens int32 [B, N], segments int32 [B, N] or None, answers [B, N / 2] of
+    the second half).
+  """
+  half = N // 2
+  if task == "copy":
+    drawn = jax.random.randint(key, (rows, half), 1, SYMBOLS + 1)
+    return jnp.pad(drawn, [(0, 0), (0, half)], constant_values=ASK), None, drawn
+  keys, values, order = jax.random.split(key, 3)
+
+  def permuted(key, of):
+    return jax.vmap(lambda key: jax.random.permutation(key, of))(
+      jax.random.split(key, rows)
+    )
+
+  names = 1 + permuted(keys, SYMBOLS)[:, :half]
+  held = jax.random.randint(values, (rows, half), 1, SYMBOLS + 1)
+  asked = permuted(order, half)
+  tokens = jnp.concatenate([names, jnp.take_along_axis(names, asked, 1)], 1)
+  return (
+    tokens,
+    jnp.pad(held, [(0, 0), (0, half)]),
+    jnp.take_along_axis(held, asked, 1),
+  )
+
+
+def measure(item: Item) -> dict:
+  """Trains a model; returns the share of right answers along the run."""
+  module = models.MaskedLM(item.config())
+  start, stream, test = jax.random.split(jax.random.key(item.seed), 3)
+  rate = optax.warmup_constant_schedule(0.0, item.rate, EVERY)
+  rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  asked = jnp.arange(N // 2, N)
+
+  def logits(params, tokens, segments):
+    where = jnp.broadcast_to(asked, (len(tokens), N // 2))
+    return module.apply(
+      {"params": params}, tokens, positions=where, segments=segments
+    )
+
+  def loss(params, batch):
+    *given, answers = batch
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits(params, *given), answers
+    )
+    return losses.mean()
+
+  @jax.jit
+  def some(state, key):
+    def update(state, key):
+      params, memory = state
+      change = jax.grad(loss)(params, draw(item.task, key, BATCH))
+      change, memory = rule.update(change, memory)
+      return (optax.apply_updates(params, change), memory), None
+
+    return jax.lax.scan(update, state, jax.random.split(key, EVERY))[0]
+
+  @jax.jit
+  def right(params):
+    *given, answers = draw(item.task, test, TESTED)
+    return jnp.mean(logits(params, *given).argmax(-1) == answers)
+
+  tokens, segments, _ = draw(item.task, test, 1)
+  params = module.init(start, tokens, segments=segments)["params"]
+  state, found, began = (params, rule.init(params)), [], time.time()
+  for i in range(UPDATES // EVERY):
+    state = some(state, jax.random.fold_in(stream, i))
+    found.append(round(float(right(state[0])), 4))
+    if found[-1] >= ENOUGH:
+      break
+  size = sum(x.size for x in jax.tree.leaves(params))
+  return {
+    "right": found,
+    "parameters": size,
+    "run_seconds": round(time.time() - began, 1),
+  }
+
+
+def tell(line: dict) -> str:
+  """Returns a line of progress."""
+  k = f", k = {line['k']}" if line["k"] else ""
+  return (
+    f"{line['task']}, {LABELS[line['model']]}{k}, rate {line['rate']:g}, seed "
+    f"{line['seed']}: {100 * line['right'][-1]:.1f}% right after "
+    f"{len(line['right']) * EVERY:,} updates"
+  )
+
+
+def main(words=None) -> int:
+  """Runs the command line; returns the exit status."""
+  given = grid.parser(__doc__, RESULTS).parse_args(words)
+  grid.work(items(), given, measure, tell)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

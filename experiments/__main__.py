@@ -20,6 +20,7 @@ EXPERIMENTS = {
   "perplexity": ("perplexity.sweep", "perplexity.render"),
   "mechanism": ("mechanism.measure", "mechanism.render"),
   "hybrid": ("hybrid.measure", "hybrid.render"),
+  "probes": ("hybrid.probe", "hybrid.render"),
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),

@@ -8,13 +8,14 @@ import pytest
 from configs import hybrid as config_lib
 from experiments import grid, runs
 from experiments import page as page_lib
-from experiments.hybrid import attentions, measure, render, time
+from experiments.hybrid import attentions, measure, probe, render, time
 from experiments.hybrid.measure import Item
 from experiments.perplexity import sweep
 from linformer_jax import attention, step
 from linformer_jax.attention import initializers
 
 FOUND = render.Found()
+PROBES = grid.records(probe.RESULTS, probe.Item)
 
 
 def test_the_config_has_windows_below_and_slots_above():
@@ -155,6 +156,33 @@ def test_how_far_e_has_moved():
     "a/key_projection/kernel": 2.0,
     "value_projection/kernel": 0.0,
   }
+
+
+def test_a_copy_asks_for_the_token_half_a_sequence_before():
+  tokens, segments, answers = probe.draw("copy", jax.random.key(0), 5)
+  half = probe.N // 2
+  assert segments is None
+  np.testing.assert_array_equal(tokens[:, :half], answers)
+  assert (tokens[:, half:] == probe.ASK).all() and answers.min() >= 1
+
+
+def test_recall_asks_for_the_value_beside_each_key():
+  tokens, values, answers = probe.draw("recall", jax.random.key(0), 5)
+  half = probe.N // 2
+  assert not values[:, half:].any()
+  for row, held, wanted in zip(tokens, values, answers, strict=True):
+    pairs = dict(zip(row[:half].tolist(), held[:half].tolist(), strict=True))
+    assert len(pairs) == half
+    assert [pairs[key] for key in row[half:].tolist()] == wanted.tolist()
+
+
+def test_windows_reach_no_answer_of_a_copy():
+  reach = 2 * probe.WINDOW  # of two layers
+  assert reach < probe.N // 2
+  chance = 1 / probe.SYMBOLS
+  for seed in probe.SEEDS:
+    record = PROBES.get(probe.Item("copy", "windows", 0, probe.RATE, seed))
+    assert record is None or record["right"][-1] < chance + 0.01
 
 
 def test_a_ratio_of_times_is_taken_within_each_round():

@@ -68,7 +68,7 @@ LABELS = {
 # The largest learning rates that were tried, the best one in the middle; a
 # model that is not named has the stack's.
 RATES = {
-  "softmax": (5e-4, 1e-3, 2e-3),
+  "softmax": (1e-3, 2e-3, 4e-3),
   "hybrid": (1e-3, 2e-3, 4e-3),
   "quarter": (5e-4, 1e-3, 2e-3),
 }

@@ -11,9 +11,9 @@ more away, so that windows of 8 rows do not reach it:
   values (multi-query associative recall, Arora et al. 2023, arXiv 2312.04927,
   with a key and its value in one row, so that one layer can do it).
 
-All models have the same start, optimizer and batches. A run ends when it answers
-`ENOUGH` of the questions, or after `UPDATES`. Stop it when you like; the same
-command resumes. A run takes up to three minutes on a core.
+All models have the same start, optimizer and batches. A run ends when it has
+`ENOUGH` of the answers right, or after `UPDATES`. Stop it when you like; the
+same command resumes. A run takes up to three minutes on a core.
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ results/summary.png, which the main README shows.
 A test renders again and compares.
 """
 
+import itertools
 import pathlib
 import textwrap
 
@@ -15,7 +16,7 @@ from matplotlib import figure as figure_lib
 
 from experiments import documents, grid, runs
 from experiments import page as page_lib
-from experiments.hybrid import measure, time
+from experiments.hybrid import measure, probe, time
 from experiments.hybrid.measure import Item
 from experiments.mechanism import measure as mechanism
 from experiments.mechanism import render as mechanism_page
@@ -24,6 +25,8 @@ from experiments.perplexity import figures as curves
 PAGE = pathlib.Path(__file__).parent / "README.md"
 FIGURE = measure.RESULTS.with_name("gap.png")
 MARK = "<!-- experiments/hybrid/render.py: {} -->"
+# Runs whose positions looked alike every 128 rows, until commit bf76fc1.
+PERIODIC = measure.RESULTS.with_name("periodic.jsonl")
 SUMMARY = measure.RESULTS.with_name("summary.png")
 TOKENS = 1_024  # of an update
 STEPS = range(measure.KEEP, measure.UPDATES + 1, measure.KEEP)
@@ -203,6 +206,78 @@ def pilots(found: Found) -> str:
   return "\n".join(lines)
 
 
+def periodic(found: Found, path: pathlib.Path = PERIODIC) -> str:
+  """Returns what positions with a period of 128 rows cost."""
+  lines = [
+    "| n | model | updates | rate | with a period of 128 rows | without |",
+    "|---:|---|---:|---:|---:|---:|",
+  ]
+  for item, old in sorted(
+    grid.records(path, Item).items(), key=lambda pair: (pair[0].n,)
+  ):
+    if item.step == item.updates and item in found.records:
+      lines.append(
+        f"| {item.n:,} | {measure.LABELS[item.model]} | {item.updates:,} "
+        f"| {item.rate:g} | {old['nats']:.3f} "
+        f"| {found.records[item]['nats']:.3f} |"
+      )
+  return "\n".join(lines)
+
+
+def probes(path: pathlib.Path = probe.RESULTS) -> str:
+  """Returns how many questions are answered in the end, by k."""
+  records = grid.records(path, probe.Item)
+  lines = [
+    "| task | model | seeds | "
+    + " | ".join(f"k = {k}" if k else "no slots" for k in (0, *probe.LENGTHS))
+    + " |",
+    "|---|---|---:|" + "---:|" * (1 + len(probe.LENGTHS)),
+  ]
+
+  def cell(*what) -> str:
+    found = [
+      records[item]["right"]
+      for seed in probe.SEEDS
+      if (item := probe.Item(*what, probe.RATE, seed)) in records
+    ]
+    if not found:
+      return ""
+    shares = sorted({f"{100 * right[-1]:.0f}" for right in found}, key=float)
+    updates = max(len(right) for right in found) * probe.EVERY
+    after = f", after {updates:,}" if updates < probe.UPDATES else ""
+    return f"{' to '.join((shares[0], shares[-1])[: len(shares)])}%{after}"
+
+  for task, (model, label) in itertools.product(
+    probe.TASKS, probe.LABELS.items()
+  ):
+    cells = [cell(task, model, k) for k in (0, *probe.LENGTHS)]
+    seeds = {
+      item.seed for item in records if (item.task, item.model) == (task, model)
+    }
+    if any(cells):
+      row = " | ".join(cells)
+      lines.append(f"| {task} | {label} | {len(seeds)} | {row} |")
+  return "\n".join(lines)
+
+
+def probe_rates(path: pathlib.Path = probe.RESULTS) -> str:
+  """Returns answers by learning rate, of slots of one k."""
+  records = grid.records(path, probe.Item)
+  rates = sorted({probe.RATE, *probe.TRIED})
+  lines = [
+    "| task | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+    "|---|" + "---:|" * len(rates),
+  ]
+  for task in probe.TASKS:
+    items = [probe.Item(task, "slots", probe.LENGTHS[-2], r) for r in rates]
+    cells = [
+      f"{100 * records[item]['right'][-1]:.0f}%" if item in records else ""
+      for item in items
+    ]
+    lines.append(f"| {task} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def environment(found: Found) -> str:
   """Describes the evaluations and the hardware."""
   records = list(found.records.values())
@@ -318,7 +393,8 @@ def parts(found: Found) -> dict[str, str]:
   made |= {tokens: quality(found, tokens) for tokens in runs.NAMES}
   for span in measure.SPANS:
     made[f"spans of {span}"] = quality(found, "bytes", span)
-  made["on"] = environment(found)
+  made["periodic"], made["on"] = periodic(found), environment(found)
+  made["probes"], made["probe rates"] = probes(), probe_rates()
   return {MARK.format(name): text for name, text in made.items()}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from linformer_jax.models import pretrained
+from linformer_jax.models import weights as weights_lib
 from tests import bert
 from tests.test_pretrained import same, save
 
@@ -14,14 +14,14 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture
 def whole():
-  return pretrained.convert(bert.tensors(), bert.H)
+  return weights_lib.convert(bert.tensors(), bert.H)
 
 
 def test_a_folder_means_its_file(tmp_path, monkeypatch, whole):
   save(tmp_path, bert.tensors(), {"num_attention_heads": bert.H})
   monkeypatch.setenv("HOME", str(tmp_path.parent))
   for path in (tmp_path, str(tmp_path), f"~/{tmp_path.name}"):
-    config, variables = pretrained.load(path)
+    config, variables = weights_lib.load(path)
     assert config == whole[0]
     same(variables, whole[1])
 
@@ -36,43 +36,43 @@ def test_a_model_in_several_files(tmp_path, whole):
   index = tmp_path / INDEX
   index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
   for given in (tmp_path, index):
-    same(pretrained.load(given)[1], whole[1])
+    same(weights_lib.load(given)[1], whole[1])
   with pytest.raises(ValueError, match="one of several.*folder"):
-    pretrained.load(path)
+    weights_lib.load(path)
   path.unlink()
   with pytest.raises(ValueError, match=f"cannot read the weights {path}"):
-    pretrained.load(tmp_path)
+    weights_lib.load(tmp_path)
   for text in ("{}", "[]", '{"weight_map": {"a": 3}}', '{"weight_map": 3}'):
     index.write_text(text)
     with pytest.raises(ValueError, match=INDEX):
-      pretrained.load(tmp_path)
+      weights_lib.load(tmp_path)
 
 
 def test_other_formats_are_named(tmp_path):
   with pytest.raises(ValueError, match=f"no model.safetensors in.*{tmp_path}"):
-    pretrained.load(tmp_path)
+    weights_lib.load(tmp_path)
   path = tmp_path / "pytorch_model.bin"
   path.write_bytes(b"a pickle")
   for given in (tmp_path, path):
     with pytest.raises(ValueError, match="pytorch_model.bin.*save_pretrained"):
-      pretrained.load(given)
+      weights_lib.load(given)
 
 
 def test_no_weights_at_all(tmp_path):
   path = tmp_path / "model.safetensors"
   for given in (path, tmp_path / ("x" * 5000)):
     with pytest.raises(ValueError, match="cannot read the weights"):
-      pretrained.load(given)
+      weights_lib.load(given)
   path.write_bytes(b"no tensors at all")
   with pytest.raises(ValueError, match="cannot read the weights"):
-    pretrained.load(path)
+    weights_lib.load(path)
   header = {"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}
   text = json.dumps(header).encode()
   path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
   with pytest.raises(ValueError, match="cannot read the weights.*dtype"):
-    pretrained.load(path, bert.H)
+    weights_lib.load(path, bert.H)
   with pytest.raises(ValueError, match="gs://"):
-    pretrained.load("gs://bucket/model.safetensors")
+    weights_lib.load("gs://bucket/model.safetensors")
 
 
 SETTINGS = {
@@ -114,14 +114,14 @@ def test_settings_of_something_else(tmp_path, case):
   (tmp_path / "config.json").write_bytes(text)
   heads = None if "heads" in case else bert.H
   with pytest.raises(ValueError, match=message) as error:
-    pretrained.load(path, heads)
+    weights_lib.load(path, heads)
   assert "\n" not in str(error.value) and str(path.parent) in str(error.value)
 
 
 def test_null_is_as_if_it_were_not_there(tmp_path, whole):
   names = ("model_type", "layer_norm_eps", "pad_token_id", "hidden_act")
   settings = dict.fromkeys(names) | {"num_attention_heads": bert.H}
-  config, _ = pretrained.load(save(tmp_path, bert.tensors(), settings))
+  config, _ = weights_lib.load(save(tmp_path, bert.tensors(), settings))
   assert config == whole[0]
 
 
@@ -129,6 +129,6 @@ def test_the_offset_follows_the_pad(tmp_path):
   weights = bert.tensors("roberta.", rows=bert.N + 4)
   settings = {"num_attention_heads": bert.H, "pad_token_id": 3}
   settings["max_position_embeddings"] = bert.N + 4
-  config, _ = pretrained.load(save(tmp_path, weights, settings))
+  config, _ = weights_lib.load(save(tmp_path, weights, settings))
   assert (config.position_offset, config.max_length) == (4, bert.N)
   assert np.isclose(config.norm_epsilon, 1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
-from linformer_jax.models import pretrained
+from linformer_jax.models import weights as weights_lib
 from linformer_jax.run import metrics
 from linformer_jax.tools import spectrum
 from tests import arrays, bert
@@ -69,7 +69,7 @@ def test_small_singular_values_are_not_lost():
 @pytest.fixture(scope="module")
 def imported():
   weights = bert.tensors()
-  return weights, *pretrained.convert(weights, bert.H)
+  return weights, *weights_lib.convert(weights, bert.H)
 
 
 def test_attention_is_that_of_bert(imported):

@@ -17,7 +17,7 @@ from experiments.theorems import (
   render,
   settings,
 )
-from linformer_jax.models import pretrained
+from linformer_jax.models import weights as weights_lib
 from linformer_jax.tools import spectrum
 from tests import arrays, bert
 
@@ -173,7 +173,7 @@ def test_fit_never_ends_worse_than_its_start():
 
 
 def test_maps_of_heads_are_those_of_the_encoder():
-  config, variables = pretrained.convert(bert.tensors(), bert.H)
+  config, variables = weights_lib.convert(bert.tensors(), bert.H)
   tokens = np.random.default_rng(0).integers(0, bert.V, (2, bert.N))
   found = minilm.maps(config, variables, tokens)
   matrices = spectrum.attention(config, variables, tokens)

@@ -9,8 +9,9 @@ import json
 import numpy as np
 import pytest
 
-from linformer_jax import models
-from linformer_jax.models import pretrained
+from linformer_jax import attention, models
+from linformer_jax.models import weights as weights_lib
+from tests import arrays
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -54,7 +55,7 @@ def make(name, head, **fields):
 def check(path, theirs):
   """Hidden states at real tokens, read from `path`, are those of `theirs`."""
   tokens = np.where(MASK, TOKENS, theirs.config.pad_token_id or 0)
-  config, variables = pretrained.load(path)
+  config, variables = weights_lib.load(path)
   given, segments = {}, None
   if config.num_segments:  # BERT's token types
     segments = np.arange(N)[None].repeat(len(tokens), 0) // 5 % 2
@@ -76,10 +77,104 @@ def test_hidden_states(tmp_path, name, head):
   theirs = make(name, head)
   theirs.save_pretrained(tmp_path, safe_serialization=True)
   check(tmp_path, theirs)
-  config, _ = pretrained.load(tmp_path)
+  config, _ = weights_lib.load(tmp_path)
   (tmp_path / "config.json").unlink()  # names alone tell as much
-  told, _ = pretrained.load(tmp_path, H)
+  told, _ = weights_lib.load(tmp_path, H)
   assert told == config
+
+
+HEADED = {"ForMaskedLM": "MaskedLM", "ForSequenceClassification": "Classifier"}
+CLASSES = 3
+
+
+def logits(theirs, **given):
+  """Their logits, on padded rows."""
+  tokens = np.where(MASK, TOKENS, theirs.config.pad_token_id or 0)
+  with torch.no_grad():
+    found = theirs(
+      input_ids=torch.tensor(tokens),
+      attention_mask=torch.tensor(1 * MASK),
+      **given,
+    )
+  return tokens, found.logits.numpy()
+
+
+def check_logits(got, want, head):
+  if head == "ForMaskedLM":
+    got, want = got[MASK], want[MASK]
+  np.testing.assert_allclose(got, want, rtol=0, atol=5e-5)
+
+
+def module(config, head):
+  if head == "ForMaskedLM":
+    return models.MaskedLM(config)
+  return models.Classifier(config, CLASSES)
+
+
+@pytest.mark.parametrize("head", HEADED)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_heads(tmp_path, name, head):
+  theirs = make(name, head, num_labels=CLASSES)
+  theirs.save_pretrained(tmp_path)
+  if (name, head) == ("DistilBert", "ForSequenceClassification"):
+    with pytest.raises(ValueError, match="ReLU"):
+      weights_lib.load(tmp_path, head=HEADED[head])
+    return
+  config, variables = weights_lib.load(tmp_path, head=HEADED[head])
+  tokens, want = logits(theirs)
+  got = module(config, head).apply(variables, tokens, MASK)
+  check_logits(got, want, head)
+
+
+@pytest.mark.parametrize("segments", [0, 2])
+@pytest.mark.parametrize("offset", [0, 2])
+@pytest.mark.parametrize("head", ["Model", *HEADED])
+def test_what_is_written_is_roberta(tmp_path, head, offset, segments):
+  """A model here with random weights, opened by that library."""
+  config = models.ModelConfig(
+    vocab_size=V,
+    max_length=N,
+    num_layers=2,
+    embed_dim=M,
+    num_heads=H,
+    mlp_dim=F,
+    attention=attention.SoftmaxConfig(),
+    num_segments=segments,
+    position_offset=offset,
+    scan_layers=False,
+  )
+  made = (
+    models.TokenEncoder(config) if head == "Model" else module(config, head)
+  )
+  types = np.arange(N)[None].repeat(len(TOKENS), 0) // 5 % 2
+  given, theirs_given = {}, {}
+  if segments:
+    given["segments"] = types
+    theirs_given["token_type_ids"] = torch.tensor(types)
+  variables = arrays.filled(made, TOKENS)
+  weights_lib.save(tmp_path, config, variables, HEADED.get(head))
+  opened = getattr(transformers, f"AutoModel{head.removeprefix('Model')}")
+  theirs, told = opened.from_pretrained(tmp_path, output_loading_info=True)
+  missing = {x for x in told["missing_keys"] if "pooler" not in x}
+  assert not missing and not told["unexpected_keys"], told
+  tokens = np.where(MASK, TOKENS, 1)
+  got = made.apply(variables, tokens, MASK, **given)
+  if head == "Model":
+    with torch.no_grad():
+      want = theirs.eval()(
+        torch.tensor(tokens), torch.tensor(1 * MASK), **theirs_given
+      ).last_hidden_state.numpy()
+    np.testing.assert_allclose(got[MASK], want[MASK], rtol=0, atol=2e-5)
+  else:
+    check_logits(got, logits(theirs.eval(), **theirs_given)[1], head)
+  again, back = weights_lib.load(tmp_path, head=HEADED.get(head))
+  assert again.num_segments == segments
+  got_again = (
+    module(again, head) if head != "Model" else models.TokenEncoder(again)
+  )
+  np.testing.assert_allclose(
+    got_again.apply(back, tokens, MASK, **given), got, rtol=0, atol=1e-6
+  )
 
 
 def test_several_files(tmp_path):
@@ -125,8 +220,8 @@ def test_another_architecture(tmp_path, name):
   settings |= {"num_attention_heads": H, "hidden_act": "gelu"}
   path.write_text(json.dumps(settings))
   with pytest.raises(ValueError, match=settings["model_type"]):
-    pretrained.load(tmp_path)
+    weights_lib.load(tmp_path)
   path.unlink()
   with pytest.raises(ValueError, match="tensor") as error:
-    pretrained.load(tmp_path, H)
+    weights_lib.load(tmp_path, H)
   assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 from experiments.spectrum import blocks
 from linformer_jax import models, train
 from linformer_jax.data.text import source
-from linformer_jax.models import pretrained
+from linformer_jax.models import weights as weights_lib
 from linformer_jax.run import checkpoint, files, workdir
 
 
@@ -77,7 +77,7 @@ def of_weights(given) -> Subject:
   for name in ("vocab", "text"):
     if not getattr(given, name):
       raise ValueError(f"--{name} is needed beside --weights")
-  config, variables = pretrained.load(given.weights, given.heads)
+  config, variables = weights_lib.load(given.weights, given.heads)
   tokenizer = blocks.wordpiece(given.vocab, lowercase=not given.cased)
   size = tokenizer.get_vocab_size()
   if size > config.vocab_size:
@@ -92,7 +92,7 @@ def of_weights(given) -> Subject:
     )
   documents = source.files(given.text, "text").train()
   tokens = blocks.spread(list(documents), tokenizer, length, given.blocks)
-  path = pretrained.find(given.weights)
+  path = weights_lib.find(given.weights)
   if path.suffix == ".json":  # The index of several files.
     digest = _digest(variables)
   else:

@@ -1,4 +1,4 @@
-"""Loads BERT-family weights from safetensors into a `TokenEncoder`.
+"""Reads BERT-family weights from safetensors, and writes RoBERTa's.
 
 Sizes are read from the tensors. The number of heads and the epsilon of the
 layer norms come from the config.json next to the file, or from the caller.
@@ -10,10 +10,13 @@ import pathlib
 import re
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import safetensors
 import safetensors.numpy
 
-from linformer_jax.models import bert
+from linformer_jax.models import bert, layers
+from linformer_jax.models import bert_names as names
 from linformer_jax.models import config as model_config
 from linformer_jax.run import paths
 
@@ -26,6 +29,7 @@ _EXPECTED = {
   "position_embedding_type": "absolute",
   "is_decoder": False,
 }
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _INDEX = "model.safetensors.index.json"
 _PART = re.compile(r"-\d+-of-\d+\.safetensors$")
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
@@ -36,7 +40,9 @@ _SAVE_AGAIN = (
 
 
 def load(
-  path: str | os.PathLike[str], num_heads: int | None = None
+  path: str | os.PathLike[str],
+  num_heads: int | None = None,
+  head: str | None = None,
 ) -> tuple[model_config.ModelConfig, dict[str, Any]]:
   """Reads BERT-family weights from safetensors; see `convert`.
 
@@ -44,9 +50,10 @@ def load(
     path: the file, or the folder that holds its model.safetensors or, if
       sharded, its model.safetensors.index.json.
     num_heads: H, or None to read it from the config.json next to the file.
+    head: None, 'MaskedLM' or 'Classifier'; see `convert`.
 
   Returns:
-    (config, variables) of `models.TokenEncoder`.
+    (config, variables) of a `TokenEncoder`, or of the model with that head.
 
   Raises:
     ValueError: in one line, for a file that cannot be read, lacks a tensor, or
@@ -54,7 +61,7 @@ def load(
   """
   path = find(path)
   tensors = _read(path)
-  beside = path.with_name("config.json")
+  beside = path.with_name(CONFIG)
   settings = _settings(beside)
   for name in ("num_attention_heads", "n_heads"):  # n_heads: DistilBERT's
     if num_heads is None:
@@ -72,6 +79,7 @@ def load(
       settings.get("model_type"),
       settings.get("layer_norm_eps"),
       None if pad is None else pad + 1,
+      head,
     )
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
@@ -93,6 +101,74 @@ def load(
   return config, variables
 
 
+# RoBERTa's, and those of every tokenizer here.
+_SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+_ARCHITECTURES = {
+  None: "RobertaModel",
+  names.MASKED_LM: "RobertaForMaskedLM",
+  names.CLASSIFIER: "RobertaForSequenceClassification",
+}
+
+
+def save(
+  folder: str | os.PathLike[str],
+  config: model_config.ModelConfig,
+  variables: dict[str, Any],
+  head: str | None = None,
+  dtype: str = "float32",
+  labels: tuple[str, ...] = (),
+) -> None:
+  """Writes a model with softmax attention as a RoBERTa in safetensors.
+
+  Args:
+    folder: where model.safetensors and config.json are written.
+    config, variables: of a post-norm model, with scanned layers or without.
+    head: as for `load`.
+    dtype: of the tensors that are written, e.g. 'bfloat16'.
+    labels: names of the classes.
+
+  Raises:
+    ValueError: for a model that is not a RoBERTa; nothing is written.
+  """
+  tensors = bert.tensors_of(config, layers.unstack(variables["params"]), head)
+  settings = {
+    "architectures": [_ARCHITECTURES[head]],
+    "model_type": "roberta",
+    "vocab_size": config.vocab_size,
+    "max_position_embeddings": config.max_length + names.ROBERTA.offset,
+    "type_vocab_size": max(1, config.num_segments),
+    "hidden_size": config.embed_dim,
+    "num_hidden_layers": config.num_layers,
+    "num_attention_heads": config.num_heads,
+    "intermediate_size": config.mlp_dim,
+    "hidden_act": "gelu",
+    "layer_norm_eps": config.norm_epsilon,
+    "hidden_dropout_prob": config.dropout_rate,
+    "attention_probs_dropout_prob": config.layers[0].dropout_rate,
+    **_SPECIAL_IDS,
+    "tie_word_embeddings": True,
+    "dtype": dtype,
+  }
+  if head == names.CLASSIFIER:
+    size = len(tensors["classifier.out_proj.bias"])
+    known = labels or tuple(f"LABEL_{i}" for i in range(size))
+    settings["id2label"] = {str(i): name for i, name in enumerate(known)}
+    settings["label2id"] = {name: i for i, name in enumerate(known)}
+  write(folder, tensors, settings, dtype)
+
+
+def write(folder, tensors: dict[str, np.ndarray], settings, dtype: str):
+  """Writes model.safetensors in a dtype, and config.json."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  cast = {name: x.astype(jnp.dtype(dtype)) for name, x in tensors.items()}
+  # The field by which transformers knows the format.
+  metadata = {"format": "pt"}
+  safetensors.numpy.save_file(cast, folder / WEIGHTS, metadata)
+  text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+  (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
 def find(path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the file of weights or of their index at a path.
 
@@ -108,7 +184,7 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
     )
   if not os.path.isdir(path):
     return path
-  for name in ("model.safetensors", _INDEX):
+  for name in (WEIGHTS, _INDEX):
     if os.path.exists(path / name):
       return path / name
   others = sorted(x.name for x in path.iterdir() if x.suffix in _OTHER_FORMATS)
@@ -117,20 +193,38 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
   raise ValueError(f"there is no model.safetensors in the folder {path}")
 
 
-def _read(path):
+class _Tensor:
+  """A tensor of a file, read when it is converted to an array."""
+
+  def __init__(self, file, name: str):
+    self._file, self._name = file, name
+    part = file.get_slice(name)
+    self.shape = tuple(part.get_shape())
+    self.dtype = part[(slice(0, 0),) * len(self.shape)].dtype
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __array__(self, dtype=None, copy=None):
+    del copy  # It is always read anew.
+    return np.asarray(self._file.get_tensor(self._name), dtype)
+
+
+def _read(path) -> dict[str, _Tensor]:
   """Returns tensors by name from a file or from all files of an index."""
   files = [path]
   if path.suffix == ".json":
-    names = _json(path).get("weight_map")
-    if not isinstance(names, dict) or not all(
-      isinstance(name, str) for name in names.values()
+    places = _json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(
+      isinstance(name, str) for name in places.values()
     ):
       raise ValueError(f"{path} has no weight_map of tensors to files")
-    files = [path.with_name(name) for name in sorted(set(names.values()))]
+    files = [path.with_name(name) for name in sorted(set(places.values()))]
   tensors = {}
   for file in files:
     try:
-      tensors |= safetensors.numpy.load_file(file)
+      opened = safetensors.safe_open(file, "numpy")
+      tensors |= {name: _Tensor(opened, name) for name in opened.keys()}
     except (OSError, safetensors.SafetensorError) as error:
       raise ValueError(f"cannot read the weights {file}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:

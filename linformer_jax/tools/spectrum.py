@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from linformer_jax import models
+from linformer_jax.models import layers
 
 _LEVELS = ("heads", "layers", "all")
 
@@ -59,24 +60,7 @@ def layer_by_layer(config: models.ModelConfig, variables):
     query_block=0,
     attention=tuple(map(_in_xla, config.layers)),
   )
-  if not config.scan_layers:
-    return plain, variables
-
-  def split(tree):
-    loops = sorted(
-      (name for name in tree if name.startswith("layers_")),
-      key=lambda name: int(name.removeprefix("layers_")),
-    )
-    found = {name: tree[name] for name in tree if name not in loops}
-    layers = []
-    for name in loops:
-      depth = jax.tree.leaves(tree[name])[0].shape[0]
-      layers += [
-        jax.tree.map(lambda x, i=i: x[i], tree[name]) for i in range(depth)
-      ]
-    return found | {f"layer_{i}": layer for i, layer in enumerate(layers)}
-
-  return plain, {name: split(tree) for name, tree in variables.items()}
+  return plain, layers.unstack(variables)
 
 
 def attention(

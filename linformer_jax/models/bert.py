@@ -108,7 +108,7 @@ def _head_tensors(tensors, prefix, kind, head, sizes):
       )
     axes[name], paths[name] = letters, ours
   _check({name: there[name] for name in axes}, axes, "", sizes)
-  if head == names.MASKED_LM:
+  if head == names.LM:
     copy, words = full(kind.tied), full(names.WORDS)
     if copy in there and not np.array_equal(
       np.asarray(there[copy]), np.asarray(there[words])

@@ -95,7 +95,7 @@ KINDS = {
   "distilbert": DISTILBERT,
 }
 # Heads, by the class of the model.
-MASKED_LM, CLASSIFIER = HEADS = "MaskedLM", "Classifier"
+LM, CLASSIFIER = HEADS = "MaskedLM", "Classifier"
 # Output heads and buffers, which are not part of the encoder.
 LEFT_OUT = (
   "pooler.",
@@ -129,7 +129,7 @@ def _pair(ours, theirs, letters):
 
 def head(kind, name):
   """Yields (path here, their name, axes) of each tensor of a head."""
-  if name == MASKED_LM:
+  if name == LM:
     dense, norm, bias = kind.lm_head
     yield from _pair(("head_dense",), dense, "MM")
     yield from _pair(("head_norm",), norm, "M")

@@ -105,7 +105,7 @@ def load(
 _SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _ARCHITECTURES = {
   None: "RobertaModel",
-  names.MASKED_LM: "RobertaForMaskedLM",
+  names.LM: "RobertaForMaskedLM",
   names.CLASSIFIER: "RobertaForSequenceClassification",
 }
 

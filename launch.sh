@@ -26,6 +26,12 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           is compiled here and not run, for example
                             ./launch.sh plan --topology=v5e:4x4 \
                               --config=configs/linformer.py:n=512,k=128
+  export --workdir=DIR --to=FOLDER
+                          the newest weights as safetensors, with tokenizer;
+                          --dtype=bfloat16 halves the file
+  fill --workdir=DIR TEXT the likeliest tokens at each <mask> of a text, for
+                          example ./launch.sh fill --workdir=runs/smoke \
+                            'the United <mask> of America'
   tensorboard [FLAGS]     serve the curves of all runs under runs/
   speed [--list] [FLAGS]  measure the speed grid against softmax attention, torch
                           and other Linformers, hours on two cores, resumable;
@@ -134,7 +140,7 @@ case "$command" in
     start python -m linformer_jax.main train \
       --config="$root/configs/smoke.py" --workdir="$root/runs/smoke" "$@"
     ;;
-  train | evaluate)
+  train | evaluate | export | fill)
     setup
     start python -m linformer_jax.main "$@"
     ;;

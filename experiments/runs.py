@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from experiments import documents, grid
 from experiments.perplexity import curves, sweep
-from linformer_jax import load, optimizer, step
+from linformer_jax import loading, optimizer, step
 from linformer_jax.attention import initializers
 from linformer_jax.data import pipeline
 from linformer_jax.run import files, report
@@ -80,7 +80,7 @@ class Runs:
     """Evaluates a checkpoint, after training if there is none."""
     run = self.run(item)
     train(run)
-    found = load.run(run.workdir, item.step)
+    found = loading.load(run.workdir, item.step)
     sums = self.sums(item, found.variables)
     result = json.loads((files.folder(run.workdir) / report.RESULT).read_text())
     return {

@@ -25,6 +25,14 @@ from linformer_jax.models import (
   TokenEncoder,
 )
 
+
+def load(folder: str, step: int | None = None):
+  """Loads a trained model; see `loading.load`, which this imports."""
+  from linformer_jax import loading
+
+  return loading.load(folder, step)
+
+
 __version__ = "0.1.0"
 __all__ = [
   "CausalLM",
@@ -36,4 +44,5 @@ __all__ = [
   "SoftmaxSelfAttention",
   "TokenEncoder",
   "attention",
+  "load",
 ]

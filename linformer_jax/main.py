@@ -3,6 +3,8 @@
   python -m linformer_jax.main [train] --config=FILE.py[:ARGUMENT] --workdir=DIR
   python -m linformer_jax.main evaluate --workdir=DIR
   python -m linformer_jax.main plan --config=... --topology=v5e:4x4
+  python -m linformer_jax.main export --workdir=DIR --to=FOLDER
+  python -m linformer_jax.main fill --workdir=DIR 'the United <mask>'
 
 train     pretrains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
@@ -14,6 +16,10 @@ evaluate  exact metrics of the newest checkpoint of a run, over the whole
 plan      what an update of that config would take on a TPU slice or on one H100
           (--topology=h100): memory, FLOPs, communication, the largest batch.
           Compiled on this host; nothing is run, read or written.
+export    the newest weights of a run as safetensors with config.json and
+          tokenizer; `transformers` opens it if the attention is softmax's.
+fill      the likeliest tokens at each <mask> of texts, by a masked language
+          model: a run, or what export wrote.
 
 Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
 --config.attention.projected_length=64; configs/base.py lists them with units.
@@ -57,7 +63,7 @@ def _find_devices():
     ) from error
 
 
-def _run(given, mode):
+def _run(given, mode, *texts):
   """Runs a command; returns the exit status."""
   from linformer_jax import memory
   from linformer_jax.data import cache
@@ -76,6 +82,10 @@ def _run(given, mode):
   try:
     if mode == "evaluate":
       commands.evaluate(directory)
+    elif mode == "export":
+      commands.export(directory, given.to, given.dtype)
+    elif mode == "fill":
+      commands.fill(directory, texts, given.top)
     else:
       commands.train(given.config, directory, given.new, given.extend)
   except report.NonFiniteError as error:
@@ -156,7 +166,7 @@ def main() -> int:
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
     words = command_line.parse(given, sys.argv)
-    return _run(given, command_line.check(given, *words))
+    return _run(given, command_line.check(given, *words), *words[1:])
   except command_line.UsageError as error:
     return console.fail(str(error), 2)
   except ImportError as error:  # some packages are imported when needed

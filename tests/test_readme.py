@@ -45,7 +45,9 @@ def ran(name, block):
 
 
 def test_a_run_is_loaded(finished, capsys):
-  (block,) = [b for b in python_blocks(TEXTS["README.md"]) if "load.run" in b]
+  (block,) = [
+    b for b in python_blocks(TEXTS["README.md"]) if "linformer_jax.load(" in b
+  ]
   names = ran("README.md", block.replace("runs/smoke", str(finished)))
   assert names["logits"].shape == (2, 32, 300)
   assert len(capsys.readouterr().out.splitlines()) == 1

@@ -55,7 +55,7 @@ def test_importing_the_library_changes_nothing_of_the_process():
     "before = signal.getsignal(signal.SIGINT), dict(os.environ)\n"
     "sys.argv = ['-m']  # as while a package is imported to be run\n"
     "import linformer_jax\n"
-    "from linformer_jax import load, models\n"
+    "from linformer_jax import loading, models\n"
     "assert before == (signal.getsignal(signal.SIGINT), dict(os.environ))\n"
     "assert 'tensorflow' not in sys.modules\n"
   )

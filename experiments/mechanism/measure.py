@@ -27,7 +27,7 @@ from experiments import documents, runs
 from experiments.mechanism import cut
 from experiments.perplexity import panels, sweep
 from experiments.perplexity.panels import Point
-from linformer_jax import load, step
+from linformer_jax import loading, step
 from linformer_jax.data import pipeline
 from linformer_jax.tools import spectrum
 
@@ -142,11 +142,11 @@ class Runs:
     return pipeline.prepare(pipeline.DataConfig(**fields))
 
   @functools.lru_cache(maxsize=1)  # noqa: B019
-  def loaded(self, model: str, seed: int, updates: int) -> load.Run:
+  def loaded(self, model: str, seed: int, updates: int) -> loading.Run:
     """Returns a checkpoint, after training if there is none."""
     run = self._run(model, seed)
     runs.train(run)
-    return load.run(run.workdir, updates)
+    return loading.load(run.workdir, updates)
 
   def measure(self, item: Item) -> dict:
     """Evaluates an item: loss, and the sums of each document."""

@@ -21,7 +21,7 @@ from experiments import runs
 from experiments.hybrid import measure as hybrid
 from experiments.perplexity import panels, sweep
 from experiments.warm import fit
-from linformer_jax import load, step
+from linformer_jax import loading, step
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
 from linformer_jax.run import checkpoint, files, workdir
@@ -139,8 +139,8 @@ class Runs(runs.Runs):
     mesh = sharding.make_mesh(config.mesh)
     steps = step.build_steps(config, mesh)
     origin = self._softmax(seed)
-    state, _, _ = load.weights(origin, steps.init(), mesh)
-    found = load.run(origin)
+    state, _, _ = loading.weights(origin, steps.init(), mesh)
+    found = loading.load(origin)
     corpus = self.corpus(base(seed))
     batches = pipeline.train_iterator(corpus, steps.task, 200 + seed, ROWS)
     weights, errors = fit.fit(

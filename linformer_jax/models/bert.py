@@ -262,6 +262,15 @@ def tensors_of(
   return {name: np.ascontiguousarray(x) for name, x in found.items()}
 
 
+def is_roberta(config: model_config.ModelConfig) -> bool:
+  """Returns whether `tensors_of` can write a model."""
+  try:
+    _check_is_roberta(config)
+  except ValueError:
+    return False
+  return True
+
+
 def _check_is_roberta(config):
   """Raises a ValueError unless a model has RoBERTa's architecture."""
   kinds = {layer.name for layer in config.layers}

@@ -60,9 +60,9 @@ def load(
       has another architecture or format.
   """
   path = find(path)
-  tensors = _read(path)
+  tensors = tensors_in(path)
   beside = path.with_name(CONFIG)
-  settings = _settings(beside)
+  settings = settings_of(beside)
   for name in ("num_attention_heads", "n_heads"):  # n_heads: DistilBERT's
     if num_heads is None:
       num_heads = settings.get(name)
@@ -210,8 +210,12 @@ class _Tensor:
     return np.asarray(self._file.get_tensor(self._name), dtype)
 
 
-def _read(path) -> dict[str, _Tensor]:
-  """Returns tensors by name from a file or from all files of an index."""
+def tensors_in(path: pathlib.Path) -> dict[str, _Tensor]:
+  """Returns tensors by name from a file or from all files of an index.
+
+  Raises:
+    ValueError: in one line, for a file that cannot be read.
+  """
   files = [path]
   if path.suffix == ".json":
     places = _json(path).get("weight_map")
@@ -247,8 +251,13 @@ def _json(path):
   return {name: x for name, x in settings.items() if x is not None}
 
 
-def _settings(path):
-  """Returns the settings of config.json, or {} if there is none."""
+def settings_of(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the settings of config.json, or {} if there is none.
+
+  Raises:
+    ValueError: in one line, for settings that cannot be read or are of a model
+      that is not supported.
+  """
   if not os.path.exists(path):
     return {}
   settings = _json(path)

@@ -10,7 +10,7 @@ from ml_collections import config_dict, config_flags
 from linformer_jax.run import console, paths
 from linformer_jax.run.config_file import UsageError, load_config
 
-MODES = ("train", "evaluate", "plan")
+MODES = ("train", "evaluate", "plan", "export", "fill")
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 # Fields that have moved; a flag of the old name is understood for now.
@@ -45,6 +45,24 @@ def make_flags() -> flags.FlagValues:
     "topology",
     None,
     "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "to",
+    None,
+    "For export: a new or empty folder for the model.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "dtype",
+    "float32",
+    "For export: of the weights in the file; bfloat16 halves it.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "top",
+    5,
+    "For fill: how many tokens to print for each <mask>.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -205,13 +223,20 @@ def check(given, mode=MODES[0], *extra) -> str:
   from linformer_jax.run import config_fields
 
   problem = None
-  if mode not in MODES or extra:
+  configured = mode in ("train", "plan")
+  if mode not in MODES or (extra and mode != "fill"):
     words = " ".join((mode, *extra))
     problem = f"{words!r} is not one of {', '.join(MODES)}"
   elif mode != "plan" and not given.workdir:
     problem = "--workdir=DIR is needed: the folder of the run"
-  elif mode != "evaluate" and given.config is None:
+  elif configured and given.config is None:
     problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
+  elif mode == "export" and not given.to:
+    problem = "--to=DIR is needed: a new folder for the model"
+  elif mode == "fill" and not extra:
+    problem = "fill needs a text in quotes, such as 'the United <mask>'"
+  elif mode == "fill" and given.top < 1:
+    problem = f"--top={given.top} is not a positive number of tokens"
   elif mode == "plan" and given.topology is None:
     problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
   elif mode != "plan" and given.topology:

@@ -1,11 +1,11 @@
-"""Implements the commands: train, evaluate, plan."""
+"""Implements the commands: train, evaluate, plan, export, fill."""
 
 import contextlib
 import json
 
 import jax
 
-from linformer_jax import load, memory
+from linformer_jax import exported, loading, memory, models
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
 from linformer_jax.run import command_line, files, metrics, report, workdir
@@ -157,23 +157,69 @@ def _build(config, known, fresh):
   """Builds the experiment, and checks the weights that it starts from."""
   source = config.train.init_from
   if source and not config.data.tokenizer_path:
-    config.data.tokenizer_path = load.tokenizer_path(source, fresh)
+    config.data.tokenizer_path = loading.tokenizer_path(source, fresh)
   experiment = train_lib.build(config, known)
   if source and fresh:
-    load.check_weights(source, config, experiment.corpus)
+    loading.check_weights(source, config, experiment.corpus)
   return experiment
 
 
 def evaluate(directory):
   """Prints the exact metrics of the newest checkpoint of a run."""
   try:
-    config = load.stored_config(directory)
+    config = loading.stored_config(directory)
     experiment = train_lib.build(config, workdir.stored_corpus(directory))
   except (ValueError, OSError) as error:
     raise command_line.UsageError(f"--workdir={directory}: {error}") from error
   step, values = train_lib.evaluate_newest(experiment, directory)
   progress = report.Progress(config, experiment.steps.task, experiment.floor)
   progress.evaluation(step, values)
+
+
+def _load(directory):
+  """Loads a run or an exported model."""
+  try:
+    return loading.load(str(directory))
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(f"--workdir={directory}: {error}") from error
+
+
+def export(directory, to: str, dtype: str):
+  """Writes the newest weights of a run as safetensors."""
+  folder = files.folder(to, "--to")
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise command_line.UsageError(f"--to={to} exists: name a new folder")
+  run = _load(directory)
+  if run.config is None:
+    raise command_line.UsageError(
+      f"--workdir={directory} is no run, but a model in safetensors already"
+    )
+  try:
+    kind = exported.write(run, folder, dtype)
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(f"--to={to}: {error}") from error
+  size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+  opens = "linformer_jax.load"
+  if kind == "roberta":
+    opens += " and transformers' AutoModel.from_pretrained open"
+  report.say(
+    f"{type(run.model).__name__} after {run.step:,} updates, "
+    f"{models.num_parameters(run.variables['params']):,} parameters in {dtype},"
+    f" {size:.1f} MB, in {to}, which {opens}{'' if ' ' in opens else ' opens'}"
+  )
+
+
+def fill(directory, texts: list[str], top: int):
+  """Prints the likeliest tokens at each mask of each text."""
+  run = _load(directory)
+  for text in texts:
+    try:
+      answers = run.fill(text, top)
+    except ValueError as error:
+      raise command_line.UsageError(str(error)) from error
+    for place in answers:
+      words = (f"{word.strip() or word!r} {p:.1%}" for word, p in place)
+      report.say("  ".join(words))
 
 
 def plan(config, topology):

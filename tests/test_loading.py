@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from linformer_jax import load
+from linformer_jax import loading
 from tests import runs
 
 NEW = (
@@ -23,7 +23,7 @@ FROM = "--init_from={tmp}/run"
 def test_weights_and_logits_are_those_of_the_run(finished):
   experiment = runs.experiment(**runs.QUICK)
   state, _ = runs.newest(finished, experiment)
-  found = load.run(str(finished))
+  found = loading.load(str(finished))
   assert found.step == 4
   runs.assert_same_bits(found.variables["params"], state.params)
   tokens, mask = found.encode(["bada <mask> gosu", ""])
@@ -38,7 +38,7 @@ def test_weights_and_logits_are_those_of_the_run(finished):
 
 
 def test_fill_ranks_tokens_by_their_probability(finished):
-  found = load.run(str(finished))
+  found = loading.load(str(finished))
   text = "bada <mask> gosu<mask>."
   filled = found.fill(text, top=3)
   tokens, mask = found.encode([text])
@@ -53,11 +53,11 @@ def test_fill_ranks_tokens_by_their_probability(finished):
 
 
 def test_an_older_checkpoint_can_be_named(finished):
-  assert load.run(str(finished), step=2).step == 2
+  assert loading.load(str(finished), step=2).step == 2
 
 
 def test_text_that_does_not_fit_is_refused(finished):
-  found = load.run(str(finished))
+  found = loading.load(str(finished))
   with pytest.raises(ValueError, match="no <mask> to fill in 'bada'"):
     found.fill("bada")
   with pytest.raises(ValueError, match="max_length 32"):
@@ -66,11 +66,11 @@ def test_text_that_does_not_fit_is_refused(finished):
 
 def test_what_is_no_run_is_refused(finished, tmp_path):
   with pytest.raises(ValueError, match="holds no run"):
-    load.run(str(tmp_path / "none"))
+    loading.load(str(tmp_path / "none"))
   shutil.copytree(finished, tmp_path / "run")
   (tmp_path / "run" / "tokenizer.json").unlink()
   with pytest.raises(ValueError, match="tokenizer.json is missing"):
-    load.run(str(tmp_path / "run"))
+    loading.load(str(tmp_path / "run"))
 
 
 def test_a_new_run_starts_from_the_weights(run, tmp_path):
@@ -79,8 +79,8 @@ def test_a_new_run_starts_from_the_weights(run, tmp_path):
   status, out, err = run(*NEW, FROM, *still)
   assert status == 0, err
   assert "starting from the weights" in out and "4 updates" in out
-  old = load.run(str(tmp_path / "run"))
-  new = load.run(str(tmp_path / "new"))
+  old = loading.load(str(tmp_path / "run"))
+  new = loading.load(str(tmp_path / "new"))
   assert new.step == 1
   runs.assert_same_bits(new.variables["params"], old.variables["params"])
   config = json.loads((tmp_path / "new" / "config.json").read_text())
@@ -115,7 +115,7 @@ def test_only_projections_start_anew_in_another_attention(run, tmp_path):
     source = name
   old, softmax, linformer, smaller = (
     traverse_util.flatten_dict(
-      load.run(str(tmp_path / name)).variables["params"], sep="/"
+      loading.load(str(tmp_path / name)).variables["params"], sep="/"
     )
     for name in ("run", *said)
   )

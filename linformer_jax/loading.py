@@ -1,9 +1,10 @@
-"""Loads a run from its folder: model, weights and tokenizer.
+"""Loads a run, or an exported model: model, weights and tokenizer.
 
-from linformer_jax import load
+import linformer_jax
 
-run = load.run("runs/smoke")
+run = linformer_jax.load("runs/smoke")
 run.fill("the President of the United <mask>")
+model, variables, tokenizer = run
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import tokenizers
 from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import models, optimizer
+from linformer_jax import exported, models, optimizer
 from linformer_jax import step as step_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
@@ -28,19 +29,25 @@ class Run:
   """A trained model.
 
   Attributes:
-    config: the run's config.json.
-    step: updates completed.
+    config: the run's config.json; None for a model of another library.
+    step: updates completed; None for a model of another library.
     model: the task's module; `model.apply(variables, tokens, mask)` returns
       logits.
     variables: parameters and constants.
     tokenizer: the run's tokenizer.json.
+    labels: the names of the classes, if it is a classifier that has them.
   """
 
-  config: config_dict.ConfigDict
-  step: int
+  config: config_dict.ConfigDict | None
+  step: int | None
   model: Any
   variables: dict[str, Any]
   tokenizer: tokenizers.Tokenizer
+  labels: tuple[int | str, ...] = ()
+
+  def __iter__(self):
+    """Yields the model, its variables and its tokenizer."""
+    return iter((self.model, self.variables, self.tokenizer))
 
   def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Encodes texts as in training: `<s>`, then tokens.
@@ -54,7 +61,7 @@ class Run:
     Raises:
       ValueError: if a text has more than N - 1 tokens.
     """
-    length = self.config.model.max_length
+    length = self.model.config.max_length
     shape = len(texts), length
     tokens = np.full(shape, tokenizer_lib.PAD_ID, np.int32)
     mask = np.zeros(shape, bool)
@@ -110,21 +117,26 @@ class Run:
     return jax.jit(functools.partial(self.model.apply, self.variables))
 
 
-def run(folder: str, step: int | None = None) -> Run:
-  """Loads the newest checkpoint of a run, or the one at `step`.
+def load(folder: str, step: int | None = None) -> Run:
+  """Loads a run, or a model in safetensors with its tokenizer.json.
 
   Needs only the folder, not the text or its token cache. Puts the weights on
   the first device.
 
   Args:
-    folder: folder of the run, on a disk or gs://.
-    step: updates completed, or None for the newest checkpoint.
+    folder: folder of a run, on a disk or gs://, or of a model that `./launch.sh
+      export` or `transformers` wrote.
+    step: of a run: updates completed, or None for the newest checkpoint.
 
   Raises:
-    ValueError: if the folder holds no run, or one of another code version.
+    ValueError: if the folder holds neither, or one of another code version.
     checkpoint.CheckpointError: if no checkpoint can be read.
   """
   directory = files.folder(folder, "folder")
+  if not paths.in_bucket(folder) and exported.is_there(directory):
+    if step is not None:
+      raise ValueError(f"{directory} is an exported model, which has no steps")
+    return Run(**exported.read(directory))
   config = stored_config(directory)
   mesh = sharding.make_mesh(
     config_dict.ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}),

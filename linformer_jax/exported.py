@@ -1,0 +1,202 @@
+"""Models to take away: safetensors, config.json and the tokenizer's files.
+
+A model with RoBERTa's architecture is written under RoBERTa's names, so that
+`transformers` opens it too; any other under the paths of its parameters here.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import config_dict
+
+from linformer_jax import models
+from linformer_jax import step as step_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.models import bert, layers, weights
+from linformer_jax.run import config_fields, workdir
+
+TYPE = "linformer_jax"  # model_type in config.json
+DTYPES = ("float32", "bfloat16", "float16")
+_HEADS = {
+  "MaskedLM": models.MaskedLM,
+  "Classifier": models.Classifier,
+  None: models.TokenEncoder,
+}
+_SPECIAL = {
+  "bos_token": "<s>",
+  "cls_token": "<s>",
+  "eos_token": "</s>",
+  "sep_token": "</s>",
+  "unk_token": "<unk>",
+  "pad_token": "<pad>",
+  "mask_token": tokenizer_lib.MASK_TOKEN,
+}
+
+
+def is_there(folder: pathlib.Path) -> bool:
+  """Returns whether a folder holds an exported model, and not a run."""
+  return any(folder.glob("model.safetensors*"))
+
+
+def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
+  """Writes a model, its config and its tokenizer.
+
+  Args:
+    run: a `loading.Run` with a config.
+    folder: where to; made if it is not there.
+    dtype: one of `DTYPES`, of the weights in the file.
+
+  Returns:
+    The format: 'roberta' or `TYPE`.
+
+  Raises:
+    ValueError: for another dtype; nothing is written.
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+  name = type(run.model).__name__
+  config = run.model.config
+  found = TYPE
+  if name in _HEADS and bert.is_roberta(config):
+    found = "roberta"
+    weights.save(folder, config, run.variables, name, dtype, run.labels)
+  else:
+    flat = traverse_util.flatten_dict(layers.unstack(run.variables), sep=".")
+    settings = {
+      "model_type": TYPE,
+      "config": run.config.to_dict(),
+      "step": run.step,
+      "labels": list(run.labels),
+    }
+    tensors = {name: np.asarray(leaf) for name, leaf in flat.items()}
+    weights.write(folder, tensors, settings, dtype)
+  _write_tokenizer(folder, run.tokenizer, config.max_length)
+  return found
+
+
+def _write_tokenizer(folder, tokenizer, length):
+  """Writes tokenizer.json and its settings as `transformers` reads them."""
+  text = json.loads(tokenizer.to_str())
+  for token in text["added_tokens"]:
+    # As in RoBERTa, a mask takes the space before it.
+    token["lstrip"] = token["content"] == tokenizer_lib.MASK_TOKEN
+  ids = tokenizer_lib.SPECIAL_IDS
+  text["post_processor"] = {
+    "type": "RobertaProcessing",
+    "sep": ["</s>", ids["</s>"]],
+    "cls": ["<s>", ids["<s>"]],
+    "trim_offsets": True,
+    "add_prefix_space": False,
+  }
+  settings = _SPECIAL | {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": length,
+  }
+  for name, content in {
+    workdir.TOKENIZER: text,
+    "tokenizer_config.json": settings,
+  }.items():
+    written = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    (folder / name).write_text(written, encoding="utf-8")
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads a folder that `write` wrote, or that of a BERT-like model.
+
+  Returns:
+    config (None for a model that is not of `TYPE`), step, model, variables,
+    tokenizer and labels.
+
+  Raises:
+    ValueError: in one line, for a folder that is not whole.
+  """
+  settings = weights.settings_of(folder / weights.CONFIG)
+  read = _read_ours if settings.get("model_type") == TYPE else _read_bert
+  found = read(folder, settings)
+  path = folder / workdir.TOKENIZER
+  if not path.exists():
+    raise ValueError(f"{path} is missing: {folder} is not whole")
+  found["tokenizer"] = tokenizer_lib.parse(
+    path.read_text(encoding="utf-8"),
+    found["model"].config.vocab_size,
+    str(path),
+  )
+  return found
+
+
+def _read_ours(folder, settings):
+  path = folder / weights.CONFIG
+  try:
+    config = config_dict.ConfigDict(settings["config"])
+    config_fields.check_names_and_types(config)
+    step, labels = int(settings["step"]), tuple(settings["labels"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} is not of this version of the code: {error}"
+    ) from error
+  task = step_lib.task_of(config)
+  shapes = step_lib.abstract_shapes(config)
+  wanted = {"params": shapes.params, "constants": shapes.constants}
+  tensors = weights.tensors_in(folder / weights.WEIGHTS)
+  tree = traverse_util.unflatten_dict(
+    {name: np.asarray(x, np.float32) for name, x in tensors.items()}, sep="."
+  )
+  if config.model.scan_layers:
+    tree = layers.stack(tree, task.model.layers)
+  variables = {"params": {}, "constants": {}} | jax.tree.map(jnp.asarray, tree)
+  _check_shapes(folder, variables, wanted)
+  return {
+    "config": config,
+    "step": step,
+    "model": task.module(),
+    "variables": variables,
+    "labels": labels,
+  }
+
+
+def _check_shapes(folder, variables, wanted):
+  """Raises a ValueError for a tensor that is missing, unknown or misshapen."""
+  here, there = (
+    {
+      name: leaf.shape
+      for name, leaf in traverse_util.flatten_dict(tree, sep=".").items()
+    }
+    for tree in (wanted, variables)
+  )
+  for name in sorted(here.keys() | there.keys()):
+    if here.get(name) != there.get(name):
+      raise ValueError(
+        f"{folder / weights.WEIGHTS}: {name} is {there.get(name, 'missing')}, "
+        f"and {here.get(name, 'not known')} in config.json: the two are not of "
+        "one model"
+      )
+
+
+def _read_bert(folder, settings):
+  (name,) = settings.get("architectures") or ("Model",)
+  head = {
+    "ForMaskedLM": "MaskedLM",
+    "ForSequenceClassification": "Classifier",
+  }.get(name[name.find("For") :] if "For" in name else "")
+  config, variables = weights.load(folder, head=head)
+  labels, model = (), _HEADS[head]
+  if head == "Classifier":
+    size = variables["params"]["head_out"]["bias"].size
+    told = settings.get("id2label") or {}
+    labels = tuple(str(told.get(str(i), i)) for i in range(size))
+    model = models.Classifier(config, size)
+  else:
+    model = model(config)
+  variables = jax.tree.map(jnp.asarray, variables)
+  return {
+    "config": None,
+    "step": None,
+    "model": model,
+    "variables": variables,
+    "labels": labels,
+  }

@@ -1,5 +1,8 @@
 """Small files of labeled texts, whose labels can be told from a word."""
 
+import csv
+import gzip
+import io
 import json
 import random
 
@@ -24,4 +27,20 @@ def write(path, rows=240, seed=0, pair=False):
       if pair:
         row["text_pair"] = " ".join(draw.choices(["five", "six"], k=4))
       file.write(json.dumps(row) + "\n")
+  return path
+
+
+def save(path, rows):
+  """Writes dicts as JSON lines, CSV or TSV, by the path's name; the path."""
+  name = path.name.lower().removesuffix(".gz")
+  if name.endswith((".csv", ".tsv")):
+    text = io.StringIO(newline="")
+    delimiter = "\t" if name.endswith(".tsv") else ","
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+  else:
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
   return path

@@ -34,7 +34,7 @@ def test_every_field_is_given():
     field.name
     for field in dataclasses.fields(pipeline.DataConfig)
     if field.default is not dataclasses.MISSING
-  ] == ["validation_files"]
+  ] == ["validation_files", "pair_feature"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,22 @@ def test_every_field_is_given():
   [
     ({"source": "files"}, "needs files"),
     ({"source": "tfds"}, "needs tfds_name"),
+    ({"source": "labeled"}, "needs files or tfds_name"),
+    ({"source": "labeled", "files": "a", "tfds_name": "b"}, "are both set"),
+    (
+      {"source": "labeled", "tfds_name": "b", "tfds_train_split": ""},
+      "needs tfds_train_split",
+    ),
+    (
+      {"source": "labeled", "tfds_name": "b", "validation_files": "a"},
+      "set data.tfds_validation_split",
+    ),
+    (
+      {"source": "labeled", "files": "a", "pair_feature": "text"},
+      "pair_feature and data.text_feature are both 'text'",
+    ),
+    ({"pair_feature": "b"}, "pair_feature is set.*set data.source=labeled"),
+    ({"tfds_name": "b"}, "tfds_name is set.*set data.source=tfds"),
     ({"holdout_fraction": 0.0}, "holdout_fraction is 0.0"),
     ({"holdout_fraction": 1.0}, "holdout_fraction is 1.0"),
     ({"vocab_size": 260}, "vocab_size is 260.*261"),

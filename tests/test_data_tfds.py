@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 import test_data_config
 
 from linformer_jax.data import pipeline
-from linformer_jax.data.text import tfds_source
+from linformer_jax.data.text import tfds_reader, tfds_source
 
 TRAIN = [f"training text number {i} ☃" for i in range(300)]
 VALIDATION = [f"validation text number {i}" for i in range(7)]
@@ -64,10 +64,13 @@ def test_documents(data_dir):
 
 def test_text_is_cleaned(data_dir):
   builder = tfds.builder("tiny_text", data_dir=data_dir)
-  reader = tfds_source._Reader(builder, {}, "text", str.upper)
-  expected = sorted(map(str.upper, VALIDATION))
-  assert sorted(reader.documents("validation")) == expected
-  assert len(list(reader.documents("all"))) == len(TRAIN + VALIDATION)
+  reader = tfds_reader.Reader(builder, {}, ["text"])
+
+  def documents(split):
+    return list(tfds_source.documents(reader, split, "text", str.upper))
+
+  assert sorted(documents("validation")) == sorted(map(str.upper, VALIDATION))
+  assert len(documents("all")) == len(TRAIN + VALIDATION)
 
 
 def test_a_slice_of_a_split(data_dir):

@@ -11,15 +11,17 @@ class DataConfig:
 
   Attributes:
     source: a key of `data.pipeline.DATASETS`: 'sotu', 'synthetic', 'files' or
-      'tfds' for text; 'labeled' for labeled texts, see `pairs`.
+      'tfds' for text; 'labeled' for labeled texts, see `labeled`.
     files: globs, separated by commas, for 'files' and 'labeled'; see
       `source.files`.
-    tfds_name: for 'tfds', `name[/config][:version]`.
-    tfds_train_split: for 'tfds', for example 'train'.
-    tfds_validation_split: for 'tfds'; '' holds out training documents.
+    tfds_name: for 'tfds', and for 'labeled' in place of files,
+      `name[/config][:version]`.
+    tfds_train_split: of tfds_name, for example 'train'.
+    tfds_validation_split: of tfds_name; '' holds out training documents.
     tfds_data_dir: the folder of the datasets, which must exist, or gs://; '' is
       TFDS's default.
-    text_feature: the field of JSON lines, or the feature of a TFDS dataset.
+    text_feature: the field of JSON lines, the column of CSV and Parquet, or the
+      feature of a TFDS dataset.
     holdout_fraction: the fraction of bytes to hold out if there is no
       validation split.
     vocab_size: V, the size of the embedding table.
@@ -30,6 +32,9 @@ class DataConfig:
     seed: seeds the order and the random draws of training, below 2**32. The
       corpus, its split and the draws of validation do not depend on it.
     validation_files: globs like `files`; '' holds out some of `files`.
+    pair_feature: for 'labeled', the field, column or feature of the second
+      text. '' stands for `text_pair` in files, where a row may lack it, and for
+      none in TFDS.
   """
 
   source: str
@@ -47,23 +52,10 @@ class DataConfig:
   sequence_length: int
   seed: int
   validation_files: str = ""
+  pair_feature: str = ""
 
   def __post_init__(self):
-    needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
-    needed["labeled"] = needed["files"]
-    for field in needed.get(self.source, []):
-      if not getattr(self, field):
-        raise ValueError(f"source {self.source!r} needs {field}")
-    for field, sources in (
-      ("files", ("files", "labeled")),
-      ("validation_files", ("files", "labeled")),
-      ("tfds_name", ("tfds",)),
-    ):
-      if getattr(self, field) and self.source not in sources:
-        raise ValueError(
-          f"data.{field} is set, and data.source is {self.source!r}, which does"
-          f" not read it: set data.source={sources[0]}"
-        )
+    self._check_source()
     if not 0 < self.holdout_fraction < 1:
       raise ValueError(
         f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"
@@ -85,3 +77,39 @@ class DataConfig:
       )
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed is {self.seed}, not in [0, 2**32)")
+
+  def _check_source(self):
+    needed = {"files": ["files"], "tfds": ["tfds_name", "tfds_train_split"]}
+    if self.source == "labeled":
+      if not self.files and not self.tfds_name:
+        raise ValueError("source 'labeled' needs files or tfds_name")
+      if self.files and self.tfds_name:
+        raise ValueError(
+          "data.files and data.tfds_name are both set: source 'labeled' reads"
+          " one of them"
+        )
+      if self.validation_files and self.tfds_name:
+        raise ValueError(
+          "data.validation_files is set, and data.tfds_name is read: set"
+          " data.tfds_validation_split"
+        )
+      needed["labeled"] = needed["tfds" if self.tfds_name else "files"]
+    for field in needed.get(self.source, []):
+      if not getattr(self, field):
+        raise ValueError(f"source {self.source!r} needs {field}")
+    for field, sources in (
+      ("files", ("files", "labeled")),
+      ("validation_files", ("files", "labeled")),
+      ("tfds_name", ("tfds", "labeled")),
+      ("pair_feature", ("labeled",)),
+    ):
+      if getattr(self, field) and self.source not in sources:
+        raise ValueError(
+          f"data.{field} is set, and data.source is {self.source!r}, which does"
+          f" not read it: set data.source={sources[0]}"
+        )
+    if self.pair_feature and self.pair_feature == self.text_feature:
+      raise ValueError(
+        "data.pair_feature and data.text_feature are both"
+        f" {self.pair_feature!r}: name two, or leave data.pair_feature empty"
+      )

@@ -1,12 +1,10 @@
-"""Reads labeled texts, or labeled pairs of texts, from JSON lines.
+"""Tokenizes and opens labeled texts, or labeled pairs of texts.
 
-Each line is an object with `text` (or the field that the config names), an
-optional `text_pair`, and `label`, an integer or a string. Labels are numbered
-in sorted order.
+`labeled` reads the rows and `labels` finds out what their labels are: classes,
+or floats. Both come out the same from any format.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import logging
@@ -17,53 +15,61 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from linformer_jax.data import cache
+from linformer_jax.data import cache, labeled
+from linformer_jax.data import labels as labels_lib
 from linformer_jax.data.config import DataConfig
 from linformer_jax.data.text import (
   corpus,
   holdout,
   ingest,
-  json_lines,
   progress,
   provenance,
-  reading,
 )
-from linformer_jax.data.text import source as source_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 _log = logging.getLogger(__name__)
 
 _LABELS = "labels.json"
-# The tokens of all rows, and [rows, 3]: the number of tokens in each row's
-# first text, the number in its second, and its label.
+# The tokens of all rows, and for each row the number of tokens in its first
+# text, the number in its second, and its label: 3 times 8 bytes.
 _TOKENS, _ROWS = "{}.bin", "{}_rows.bin"
 _ROWS_AT_ONCE = 4096
 
-# (text, text_pair, label)
-Labeled = tuple[str, str, int | str]
+
+def _row_dtype(names: tuple[int | str, ...]) -> np.dtype:
+  """Labels are numbers of classes, or floats if there are no classes."""
+  label = "<i8" if names else "<f8"
+  return np.dtype([("lengths", "<i8", (2,)), ("label", label)])
 
 
 class Rows:
   """Random access to labeled rows: `len(rows)`, `rows[i]`.
 
-  A row is {'text': int32 [n], 'pair': int32 [m], 'label': int}, untruncated
-  and without special tokens; m is 0 if there is one text.
+  A row is {'text': int32 [n], 'pair': int32 [m], 'label': int or float},
+  untruncated and without special tokens; m is 0 if there is one text.
 
   Attributes:
-    labels: int64 [rows].
+    labels: int64 [rows], or float64 [rows] if there are no classes.
+    lengths: int64 [rows, 2], n and m of each row.
     sequence_length: N, the length the task builds its examples at.
   """
 
-  def __init__(self, directory: str, split: str, config: DataConfig):
-    dtype = ingest.token_dtype(config.vocab_size)
-    rows = np.fromfile(os.path.join(directory, _ROWS.format(split)), "<i8")
-    rows = rows.reshape(-1, 3)
+  def __init__(
+    self,
+    directory: str,
+    split: str,
+    names: tuple[int | str, ...],
+    config: DataConfig,
+  ):
+    path = os.path.join(directory, _ROWS.format(split))
+    rows = np.fromfile(path, _row_dtype(names))
     path = os.path.join(directory, _TOKENS.format(split))
-    self._tokens = np.fromfile(path, dtype)
-    self._ends = np.cumsum(rows[:, :2]).reshape(-1, 2)
-    self._starts = self._ends - rows[:, :2]
-    self.labels = rows[:, 2]
+    self._tokens = np.fromfile(path, ingest.token_dtype(config.vocab_size))
+    self.lengths = np.ascontiguousarray(rows["lengths"])
+    self.labels = np.ascontiguousarray(rows["label"])
     self.sequence_length = config.sequence_length
+    self._ends = np.cumsum(self.lengths).reshape(-1, 2)
+    self._starts = self._ends - self.lengths
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -73,7 +79,7 @@ class Rows:
       self._tokens[start:end].astype(np.int32)
       for start, end in zip(self._starts[index], self._ends[index], strict=True)
     )
-    return {"text": text, "pair": pair, "label": int(self.labels[index])}
+    return {"text": text, "pair": pair, "label": self.labels[index].item()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ class LabeledTexts:
   Attributes:
     tokenizer: the tokenizer.
     train, validation: the rows.
-    labels: the names of the labels, indexed by number.
+    labels: the names of the classes, by number; () if labels are floats.
     directory: the cache entry.
     record: identifies the data, for the run's folder.
   """
@@ -110,45 +116,20 @@ def prepare(
   copies of a row fall into the same split.
 
   Raises:
-    ValueError: as `corpus.prepare`; also for a line without a label, or a
-      label that only the validation split has.
+    ValueError: as `corpus.prepare`; also for an empty text, and as
+      `labels.survey`.
   """
-  return corpus.open_cached(config, known, _source, _build, _open)
-
-
-def _source(config: DataConfig) -> source_lib.Source:
-  return source_lib.hashed_files(
-    "labeled",
-    config.files,
-    config.validation_files,
-    cache.root_directory(config.cache_dir),
-    functools.partial(_read, text_feature=config.text_feature),
-    {"text_feature": config.text_feature},
-  )
-
-
-def _read(path: str, text_feature: str) -> Iterator[Labeled]:
-  for value, place in reading.json_values(path):
-    text = json_lines.text_of(value, text_feature, place)
-    pair = ""
-    if value.get("text_pair") is not None:
-      pair = json_lines.text_of(value, "text_pair", place)
-    label = value.get("label")
-    if not isinstance(label, (int, str)) or isinstance(label, bool):
-      raise ValueError(
-        f"{place}: label {label!r} is neither an integer nor a string"
-      )
-    yield text, pair, label
+  return corpus.open_cached(config, known, labeled.source, _build, _open)
 
 
 def _split(
-  source: source_lib.Source, holdout_fraction: float
-) -> Iterator[tuple[bool, Labeled]]:
+  source: labeled.Source, holdout_fraction: float
+) -> Iterator[tuple[bool, labels_lib.Row]]:
   """Yields (held out, row) for the rows of both splits."""
   for row in source.train():
     held = False
     if source.validation is None:
-      hashed = holdout.digest("\0".join(row[:2]).encode())
+      hashed = holdout.digest(f"{row.text}\0{row.pair}".encode())
       held = hashed < holdout_fraction * 2**64
     yield held, row
   if source.validation is not None:
@@ -158,36 +139,40 @@ def _split(
 
 def _build(
   writer: cache.Writer,
-  source: source_lib.Source,
+  source: labeled.Source,
   config: DataConfig,
   tokenizer: tokenizers.Tokenizer | None,
 ) -> None:
   _log.info("Reading %s", source.description)
-  seen: tuple[set, set] = (set(), set())
-  count = size = 0
-  for held, (text, pair, label) in _split(source, config.holdout_fraction):
-    seen[held].add(label)
-    count, size = count + 1, size + len(text) + len(pair)
-  for labels, split in zip(seen, ("training", "validation"), strict=True):
-    if not labels:
-      raise ValueError(f"{source.description}: no row for {split}")
-  if len({type(label) for label in seen[0]}) > 1:
-    raise ValueError(f"{source.description}: some labels are strings, not all")
-  if unknown := seen[True] - seen[False]:
-    raise ValueError(
-      f"{source.description}: label {min(unknown, key=str)!r} occurs "
-      "only in the validation split"
-    )
-  labels = sorted(seen[False])
-  number = {label: i for i, label in enumerate(labels)}
+  labels = labels_lib.survey(
+    lambda: _split(source, config.holdout_fraction),
+    source.description,
+    source.names,
+  )
   if tokenizer is None:
     tokenizer = _trained(source, config)
   with writer.file(ingest.TOKENIZER) as write:
     write(tokenizer.to_str().encode())
   with writer.file(_LABELS) as write:
-    write(json.dumps(labels).encode())
+    write(json.dumps(labels.names).encode())
+  report = progress.Progress(
+    "Tokenizing labeled texts", labels.rows, labels.characters
+  )
+  _tokenize(writer, source, config, tokenizer, labels, report)
+  report.report()
+
+
+def _tokenize(
+  writer: cache.Writer,
+  source: labeled.Source,
+  config: DataConfig,
+  tokenizer: tokenizers.Tokenizer,
+  labels: labels_lib.Labels,
+  report: progress.Progress,
+) -> None:
+  """Writes the tokens and the rows of both splits."""
   dtype = ingest.token_dtype(config.vocab_size)
-  report = progress.Progress("Tokenizing labeled texts", count, size)
+  row_dtype = _row_dtype(labels.names)
   split = _split(source, config.holdout_fraction)
   with (
     writer.file(_TOKENS.format("train")) as train,
@@ -196,18 +181,17 @@ def _build(
     writer.file(_ROWS.format("validation")) as validation_rows,
   ):
     while batch := list(itertools.islice(split, _ROWS_AT_ONCE)):
-      texts = [text for _, row in batch for text in row[:2]]
+      texts = [text for _, row in batch for text in (row.text, row.pair)]
       ids = iter(tokenizer_lib.encode(tokenizer, texts))
-      for held, (_, _, label) in batch:
+      for held, row in batch:
         text, pair = next(ids), next(ids)
         tokens, rows = (
           (validation, validation_rows) if held else (train, train_rows)
         )
         tokens(np.concatenate([text, pair]).astype(dtype).tobytes())
-        row = np.array([len(text), len(pair), number[label]], "<i8")
-        rows(row.tobytes())
+        lengths, label = (len(text), len(pair)), labels.encode(row.label)
+        rows(np.array((lengths, label), row_dtype).tobytes())
       report.add(len(batch), sum(map(len, texts)))
-  report.report()
 
 
 def _trained(source, config) -> tokenizers.Tokenizer:
@@ -217,7 +201,7 @@ def _trained(source, config) -> tokenizers.Tokenizer:
   def texts() -> Iterator[str]:
     nonlocal left
     for held, row in _split(source, config.holdout_fraction):
-      for text in row[:2]:
+      for text in (row.text, row.pair):
         if not held and left > 0:
           left -= len(text.encode())
           yield text
@@ -239,8 +223,8 @@ def _open(
     labels = tuple(json.load(file))
   return LabeledTexts(
     tokenizer=tokenizer_lib.load(path, config.vocab_size),
-    train=Rows(directory, "train", config),
-    validation=Rows(directory, "validation", config),
+    train=Rows(directory, "train", labels, config),
+    validation=Rows(directory, "validation", labels, config),
     labels=labels,
     directory=directory,
     record=dataclasses.replace(record, directory=directory),

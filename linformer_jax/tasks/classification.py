@@ -126,9 +126,16 @@ class Classification(language.TokenRows):
     """Returns the accuracy of the most frequent training label.
 
     Raises:
-      ValueError: if the data has more labels than the head has classes.
+      ValueError: if labels are floats, or if there are more labels than the
+        head has classes.
     """
     del batches
+    if not data.labels:
+      raise ValueError(
+        "the labels are floats, such as "
+        f"{data.train.labels[0]:g}, which are no classes: write integers or "
+        "names"
+      )
     if len(data.labels) > self.config.num_classes:
       raise ValueError(
         f"the data has {len(data.labels)} labels, and task.num_classes is "

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _COMPRESSED = {

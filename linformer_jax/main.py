@@ -124,6 +124,13 @@ def _run(given, mode, *texts):
   return 0
 
 
+def _take_model(config, *places):
+  """See `commands.take_model`, which takes a while to import."""
+  from linformer_jax.run import commands
+
+  commands.take_model(config, *places)
+
+
 def _join():
   """Meets the other processes of the run."""
   try:
@@ -165,7 +172,7 @@ def main() -> int:
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("linformer_jax").setLevel(logging.INFO)
   try:
-    words = command_line.parse(given, sys.argv)
+    words = command_line.parse(given, sys.argv, _take_model)
     return _run(given, command_line.check(given, *words), *words[1:])
   except command_line.UsageError as error:
     return console.fail(str(error), 2)

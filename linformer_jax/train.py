@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from linformer_jax import evaluate, loading, memory, models
+from linformer_jax import evaluate, memory, models, origin
 from linformer_jax import step as step_lib
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
@@ -82,13 +82,11 @@ def _start(experiment, saved):
 
 def _fresh(experiment):
   """Returns the state of a run at update 0."""
-  state, run = experiment.steps.init(), experiment.config.train.init_from
-  if run:
-    state, seen, fresh = loading.weights(run, state, experiment.mesh)
-    note = f", with {fresh} new projections" if fresh else ""
-    report.say(
-      f"starting from the weights of {run} after {seen:,} updates{note}"
-    )
+  state, given = experiment.steps.init(), experiment.config.train.init_from
+  if given:
+    source, kinds = origin.find(given), experiment.steps.model.layers
+    state, line = origin.start(source, state, experiment.mesh, kinds)
+    report.say(line)
   return state
 
 

@@ -21,7 +21,7 @@ from experiments import runs
 from experiments.hybrid import measure as hybrid
 from experiments.perplexity import panels, sweep
 from experiments.warm import fit
-from linformer_jax import loading, step
+from linformer_jax import loading, origin, step
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
 from linformer_jax.run import checkpoint, files, workdir
@@ -68,19 +68,19 @@ class Item:
     """Updates of the whole run."""
     return UPDATES + (BASE if self.arm == "scratch" else 0)
 
-  def point(self, origin: str = "") -> panels.Point:
+  def point(self, start: str = "") -> panels.Point:
     """Returns the run as a point of the recipe.
 
     Args:
-      origin: the absolute path of the run to start from.
+      start: the absolute path of the run to start from.
     """
     softmax = self.arm == "softmax"
     flags = {"optimizer.learning_rate": f"{self.rate:g}"} | runs.kept(KEEP)
     if not softmax:
       flags["optimizer.projection_rate"] = f"{self.e_rate:g}"
-    if origin:
+    if start:
       # Other blocks and masks than those that the weights have seen.
-      flags |= {"train.init_from": origin, "data.seed": str(100 + self.seed)}
+      flags |= {"train.init_from": start, "data.seed": str(100 + self.seed)}
     name = f"{self.arm}-r{self.rate:g}-e{self.e_rate:g}"
     return panels.Point(
       name,
@@ -92,8 +92,8 @@ class Item:
 
 
 def base(seed: int) -> hybrid.Item:
-  """Returns the softmax model, at the best of three learning rates."""
-  return hybrid.Item("bytes", N, "softmax", seed, updates=BASE)
+  """Returns the softmax model."""
+  return hybrid.Item("bytes", N, "softmax", seed, updates=BASE, rate=1e-3)
 
 
 def items() -> list[Item]:
@@ -114,12 +114,12 @@ class Runs(runs.Runs):
     if isinstance(item, hybrid.Item):
       return super().run(item)
     if item.arm == "scratch":
-      origin = ""
+      start = ""
     elif item.arm == "fitted":
-      origin = self._fitted(item.seed)
+      start = self._fitted(item.seed)
     else:
-      origin = self._softmax(item.seed)
-    point = item.point(origin)
+      start = self._softmax(item.seed)
+    point = item.point(start)
     return sweep.Run(point, item.seed, self.text, self.workdir)
 
   def _softmax(self, seed: int) -> str:
@@ -138,9 +138,11 @@ class Runs(runs.Runs):
     config = self.run(item).config
     mesh = sharding.make_mesh(config.mesh)
     steps = step.build_steps(config, mesh)
-    origin = self._softmax(seed)
-    state, _, _ = loading.weights(origin, steps.init(), mesh)
-    found = loading.load(origin)
+    softmax = self._softmax(seed)
+    state, _ = origin.start(
+      origin.find(softmax), steps.init(), mesh, steps.model.layers
+    )
+    found = loading.load(softmax)
     corpus = self.corpus(base(seed))
     batches = pipeline.train_iterator(corpus, steps.task, 200 + seed, ROWS)
     weights, errors = fit.fit(

@@ -125,6 +125,14 @@ def _ours(tensor, letters):
   return tensor.T if len(letters) == 2 else tensor
 
 
+def check_kind(kind: str | None):
+  """Raises a ValueError for a model type that `convert` does not know."""
+  if kind is not None and kind not in list(names.KINDS):  # of any type
+    raise ValueError(
+      f"model type {kind!r:.60} is not one of {', '.join(names.KINDS)}"
+    )
+
+
 def convert(
   tensors: Mapping[str, np.ndarray],
   num_heads: int,
@@ -161,11 +169,8 @@ def convert(
     ValueError: for an unsupported kind, name, shape or dtype, or a missing
       tensor.
   """
+  check_kind(kind)
   given = list(tensors)
-  if kind is not None and kind not in list(names.KINDS):  # of any type
-    raise ValueError(
-      f"model type {kind!r:.60} is not one of {', '.join(names.KINDS)}"
-    )
   everything = tensors
   tensors, prefix = _encoder(tensors)
   kind = names.KINDS[kind or _kind_of(tensors, prefix, given)]

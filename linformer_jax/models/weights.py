@@ -63,6 +63,10 @@ def load(
   tensors = tensors_in(path)
   beside = path.with_name(CONFIG)
   settings = settings_of(beside)
+  try:
+    bert.check_kind(settings.get("model_type"))
+  except ValueError as error:
+    raise ValueError(f"{beside}: {error}") from error
   for name in ("num_attention_heads", "n_heads"):  # n_heads: DistilBERT's
     if num_heads is None:
       num_heads = settings.get(name)

@@ -3,12 +3,15 @@
 import itertools
 import os
 import re
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from linformer_jax.run import console, paths
+from linformer_jax.run import console, flag_list, paths
 from linformer_jax.run.config_file import UsageError, load_config
+
+make_flags = flag_list.make_flags
 
 MODES = ("train", "evaluate", "plan", "export", "fill")
 # Lists of globs: a repeated flag would silently replace the first.
@@ -24,82 +27,6 @@ _MOVED = {
   for name in ("projected_length", "projected_lengths", "sharing", "projection")
   + ("projection_init", "projection_std", "local_window")
 }
-
-
-def make_flags() -> flags.FlagValues:
-  """Returns the unparsed flags, separate from absl's global ones."""
-  values = flags.FlagValues()
-  flags.DEFINE_string(
-    "config",
-    None,
-    "Config file, and its argument after a colon.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run: checkpoints, metrics, curve.png.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "topology",
-    None,
-    "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "to",
-    None,
-    "For export: a new or empty folder for the model.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "dtype",
-    "float32",
-    "For export: of the weights in the file; bfloat16 halves it.",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "top",
-    5,
-    "For fill: how many tokens to print for each <mask>.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "new",
-    False,
-    "Start a new run in DIR-2, DIR-3, ... if DIR holds one.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "extend",
-    False,
-    "Train a complete run further, to --config.train.num_steps: the learning "
-    "rate warms up and decays once more, from the update it had ended at.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "init_from",
-    None,
-    "Folder of a run: start a new one from its newest weights, with its "
-    "tokenizer and a fresh optimizer.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "verify",
-    False,
-    "Hash all of the token cache before it is used; without the flag, only "
-    "files that were touched since they were written.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Join the processes of a TPU pod or a cluster "
-    "(jax.distributed.initialize).",
-    flag_values=values,
-  )
-  return values
 
 
 def _take_config(words):
@@ -177,10 +104,30 @@ def _check_values(words, given):
         raise UsageError(f"{word} needs a value: {word}=...")
 
 
-def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
+def _value(words, name) -> str:
+  """Returns the last value of a flag that is not parsed yet, or ''."""
+  value = ""
+  for word, following in itertools.zip_longest(words, words[1:]):
+    match = re.fullmatch(rf"(?s)--?{name}(?:=(.*))?", word)
+    if match:
+      value = following if match[1] is None else match[1]
+    if word == "--":
+      break
+  return value or ""
+
+
+def parse(
+  given: flags.FlagValues, argv: list[str], take_model: Callable | None = None
+) -> list[str]:
   """Parses the flags; returns the positional arguments.
 
   The last occurrence of a repeated flag counts, as usual.
+
+  Args:
+    given: as returned by `make_flags`.
+    argv: the command line.
+    take_model: (config, --init_from, --workdir) -> None, which is called with a
+      config that sets `train.init_model`, before its fields' flags are parsed.
 
   Raises:
     UsageError: in one line, for an error in a flag or the config.
@@ -191,6 +138,9 @@ def parse(given: flags.FlagValues, argv: list[str]) -> list[str]:
     words = [_renamed(word) for word in words]
     if file is not None:
       config = load_config(file)
+      if take_model and config.train.init_model:
+        names = ("init_from", "workdir")
+        take_model(config, *(_value(words, name) for name in names))
       _check_fields(words, config)
       delattr(given, "config")
       config_flags.DEFINE_config_dict(

@@ -4,8 +4,9 @@ import contextlib
 import json
 
 import jax
+from ml_collections import config_dict
 
-from linformer_jax import exported, loading, memory, models
+from linformer_jax import exported, loading, memory, models, origin
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
 from linformer_jax.run import command_line, files, metrics, report, workdir
@@ -39,6 +40,43 @@ def _scores(task, result):
   yield name, f"{floor:{task.number}}, on the same {targets}"
   if task.headline != "accuracy" and "accuracy" in result:
     yield "accuracy", f"{result['accuracy']:.1%} of {task.unit}"
+
+
+def take_model(config, init_from: str, folder: str):
+  """Takes `model` and `attention`, but for dropout, from another model.
+
+  Args:
+    config: the config to change.
+    init_from: the model, or ''.
+    folder: --workdir; if it holds a run already, its groups are taken.
+
+  Raises:
+    UsageError: if there is no such model.
+  """
+  try:
+    stored = folder and workdir.stored_config(files.folder(folder))
+    if stored:
+      groups = stored["model"], stored["attention"]
+    elif init_from:
+      groups = origin.find(init_from).groups()
+    else:
+      return
+  except ValueError as error:
+    raise command_line.UsageError(str(error)) from error
+  model, attention = groups
+  rate = config.model.dropout_rate
+
+  def with_rate(fields):
+    return {
+      name: with_rate(value) if isinstance(value, dict) else value
+      for name, value in fields.items()
+    } | ({"dropout_rate": rate} if "dropout_rate" in fields else {})
+
+  with config.unlocked():
+    config.model.update(with_rate(model))
+    config.attention = config_dict.ConfigDict(with_rate(attention))
+  if config.data.sequence_length > config.model.max_length:
+    config.data.sequence_length = config.model.max_length
 
 
 def _summary(task, result, workdir):
@@ -115,8 +153,8 @@ def train(config, directory, new: bool, extend: bool):
       config.train.restarts = tuple(stored["train"].get("restarts", ()))
     if stored is not None:
       # Needed only at the start; resuming works without the flag.
-      origin = config.train.init_from or stored["train"].get("init_from", "")
-      config.train.init_from = origin
+      given = config.train.init_from or stored["train"].get("init_from", "")
+      config.train.init_from = given
       workdir.check_same(directory, stored, config, free)
       known = workdir.stored_corpus(directory)
       summary = _finished(directory, task, config.train.num_steps)
@@ -155,12 +193,13 @@ def _check_place(directory):
 
 def _build(config, known, fresh):
   """Builds the experiment, and checks the weights that it starts from."""
-  source = config.train.init_from
-  if source and not config.data.tokenizer_path:
-    config.data.tokenizer_path = loading.tokenizer_path(source, fresh)
+  given = config.train.init_from
+  source = origin.find(given) if given and fresh else None
+  if given and not config.data.tokenizer_path:
+    config.data.tokenizer_path = origin.tokenizer_path(given)
   experiment = train_lib.build(config, known)
-  if source and fresh:
-    loading.check_weights(source, config, experiment.corpus)
+  if source:
+    origin.check(source, config, experiment.corpus)
   return experiment
 
 

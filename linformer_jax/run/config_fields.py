@@ -74,6 +74,7 @@ def _types():
   types["mesh.float32_gradients"] = bool
   types["train.restarts"] = tuple
   types["train.init_from"] = str
+  types["train.init_model"] = bool
   return types
 
 

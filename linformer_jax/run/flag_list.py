@@ -1,0 +1,76 @@
+"""The flags of the command line besides those of config fields."""
+
+from absl import flags
+
+# (kind, name, default, help)
+_FLAGS = (
+  ("string", "config", None, "Config file, and its argument after a colon."),
+  (
+    "string",
+    "workdir",
+    None,
+    "Folder of the run: checkpoints, metrics, curve.png.",
+  ),
+  (
+    "string",
+    "topology",
+    None,
+    "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
+  ),
+  ("string", "to", None, "For export: a new or empty folder for the model."),
+  (
+    "string",
+    "dtype",
+    "float32",
+    "For export: of the weights in the file; bfloat16 halves it.",
+  ),
+  (
+    "integer",
+    "top",
+    5,
+    "For fill: how many tokens to print for each <mask>.",
+  ),
+  (
+    "bool",
+    "new",
+    False,
+    "Start a new run in DIR-2, DIR-3, ... if DIR holds one.",
+  ),
+  (
+    "bool",
+    "extend",
+    False,
+    "Train a complete run further, to --config.train.num_steps: the learning "
+    "rate warms up and decays once more, from the update it had ended at.",
+  ),
+  (
+    "string",
+    "init_from",
+    None,
+    "A run, an exported model or BERT-like weights in safetensors: start a new "
+    "run from its newest weights, with its tokenizer and a fresh optimizer.",
+  ),
+  (
+    "bool",
+    "verify",
+    False,
+    "Hash all of the token cache before it is used; without the flag, only "
+    "files that were touched since they were written.",
+  ),
+  (
+    "bool",
+    "distributed",
+    False,
+    "Join the processes of a TPU pod or a cluster "
+    "(jax.distributed.initialize).",
+  ),
+)
+
+
+def make_flags() -> flags.FlagValues:
+  """Returns the unparsed flags, separate from absl's global ones."""
+  values = flags.FlagValues()
+  for kind, *words in _FLAGS:
+    define = getattr(flags, f"DEFINE_{kind}")
+    define(*words, flag_values=values)
+  return values

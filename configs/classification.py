@@ -19,7 +19,11 @@ def get_config(argument: str = ""):
   """See the module's docstring."""
   config = smoke.get_config(argument)
   with config.unlocked():
-    config.task = {"name": "classification", "num_classes": 2}
+    config.task = {
+      "name": "classification",
+      "num_classes": 2,
+      "metric": "accuracy",
+    }
   config.data.source = "labeled"
   config.model.vocab_size = 4096
   config.model.max_length = 128

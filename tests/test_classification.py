@@ -1,6 +1,7 @@
 """Labeled texts: read, split, joined, cut and padded; trained under a mask."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from linformer_jax.data import pipeline
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
 from linformer_jax.run import metrics
+from linformer_jax.tasks import classification
 from tests import labeled, runs, tiny
 
 FLAGS = (
@@ -34,7 +36,11 @@ FLAGS = (
 def config_of(path, length=16, **fields):
   config = tiny.get_config()
   with config.unlocked():
-    config.task = {"name": "classification", "num_classes": 3}
+    config.task = {
+      "name": "classification",
+      "num_classes": 3,
+      "metric": "accuracy",
+    }
   config.model.max_length = length
   config.data.source, config.data.files = "labeled", str(path)
   config.update_from_flattened_dict(fields)
@@ -189,3 +195,53 @@ def test_labels_that_do_not_fit_are_one_line(command, tmp_path):
   labeled.write(tmp_path / "train.jsonl")
   status, _, err = command(*FLAGS, "--config.task.num_classes=2")
   assert status == 2 and "3 labels, and task.num_classes is 2" in err
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_f1_and_matthews_are_those_of_the_answers(seed):
+  """Against precision and recall, and the correlation of two 0-1 vectors."""
+  rng = np.random.default_rng(seed)
+  size, weight = 40, np.array([1.0] * 37 + [0.0] * 3, np.float32)
+  label = rng.integers(0, 2, size)
+  logits = rng.normal(size=(size, 2)) + 0.5 * np.eye(2)[label]
+  task = classification.Config(2, "f1").build(tiny_model(), 16)
+
+  class Fixed(classification.Classification):
+    def logits(self, *args, **kwargs):
+      return jax.numpy.asarray(logits, np.float32)
+
+  task = Fixed(task.config, task.model, task.length)
+  batch = {"label": label.astype(np.int32), "weight": weight}
+  found = task.metrics(task.sums({}, batch))
+  answer, real = logits.argmax(1)[:37], label[:37]
+  precision = real[answer == 1].mean()
+  recall = answer[real == 1].mean()
+  assert found["f1"] == pytest.approx(
+    2 / (1 / precision + 1 / recall), rel=1e-6
+  )
+  correlation = np.corrcoef(answer, real)[0, 1]
+  assert found["matthews"] == pytest.approx(correlation, rel=1e-5)
+  assert found["accuracy"] == pytest.approx((answer == real).mean())
+
+
+def test_a_constant_answer_has_the_score_of_the_floor():
+  labels = np.array([0, 1, 1, 0, 1])
+  rows = types.SimpleNamespace(labels=labels)
+  data = types.SimpleNamespace(labels=(0, 1), train=rows, validation=rows)
+  sums = {"loss": 1.0, "weight": 5, "correct": 3, "answered": 5, "labeled": 3}
+  for metric in ("accuracy", "f1", "matthews"):
+    task = classification.Config(2, metric).build(tiny_model(), 16)
+    assert task.headline == metric
+    got = task.metrics(sums | {"hits": 3})[metric]
+    assert got == pytest.approx(task.floor(data, ()))
+
+
+def tiny_model():
+  return step.model_config(tiny.get_config())
+
+
+def test_metrics_of_two_classes_are_refused_with_three():
+  with pytest.raises(ValueError, match="two classes, not task.num_classes 3"):
+    classification.Config(3, "f1")
+  with pytest.raises(ValueError, match="'auc' is not one of accuracy, f1"):
+    classification.Config(2, "auc")

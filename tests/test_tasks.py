@@ -18,7 +18,7 @@ V, N, B = 300, 12, 3
 GROUPS = {
   "masked_lm": ({"mask_rate": 0.15, "mask_span": 1}, "linformer"),
   "causal_lm": ({}, "softmax"),
-  "classification": ({"num_classes": 3}, "linformer"),
+  "classification": ({"num_classes": 3, "metric": "accuracy"}, "linformer"),
 }
 
 

@@ -7,7 +7,11 @@ def get_config():
   """Three classes of labeled texts."""
   config = tiny.get_config()
   with config.unlocked():
-    config.task = {"name": "classification", "num_classes": 3}
+    config.task = {
+      "name": "classification",
+      "num_classes": 3,
+      "metric": "accuracy",
+    }
   config.model.dropout_rate = config.attention.dropout_rate = 0.2
   config.data.source = "labeled"
   config.train.init_model = True

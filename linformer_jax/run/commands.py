@@ -34,7 +34,7 @@ def _scores(task, result):
   name = task.floor_name.replace("_", " ")
   yield (
     f"validation {task.headline}",
-    f"{value:{task.number}}, {value / floor:.1%} of the {name}",
+    report.against(task, value, floor),
   )
   targets = f"{result['targets']:,.0f} {task.unit}"
   yield name, f"{floor:{task.number}}, on the same {targets}"

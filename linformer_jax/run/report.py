@@ -33,6 +33,13 @@ def clock(seconds: float) -> str:
   return f"{minutes}:{seconds:02}"
 
 
+def against(task, value: float, floor: float) -> str:
+  """Returns a headline's value, and how it compares to the task's floor."""
+  name = task.floor_name.replace("_", " ")
+  share = f"{value / floor:.1%} of the" if floor else "against the"
+  return f"{value:{task.number}}, {share} {name}"
+
+
 class Throughput:
   """Measures tokens per second and MFU of the updates since the last reading.
 
@@ -138,9 +145,9 @@ class Progress:
     self._eval_seconds = values["eval/seconds"]
     task, value = self._task, values[f"eval/{self._task.headline}"]
     say(
-      f"update {step:>7,} validation {task.headline} {value:{task.number}}, "
-      f"{value / self._floor:.1%} of the {task.floor_name.replace('_', ' ')} "
-      f"{self._floor:{task.number}}"
+      f"update {step:>7,} validation {task.headline} "
+      + against(task, value, self._floor)
+      + f" {self._floor:{task.number}}"
     )
 
 

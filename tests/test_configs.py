@@ -12,6 +12,7 @@ from configs import (
   base,
   causal_lm,
   classification,
+  finetune,
   hybrid,
   linformer,
   pretrain_small,
@@ -43,17 +44,37 @@ MODULES = [
   pretrain_small,
   causal_lm,
   classification,
+  finetune,
 ]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_config_is_built_and_explained(module):
   config = module.get_config()
-  if config.data.source == "labeled":  # which has no default
+  if module is classification:  # whose data have no default
     config.data.files = "texts.jsonl"
   assert shapes(config).params
   assert config.is_locked
   assert "Command" in module.__doc__
+
+
+@pytest.mark.parametrize("name", finetune.TASKS)
+def test_every_task_of_finetune_has_its_data_and_metric(name):
+  config = finetune.get_config(f"task={name}")
+  if name == "own":
+    config.data.files = "texts.csv"
+  pipeline.DataConfig(**config.data.to_dict())
+  config.model.num_layers = 1
+  task = step.task_of(config)
+  assert task.headline == finetune.TASKS[name][-1]
+  assert task.length == finetune.LENGTH <= config.model.max_length
+  warmup = config.optimizer.warmup_steps / config.train.num_steps
+  assert warmup == pytest.approx(0.06, rel=0.01)
+
+
+def test_finetune_knows_its_tasks():
+  with pytest.raises(ValueError, match="'sst' is not one of sst2, imdb"):
+    finetune.get_config("task=sst")
 
 
 def test_every_config_file_is_tested():
@@ -63,6 +84,7 @@ def test_every_config_file_is_tested():
     "base",
     "causal_lm",
     "classification",
+    "finetune",
     "hybrid",
     "linformer",
     "pretrain_small",

@@ -29,6 +29,8 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
   export --workdir=DIR --to=FOLDER
                           the newest weights as safetensors, with tokenizer;
                           --dtype=bfloat16 halves the file
+  predict --workdir=DIR --input=TEXTS.jsonl --to=LABELS.jsonl
+                          labels of a classifier with probabilities; it resumes
   fill --workdir=DIR TEXT the likeliest tokens at each <mask> of a text, for
                           example ./launch.sh fill --workdir=runs/smoke \
                             'the United <mask> of America'
@@ -140,7 +142,7 @@ case "$command" in
     start python -m linformer_jax.main train \
       --config="$root/configs/smoke.py" --workdir="$root/runs/smoke" "$@"
     ;;
-  train | evaluate | export | fill)
+  train | evaluate | export | fill | predict)
     setup
     start python -m linformer_jax.main "$@"
     ;;

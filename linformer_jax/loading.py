@@ -9,6 +9,7 @@ model, variables, tokenizer = run
 
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import jax
@@ -154,7 +155,15 @@ def load(folder: str, step: int | None = None) -> Run:
     model=step_lib.task_of(config).module(),
     variables={"params": state.params, "constants": state.constants},
     tokenizer=tokenizer,
+    labels=_labels(directory / workdir.LABELS),
   )
+
+
+def _labels(path) -> tuple[int | str, ...]:
+  try:
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def stored_config(directory) -> config_dict.ConfigDict:

@@ -4,6 +4,7 @@
   python -m linformer_jax.main evaluate --workdir=DIR
   python -m linformer_jax.main plan --config=... --topology=v5e:4x4
   python -m linformer_jax.main export --workdir=DIR --to=FOLDER
+  python -m linformer_jax.main predict --workdir=DIR --input=FILE --to=FILE
   python -m linformer_jax.main fill --workdir=DIR 'the United <mask>'
 
 train     pretrains what the config says. A folder that holds the same run is
@@ -18,6 +19,9 @@ plan      what an update of that config would take on a TPU slice or on one H100
           Compiled on this host; nothing is run, read or written.
 export    the newest weights of a run as safetensors with config.json and
           tokenizer; `transformers` opens it if the attention is softmax's.
+predict   labels a file of texts (--input, JSON lines or CSV) with a trained
+          classifier: a label and probabilities a line of --to. Stopped, the
+          same command goes on.
 fill      the likeliest tokens at each <mask> of texts, by a masked language
           model: a run, or what export wrote.
 
@@ -84,6 +88,8 @@ def _run(given, mode, *texts):
       commands.evaluate(directory)
     elif mode == "export":
       commands.export(directory, given.to, given.dtype)
+    elif mode == "predict":
+      commands.predict(directory, given.input, given.to)
     elif mode == "fill":
       commands.fill(directory, texts, given.top)
     else:

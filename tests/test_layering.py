@@ -13,7 +13,7 @@ LINES = [
   ("main",),
   ("run.commands",),
   ("tools.plan", "train"),
-  ("origin",),
+  ("origin", "predict"),
   ("loading",),
   ("exported",),
   ("evaluate", "run.checkpoint", "run.command_line", "run.report"),

@@ -46,6 +46,7 @@ class Dataset:
     record: how the records were made, to recognize them on resume, or None.
     tokenizer_json: for the run's folder, or None.
     token_counts: int64 [V], occurrences in training, for language models.
+    labels: names of classes, for the run's folder.
   """
 
   train: Sequence[dict[str, np.ndarray]]
@@ -54,6 +55,7 @@ class Dataset:
   record: Record | None = None
   tokenizer_json: str | None = None
   token_counts: np.ndarray | None = None
+  labels: tuple[int | str, ...] = ()
 
 
 def prepare(config: DataConfig, known: Record | None = None) -> Any:

@@ -13,7 +13,7 @@ from linformer_jax.run.config_file import UsageError, load_config
 
 make_flags = flag_list.make_flags
 
-MODES = ("train", "evaluate", "plan", "export", "fill")
+MODES = ("train", "evaluate", "plan", "export", "fill", "predict")
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 # Fields that have moved; a flag of the old name is understood for now.
@@ -183,6 +183,8 @@ def check(given, mode=MODES[0], *extra) -> str:
     problem = "--config=FILE.py is needed, e.g. configs/smoke.py"
   elif mode == "export" and not given.to:
     problem = "--to=DIR is needed: a new folder for the model"
+  elif mode == "predict" and not (given.input and given.to):
+    problem = "--input=TEXTS.jsonl and --to=LABELS.jsonl are needed"
   elif mode == "fill" and not extra:
     problem = "fill needs a text in quotes, such as 'the United <mask>'"
   elif mode == "fill" and given.top < 1:

@@ -1,4 +1,4 @@
-"""Implements the commands: train, evaluate, plan, export, fill."""
+"""Implements the commands: train, evaluate, plan, export..."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import jax
 from ml_collections import config_dict
 
 from linformer_jax import exported, loading, memory, models, origin
+from linformer_jax import predict as predict_lib
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
 from linformer_jax.run import command_line, files, metrics, report, workdir
@@ -259,6 +260,25 @@ def fill(directory, texts: list[str], top: int):
     for place in answers:
       words = (f"{word.strip() or word!r} {p:.1%}" for word, p in place)
       report.say("  ".join(words))
+
+
+def predict(directory, source: str, to: str):
+  """Labels a file of texts; goes on where an earlier call was stopped."""
+  run = _load(directory)
+  fields = "text", "text_pair"
+  if run.config is not None:
+    data = run.config.data
+    fields = data.text_feature, data.pair_feature or fields[1]
+  try:
+    there, written, truncated = predict_lib.predict(run, source, to, fields)
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(str(error)) from error
+  known = f", {there:,} were there" if there else ""
+  report.say(f"{written:,} rows labeled in {to}{known}")
+  if truncated:
+    report.say(
+      f"{truncated:,} of them were longer than the model takes, and truncated"
+    )
 
 
 def plan(config, topology):

@@ -17,7 +17,18 @@ _FLAGS = (
     None,
     "For plan: a TPU slice such as v5e:4x4, v5p:2x2x1 or v5e:1, or h100.",
   ),
-  ("string", "to", None, "For export: a new or empty folder for the model."),
+  (
+    "string",
+    "to",
+    None,
+    "For export: a new folder for the model. For predict: a file, JSON lines.",
+  ),
+  (
+    "string",
+    "input",
+    None,
+    "For predict: texts as JSON lines, CSV or TSV, as for training.",
+  ),
   (
     "string",
     "dtype",

@@ -14,6 +14,7 @@ from linformer_jax.run import files
 CONFIG = "config.json"
 CORPUS = "corpus.json"
 TOKENIZER = ingest.TOKENIZER
+LABELS = "labels.json"
 # Config fields that may change when a run resumes. The locations of the data
 # are among them, as the corpus itself is compared.
 _FREE = (
@@ -58,8 +59,8 @@ def stored_config(workdir):
       raise ValueError(f"{path} is not the config of a run")
     return stored
   # Left by a kill between making the folder and writing the config.
-  unfinished = {".lock", CORPUS, TOKENIZER}
-  unfinished |= {f"{name}.tmp" for name in (CONFIG, CORPUS, TOKENIZER)}
+  unfinished = {".lock", CORPUS, TOKENIZER, LABELS}
+  unfinished |= {f"{name}.tmp" for name in (*unfinished, CONFIG)}
   others = sorted(
     path.name
     for path in workdir.iterdir()
@@ -228,8 +229,8 @@ def claim(workdir, config, corpus=None, free=()):
   Args:
     workdir: the run's folder.
     config: the run's config.
-    corpus: as returned by `data.pipeline.prepare`; its record and its tokenizer
-      are written next to the config.
+    corpus: as returned by `data.pipeline.prepare`; its record, its tokenizer
+      and the names of its labels are written next to the config.
     free: as for `check_same`.
 
   Returns:
@@ -251,6 +252,8 @@ def claim(workdir, config, corpus=None, free=()):
           _write(workdir / CORPUS, corpus.record.to_json())
         if corpus.tokenizer_json is not None:
           _write(workdir / TOKENIZER, corpus.tokenizer_json)
+        if corpus.labels:
+          _write(workdir / LABELS, json.dumps(corpus.labels) + "\n")
       text = json.dumps(config.to_dict(), indent=1) + "\n"
       _write(workdir / CONFIG, text)
   except OSError as error:

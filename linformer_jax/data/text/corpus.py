@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tokenizers
@@ -66,7 +66,10 @@ class Corpus:
     directory: the cache entry.
     vocabulary: special ids and replacements, for masking.
     record: identifies the data, for the run's folder.
+    labels: none.
   """
+
+  labels: ClassVar[tuple[()]] = ()
 
   tokenizer: tokenizers.Tokenizer
   vocab_size: int

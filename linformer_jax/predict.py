@@ -1,0 +1,164 @@
+"""Labels a file of texts with a trained classifier."""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from linformer_jax import loading, models
+from linformer_jax.data.text import formats, json_lines, reading
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.run import console
+from linformer_jax.tasks import classification
+
+_BATCH = 32
+_SHORTEST = 32  # tokens in a row; longer rows have twice as many, up to N
+_TOLD = 1_000  # rows between two lines of progress
+
+
+def texts(path: str, text_feature: str, pair_feature: str):
+  """Yields (text, text_pair or '') of JSON lines, CSV or TSV.
+
+  Raises:
+    ValueError: in one line that names the file and the place in it.
+  """
+  if formats.extension(path) in formats.DELIMITERS:
+    values = reading.cells(path, [text_feature])
+  else:
+    values = reading.json_values(path)
+  for value, place in values:
+    text = json_lines.text_of(value, text_feature, place)
+    if not text.strip():
+      raise ValueError(f"{place}: text is empty: fill it in or remove the row")
+    pair = ""
+    if value.get(pair_feature) is not None:
+      pair = json_lines.text_of(value, pair_feature, place)
+    yield text, pair
+
+
+class Predictor:
+  """A classifier and its tokenizer.
+
+  Attributes:
+    labels: names of the classes.
+    truncated: how many texts had more tokens than the model takes.
+  """
+
+  def __init__(self, run: loading.Run):
+    """Takes a run or an exported model.
+
+    Raises:
+      ValueError: if it is no classifier.
+    """
+    if not isinstance(run.model, models.Classifier):
+      name = type(run.model).__name__
+      raise ValueError(f"this is a {name}, which does not classify texts")
+    self._run, config = run, run.model.config
+    size = run.model.num_classes
+    self.labels = run.labels or tuple(range(size))
+    self.truncated = 0
+    self._task = classification.Config(size).build(config, config.max_length)
+    self._apply = jax.jit(
+      lambda variables, tokens, mask, segments: jax.nn.softmax(
+        run.model.apply(variables, tokens, mask, segments)
+      )
+    )
+
+  def probabilities(self, rows: list[tuple[str, str]]) -> np.ndarray:
+    """Returns float32 [rows, C] of (text, pair or '') each.
+
+    Rows are padded to a power of two of tokens, which changes no result.
+    """
+    encoded = tokenizer_lib.encode(
+      self._run.tokenizer, itertools.chain.from_iterable(rows)
+    )
+    examples = []
+    for text, pair in zip(encoded[::2], encoded[1::2], strict=True):
+      self.truncated += len(text) + len(pair) > self._room(pair)
+      record = {"text": text, "pair": pair, "label": 0}
+      examples.append(self._task.example(record, None, None))
+    longest = max(example["mask"].sum() for example in examples)
+    length = _SHORTEST
+    while length < longest:
+      length *= 2
+    length = min(length, self._task.length)
+    examples += [self._task.filler()] * (_BATCH - len(examples))
+    tokens, mask, segments = (
+      np.stack([example[name][:length] for example in examples])
+      if name in examples[0]
+      else None
+      for name in ("tokens", "mask", "segments")
+    )
+    found = self._apply(self._run.variables, tokens, mask, segments)
+    return np.asarray(found)[: len(rows)]
+
+  def _room(self, pair) -> int:
+    """Returns the tokens that fit beside special ones."""
+    return self._task.length - (4 if len(pair) else 2)
+
+  def lines(self, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
+    """Yields a line of JSON for each row."""
+    while batch := list(itertools.islice(rows, _BATCH)):
+      for row in self.probabilities(batch):
+        best = self.labels[int(row.argmax())]
+        shares = {
+          str(label): round(float(share), 6)
+          for label, share in zip(self.labels, row, strict=True)
+        }
+        yield json.dumps(
+          {"label": best, "probabilities": shares}, ensure_ascii=False
+        )
+
+
+def predict(run: loading.Run, source: str, to: str, fields: tuple[str, str]):
+  """Appends a line to `to` for each row of `source` that has none yet.
+
+  Args:
+    run: the classifier.
+    source: JSON lines, CSV or TSV.
+    to: JSON lines; complete lines of an earlier call are kept.
+    fields: of the text and of the pair.
+
+  Returns:
+    (lines that were there, lines written, texts that were truncated).
+
+  Raises:
+    ValueError: in one line, for a bad row; lines before it are written.
+  """
+  predictor = Predictor(run)
+  rows = texts(source, *fields)
+  path = pathlib.Path(to)
+  there = _whole_lines(path)
+  skipped = sum(1 for _ in itertools.islice(rows, there))
+  if skipped < there:
+    raise ValueError(
+      f"{to} has {there:,} lines, and {source} only {skipped:,} rows: name "
+      "another file"
+    )
+  written = 0
+  with path.open("a", encoding="utf-8") as file:
+    for line in predictor.lines(rows):
+      file.write(line + "\n")
+      written += 1
+      if written % _TOLD == 0:
+        file.flush()
+        console.say(f"{there + written:,} rows")
+  return there, written, predictor.truncated
+
+
+def _whole_lines(path: pathlib.Path) -> int:
+  """Counts the complete lines of a file, and cuts off one that is not."""
+  if not path.exists():
+    return 0
+  count = end = 0
+  with path.open("rb") as file:
+    for line in file:
+      if not line.endswith(b"\n"):
+        break
+      count, end = count + 1, end + len(line)
+  os.truncate(path, end)
+  return count

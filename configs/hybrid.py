@@ -2,9 +2,9 @@
 
 The layers of linformer.py, of which the lower half attend to the rows near a
 query, exactly (`local`), and the upper half to k projected slots (`linformer`).
-Small models on bytes are ahead of softmax attention with windows of 8 rows and
-8 slots at n = 512 (experiments/hybrid); the defaults leave room, as this size
-has not been run.
+Small models on bytes are not behind softmax attention with windows of 8 rows
+and 8 slots at n = 128 to 1,024 (experiments/hybrid); the defaults leave room,
+as this size has not been run.
 
 Argument, any of: n=512 (to 4096), window=64 (rows on either side), k=64,
 size=base (large).

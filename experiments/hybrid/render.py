@@ -207,19 +207,26 @@ def pilots(found: Found) -> str:
 
 
 def periodic(found: Found, path: pathlib.Path = PERIODIC) -> str:
-  """Returns what positions with a period of 128 rows cost."""
+  """Returns what positions with a period of 128 rows cost.
+
+  A run beside one of the same rate, or if it is a whole run beside that of its
+  model's best rate.
+  """
   lines = [
-    "| n | model | updates | rate | with a period of 128 rows | without |",
-    "|---:|---|---:|---:|---:|---:|",
+    "| n | model | updates | rate | with a period of 128 rows | rate "
+    "| without |",
+    "|---:|---|---:|---:|---:|---:|---:|",
   ]
-  for item, old in sorted(
-    grid.records(path, Item).items(), key=lambda pair: (pair[0].n,)
-  ):
-    if item.step == item.updates and item in found.records:
+  old = grid.records(path, Item)
+  for item in sorted(old, key=lambda item: (item.n, item.updates)):
+    now = item
+    if item.updates == measure.UPDATES:
+      now = Item(item.tokens, item.n, item.model, item.seed, item.step)
+    if item.step == item.updates and now in found.records:
       lines.append(
         f"| {item.n:,} | {measure.LABELS[item.model]} | {item.updates:,} "
-        f"| {item.rate:g} | {old['nats']:.3f} "
-        f"| {found.records[item]['nats']:.3f} |"
+        f"| {item.rate:g} | {old[item]['nats']:.3f} | {now.rate:g} "
+        f"| {found.records[now]['nats']:.3f} |"
       )
   return "\n".join(lines)
 

@@ -5,9 +5,9 @@ batches of 32, peak learning rate 2e-5 (it chose from 1e-5, 2e-5 and 3e-5),
 linear warmup over 6% of the updates and decay to 0, weight decay 0.1, dropout
 0.1. Encoder, tokenizer, sizes and attention are those of --init_from.
 
-Argument: task=sst2 (imdb, qnli, qqp, mrpc, rte, mnli, cola; own for your own
-files). The metric is GLUE's. imdb has no validation split and takes the test
-split; it and `own` are scored by accuracy.
+Argument: task=sst2 (imdb, qnli, qqp, mrpc, rte, mnli, cola, stsb; own for your
+own files). The metric is GLUE's. imdb has no validation split and takes the
+test split; it and `own` are scored by accuracy.
 
 Command:
   ./launch.sh train --config=configs/finetune.py:task=sst2 \\
@@ -45,6 +45,8 @@ TASKS = {
   "mnli": ("glue/mnli", "premise", "hypothesis", "validation_matched",
            392_702, 3, "accuracy"),
   "cola": ("glue/cola", "sentence", "", "validation", 8_551, 2, "matthews"),
+  "stsb": ("glue/stsb", "sentence1", "sentence2", "validation", 5_749, 1,
+           "pearson"),
   "own": ("", "text", "", "", 3_200, 2, "accuracy"),
 }  # fmt: skip
 
@@ -59,11 +61,14 @@ def get_config(argument: str = ""):
   dataset, text, pair, validation, rows, classes, metric = TASKS[name]
   config = base.get_config()
   with config.unlocked():
-    config.task = {
-      "name": "classification",
-      "num_classes": classes,
-      "metric": metric,
-    }
+    if classes == 1:
+      config.task = {"name": "regression"}
+    else:
+      config.task = {
+        "name": "classification",
+        "num_classes": classes,
+        "metric": metric,
+      }
   data = config.data
   data.source = "labeled"
   data.tfds_name, data.tfds_validation_split = dataset, validation

@@ -1,10 +1,11 @@
-"""Labels a file of texts with a trained classifier."""
+"""Labels a file of texts with a trained classifier or regression."""
 
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from linformer_jax import loading, models
 from linformer_jax.data.text import formats, json_lines, reading
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.run import console
-from linformer_jax.tasks import classification
+from linformer_jax.tasks import classification, regression
 
 _BATCH = 32
 _SHORTEST = 32  # tokens in a row; longer rows have twice as many, up to N
@@ -41,10 +42,10 @@ def texts(path: str, text_feature: str, pair_feature: str):
 
 
 class Predictor:
-  """A classifier and its tokenizer.
+  """A classifier, or a regression, and its tokenizer.
 
   Attributes:
-    labels: names of the classes.
+    labels: names of the classes; () of a regression.
     truncated: how many texts had more tokens than the model takes.
   """
 
@@ -59,17 +60,14 @@ class Predictor:
       raise ValueError(f"this is a {name}, which does not classify texts")
     self._run, config = run, run.model.config
     size = run.model.num_classes
-    self.labels = run.labels or tuple(range(size))
+    made = regression.Config() if size == 1 else classification.Config(size)
+    self._task = made.build(config, config.max_length)
+    self.labels = () if size == 1 else run.labels or tuple(range(size))
     self.truncated = 0
-    self._task = classification.Config(size).build(config, config.max_length)
-    self._apply = jax.jit(
-      lambda variables, tokens, mask, segments: jax.nn.softmax(
-        run.model.apply(variables, tokens, mask, segments)
-      )
-    )
+    self._apply = jax.jit(run.model.apply)
 
-  def probabilities(self, rows: list[tuple[str, str]]) -> np.ndarray:
-    """Returns float32 [rows, C] of (text, pair or '') each.
+  def outputs(self, rows: list[tuple[str, str]]) -> np.ndarray:
+    """Returns float32 [rows, C], a value or logits of (text, pair or '') each.
 
     Rows are padded to a power of two of tokens, which changes no result.
     """
@@ -103,15 +101,18 @@ class Predictor:
   def lines(self, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
     """Yields a line of JSON for each row."""
     while batch := list(itertools.islice(rows, _BATCH)):
-      for row in self.probabilities(batch):
-        best = self.labels[int(row.argmax())]
-        shares = {
-          str(label): round(float(share), 6)
-          for label, share in zip(self.labels, row, strict=True)
-        }
-        yield json.dumps(
-          {"label": best, "probabilities": shares}, ensure_ascii=False
-        )
+      for row in self.outputs(batch):
+        yield json.dumps(self._answer(row), ensure_ascii=False)
+
+  def _answer(self, row: np.ndarray) -> dict[str, Any]:
+    if not self.labels:
+      return {"value": round(float(row[0]), 6)}
+    shares = {
+      str(label): round(float(share), 6)
+      for label, share in zip(self.labels, jax.nn.softmax(row), strict=True)
+    }
+    best = self.labels[int(row.argmax())]
+    return {"label": best, "probabilities": shares}
 
 
 def predict(run: loading.Run, source: str, to: str, fields: tuple[str, str]):

@@ -1,6 +1,7 @@
 """Tasks: batches as their specs say, exact metrics, and no look ahead."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -19,6 +20,7 @@ GROUPS = {
   "masked_lm": ({"mask_rate": 0.15, "mask_span": 1}, "linformer"),
   "causal_lm": ({}, "softmax"),
   "classification": ({"num_classes": 3, "metric": "accuracy"}, "linformer"),
+  "regression": ({}, "linformer"),
 }
 
 
@@ -43,7 +45,12 @@ def corpora(tmp_path_factory):
   config.data.source = "labeled"
   config.data.files = str(labeled.write(folder / "a.jsonl"))
   found = dict.fromkeys(("masked_lm", "causal_lm"), text)
-  return found | {"classification": data_of(config)}
+  found["classification"] = data_of(config)
+  rows = [{"text": f"one {i}", "label": i / 4} for i in range(90)]
+  path = folder / "b.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  config.data.files = str(path)
+  return found | {"regression": data_of(config)}
 
 
 @pytest.fixture
@@ -76,7 +83,10 @@ def test_the_floor_is_finite_and_fillers_weigh_nothing(name, corpora):
   assert all(value == 0 for value in sums.values())
   whole = pipeline.validation_batches(corpus, task, 64)
   low, high = (1, V) if task.scale == "log" else (0.2, 0.9)
-  assert low < task.floor(corpus, whole) < high
+  if name == "regression":  # A constant correlates with nothing.
+    assert task.floor(corpus, whole) == 0
+  else:
+    assert low < task.floor(corpus, whole) < high
 
 
 def test_a_causal_batch_predicts_the_next_token(corpus):

@@ -15,7 +15,12 @@ import jax
 import numpy as np
 
 from linformer_jax.models import ModelConfig
-from linformer_jax.tasks import causal_lm, classification, masked_lm
+from linformer_jax.tasks import (
+  causal_lm,
+  classification,
+  masked_lm,
+  regression,
+)
 from linformer_jax.tasks.field import Field
 
 __all__ = ["TASKS", "Field", "Task", "create"]
@@ -24,6 +29,7 @@ TASKS = {
   "masked_lm": masked_lm.Config,
   "causal_lm": causal_lm.Config,
   "classification": classification.Config,
+  "regression": regression.Config,
 }
 
 

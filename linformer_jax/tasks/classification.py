@@ -1,26 +1,13 @@
-"""Classification of texts, or pairs of texts, mostly shorter than N.
-
-A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as in RoBERTa. The
-longer text is truncated until both fit, and the row is padded. A batch:
-  tokens  int32 [B, N]
-  mask    bool [B, N]   True at real tokens
-  segments  int32 [B, N]  1 from the pair's first token to its `</s>`, else 0;
-                          only if `model.num_segments` is not 0
-  label   int32 [B]
-  weight  float32 [B]   0 for a row that pads a batch
-"""
+"""Classification of texts, or pairs of texts; see `texts` for the rows."""
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from linformer_jax import flops, models
-from linformer_jax.data.text import tokenizer as tokenizer_lib
-from linformer_jax.tasks import language
-from linformer_jax.tasks.field import Field
+from linformer_jax import models
+from linformer_jax.tasks import language, texts
 
 # Keys in result.json of what a constant answer scores, by metric.
 _FLOORS = {
@@ -62,26 +49,17 @@ class Config:
 
   def build(self, model: models.ModelConfig, length: int) -> "Classification":
     """Makes the task for rows of N tokens."""
-    if model.num_segments == 1:
-      raise ValueError("model.num_segments 1 cannot tell a pair: 0, or 2")
-    if length < 8:
-      raise ValueError(
-        f"data.sequence_length {length} leaves no room for texts: at least 8"
-      )
+    texts.check(model, length)
     return Classification(self, model, length)
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(language.TokenRows):
+class Classification(texts.TextRows):
   """See `tasks.Task`."""
 
   config: Config
   model: models.ModelConfig
   length: int
-
-  scale: ClassVar[str] = "linear"
-  unit: ClassVar[str] = "texts"
-  short: ClassVar[bool] = True
 
   @property
   def headline(self) -> str:
@@ -107,46 +85,9 @@ class Classification(language.TokenRows):
     """The encoder with RoBERTa's classification head."""
     return models.Classifier(self.model, self.config.num_classes)
 
-  def spec(self, masked: bool) -> dict[str, Field]:
-    """Tokens, their mask and segments, the label and its weight."""
-    fields = self.token_fields(masked) | {
-      "label": Field((), np.int32, ()),
-      "weight": Field((), np.float32, ()),
-    }
-    if self.model.num_segments:
-      fields["segments"] = fields["tokens"]
-    return fields
-
-  def example(self, record, rng, data) -> dict[str, np.ndarray]:
-    """Joins, truncates and pads the texts of a record."""
-    del rng, data
-    text, pair = record["text"], record["pair"]
-    bos, eos = [tokenizer_lib.BOS_ID], [tokenizer_lib.EOS_ID]
-    if len(pair):
-      room = self.length - 4
-      first = max(room - len(pair), min(len(text), room // 2))
-      text, pair = text[:first], pair[: room - min(len(text), first)]
-      tokens = np.concatenate([bos, text, eos, eos, pair, eos])
-    else:
-      tokens = np.concatenate([bos, text[: self.length - 2], eos])
-    row = self.padded(tokens)
-    if self.model.num_segments:
-      after = np.arange(self.length) >= len(tokens) - len(pair) - 1
-      row["segments"] = (after & row["mask"] & bool(len(pair))).astype(np.int32)
-    label = {"label": np.int32(record["label"]), "weight": np.float32(1)}
-    return row | label
-
-  def filler(self) -> dict[str, np.ndarray]:
-    """Returns an empty row of weight 0."""
-    row = self.empty() | {"label": np.int32(0), "weight": np.float32(0)}
-    if self.model.num_segments:
-      row["segments"] = np.zeros(self.length, np.int32)
-    return row
-
   def sums(self, variables, batch, key=None):
     """See `language.token_sums`; a row is one prediction."""
-    segments = {"segments": batch["segments"]} if "segments" in batch else {}
-    logits = self.logits(variables, batch, key, **segments)
+    logits = self.outputs_of(variables, batch, key)
     label, weight = batch["label"], batch["weight"]
     found = language.token_sums(logits, label, weight)
     if self.config.num_classes == 2:
@@ -205,9 +146,3 @@ class Classification(language.TokenRows):
       return float(np.mean(held == np.bincount(data.train.labels).argmax()))
     share = float(np.mean(held == 1))
     return 2 * share / (1 + share) if self.headline == "f1" else 0.0
-
-  def flops(self) -> int:
-    """Counts the encoder, and the classification head at one position."""
-    m = self.model.embed_dim
-    head = 2 * m * m + 2 * m * self.config.num_classes
-    return flops.encoder(self.model, self.length) + head

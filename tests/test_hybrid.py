@@ -237,8 +237,11 @@ def test_its_lead_gets_smaller_along_the_run():
 
 
 def test_it_does_not_matter_what_is_above_windows_on_bytes():
-  value, low, high = FOUND.gap("bytes", 512, "hybrid", base="above")
-  assert abs(value) < 0.01 and low < 0 < high
+  for base in ("local", "above"):
+    value, low, high = FOUND.gap("bytes", 512, "hybrid", base=base)
+    assert abs(value) < 0.01 and low < 0 < high
+    first, *_ = FOUND.gap("bytes", 512, base, 1_200, base="hybrid")
+    assert first == pytest.approx({"local": 0.03, "above": 0.0}[base], abs=5e-3)
 
 
 def test_positions_with_a_period_cost_softmax_attention_alone():

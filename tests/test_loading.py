@@ -56,6 +56,27 @@ def test_an_older_checkpoint_can_be_named(finished):
   assert loading.load(str(finished), step=2).step == 2
 
 
+@pytest.mark.parametrize(
+  "field",
+  [
+    "data.pair_feature",
+    "task.mask_span",
+    "mesh.float32_gradients",
+    "train.init_model",
+  ],
+)
+def test_a_run_from_before_a_field_has_its_default(run, tmp_path, field):
+  path = tmp_path / "run" / "config.json"
+  config = json.loads(path.read_text())
+  group, name = field.split(".")
+  value = config[group].pop(name)
+  path.write_text(json.dumps(config))
+  found = loading.load(str(tmp_path / "run"))
+  assert found.config[group][name] == value
+  status, out, err = run(*NEW[:-1], "--workdir={tmp}/run")
+  assert status == 0 and "This run was complete" in out, err
+
+
 def test_text_that_does_not_fit_is_refused(finished):
   found = loading.load(str(finished))
   with pytest.raises(ValueError, match="no <mask> to fill in 'bada'"):

@@ -168,7 +168,7 @@ def write(folder, tensors: dict[str, np.ndarray], settings, dtype: str):
   cast = {name: x.astype(jnp.dtype(dtype)) for name, x in tensors.items()}
   # The field by which transformers knows the format.
   metadata = {"format": "pt"}
-  safetensors.numpy.save_file(cast, folder / WEIGHTS, metadata)
+  (folder / WEIGHTS).write_bytes(safetensors.numpy.save(cast, metadata))
   text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
   (folder / CONFIG).write_text(text, encoding="utf-8")
 

@@ -258,7 +258,7 @@ def fill(directory, texts: list[str], top: int):
     except ValueError as error:
       raise command_line.UsageError(str(error)) from error
     for place in answers:
-      words = (f"{word.strip() or word!r} {p:.1%}" for word, p in place)
+      words = (f"{word.strip() or repr(word)} {p:.1%}" for word, p in place)
       report.say("  ".join(words))
 
 

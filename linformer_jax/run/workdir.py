@@ -1,12 +1,14 @@
 """The folder of a run: one config, one corpus, one process at a time."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 
 from flax import traverse_util
 
+from linformer_jax import tasks
 from linformer_jax.data import pipeline
 from linformer_jax.data.text import ingest
 from linformer_jax.run import files
@@ -33,6 +35,12 @@ EXTENDED = (
   "optimizer.learning_rate",
   "optimizer.warmup_steps",
 )
+# Fields that came later and are of no dataclass, with the value of runs from
+# before them.
+_LATER = (
+  ("mesh", "float32_gradients", False),
+  ("train", "init_model", False),
+)
 # Suffixes of redirected or copied output.
 _LOGS = (".log", ".txt", ".out", ".err")
 
@@ -57,7 +65,7 @@ def stored_config(workdir):
       stored.get("train"), dict
     ):
       raise ValueError(f"{path} is not the config of a run")
-    return stored
+    return _with_later_fields(stored)
   # Left by a kill between making the folder and writing the config.
   unfinished = {".lock", CORPUS, TOKENIZER, LABELS}
   unfinished |= {f"{name}.tmp" for name in (*unfinished, CONFIG)}
@@ -72,6 +80,26 @@ def stored_config(workdir):
       "choose a new or an empty folder"
     )
   return None
+
+
+def _with_later_fields(stored):
+  """Fills in fields that the version which wrote a config did not have.
+
+  Those of `data` and `task` have their defaults.
+  """
+  later = list(_LATER)
+  task = stored.get("task")
+  made = tasks.TASKS.get(task.get("name")) if isinstance(task, dict) else None
+  for group, kind in (("data", pipeline.DataConfig), ("task", made)):
+    later += [
+      (group, field.name, field.default)
+      for field in (dataclasses.fields(kind) if kind else ())
+      if field.default is not dataclasses.MISSING
+    ]
+  for group, name, value in later:
+    if isinstance(stored.get(group), dict):
+      stored[group].setdefault(name, value)
+  return stored
 
 
 def abandon(workdir):

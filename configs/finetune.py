@@ -7,7 +7,8 @@ linear warmup over 6% of the updates and decay to 0, weight decay 0.1, dropout
 
 Argument: task=sst2 (imdb, qnli, qqp, mrpc, rte, mnli, cola, stsb; own for your
 own files). The metric is GLUE's. imdb has no validation split and takes the
-test split; it and `own` are scored by accuracy.
+test split; it and `own` are scored by accuracy. Texts are cut to n tokens;
+short ones train faster with --config.data.sequence_length=128.
 
 Command:
   ./launch.sh train --config=configs/finetune.py:task=sst2 \\
@@ -28,7 +29,6 @@ from configs import base
 
 BATCH, EPOCHS = 32, 10
 WARMUP = 0.06  # of the updates
-LENGTH = 256  # tokens of a text or a pair, at most
 # dataset of TFDS, its texts' features, validation split, rows of its training
 # split, classes, metric
 TASKS = {
@@ -73,7 +73,6 @@ def get_config(argument: str = ""):
   data.source = "labeled"
   data.tfds_name, data.tfds_validation_split = dataset, validation
   data.text_feature, data.pair_feature = text, pair
-  data.sequence_length = LENGTH
   config.train.init_model = True
   config.train.batch_size = BATCH
   config.train.num_steps = steps = EPOCHS * rows // BATCH

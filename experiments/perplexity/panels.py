@@ -272,17 +272,6 @@ def _free(n: int, updates: int = UPDATES) -> Point:
   return _point(name, label, argument, updates, FREE)
 
 
-def _free_sinusoidal() -> Point:
-  """Returns softmax attention whose query and key kernels are Xavier too.
-
-  The recipe's are a tenth of that on tokens, which `FREE` leaves as it is.
-  """
-  flags = (("model.position_init", "sinusoidal"), *FREE[1:])
-  label = f"softmax, n = {N}, sinusoidal positions, {LONG:,} updates"
-  argument = softmax(N).argument
-  return _point(f"n{N}-softmax-xavier", label, argument, LONG, flags)
-
-
 def _free_windows(n: int, name: str = "", label: str = "", flags=FREE) -> Point:
   """Returns windows of 17 rows in all layers without neighbor heads."""
   return Point(
@@ -329,7 +318,6 @@ PANELS = {
       _free(32),
       _free(64, LONG),
       _free(N, LONG),
-      _free_sinusoidal(),
       _free_windows(N),
       _free_windows(4 * N),
       _free_windows(N, "-post", ", post-norm, N(0, 0.05²)", FREE[:1]),

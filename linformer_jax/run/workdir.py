@@ -280,8 +280,9 @@ def claim(workdir, config, corpus=None, free=()):
           _write(workdir / CORPUS, corpus.record.to_json())
         if corpus.tokenizer_json is not None:
           _write(workdir / TOKENIZER, corpus.tokenizer_json)
-        if corpus.labels:
-          _write(workdir / LABELS, json.dumps(corpus.labels) + "\n")
+        # A data set of the user's may have none.
+        if labels := getattr(corpus, "labels", ()):
+          _write(workdir / LABELS, json.dumps(labels) + "\n")
       text = json.dumps(config.to_dict(), indent=1) + "\n"
       _write(workdir / CONFIG, text)
   except OSError as error:

@@ -12,6 +12,6 @@ def get_config():
   config.data.source = "labeled"
   config.data.holdout_fraction = 0.2
   config.train.batch_size = 32
-  config.train.num_steps = 150
-  config.run.log_every_steps = config.run.checkpoint_every_steps = 75
+  config.train.num_steps = 200
+  config.run.log_every_steps = config.run.checkpoint_every_steps = 100
   return config

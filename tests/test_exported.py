@@ -50,6 +50,7 @@ def test_half_precision_is_half_the_file(run, tmp_path):
     np.testing.assert_allclose(a, b, rtol=2**-8)
 
 
+@pytest.mark.slow
 def test_softmax_attention_is_a_roberta(run, tmp_path):
   train = ("train", "--config=tests/tiny.py:softmax", *runs.QUICK_FLAGS)
   assert run(*train, "--workdir={tmp}/soft")[0] == 0

@@ -42,12 +42,12 @@ def assert_same(got, want, names):
     )
 
 
-@pytest.mark.parametrize("scanned", [True, False])
-def test_an_export_is_a_start_like_its_run(run, tmp_path, scanned):
+def test_an_export_is_a_start_like_its_run(run, tmp_path):
+  """Its layers are single in the file, and stacked in the run before."""
   assert run("export", "--workdir={tmp}/run", "--to={tmp}/out")[0] == 0
   status, out, err = run(
     *NEW,
-    f"--config.model.scan_layers={scanned}",
+    "--config.model.scan_layers=False",
     "--init_from={tmp}/out",
     "--workdir={tmp}/new",
   )
@@ -99,13 +99,6 @@ def test_a_classifier_takes_encoder_and_config(run, tmp_path):
   )  # fmt: skip
   assert status == 0 and "new head" not in out, err
   assert_same(leaves(tmp_path / "d"), new, new.keys())
-
-
-def test_without_a_model_a_classifier_has_its_own_config(run, tmp_path):
-  labeled.write(tmp_path / "train.jsonl")
-  status, _, err = run(*TUNE, "--workdir={tmp}/c")
-  assert status == 0, err
-  assert leaves(tmp_path / "c")["head_out/bias"].shape == (3,)
 
 
 def test_flags_come_after_the_model_that_is_taken(run, tmp_path):

@@ -178,7 +178,7 @@ def _check_shapes(folder, variables, wanted):
 
 
 def _read_bert(folder, settings):
-  (name,) = settings.get("architectures") or ("Model",)
+  name, *_ = settings.get("architectures") or ("Model",)
   head = {
     "ForMaskedLM": "MaskedLM",
     "ForSequenceClassification": "Classifier",

@@ -197,7 +197,7 @@ def _other_heads(here, there) -> set[str]:
   return set() if heads[0] == heads[1] else heads[0] | heads[1]
 
 
-def start(origin: Origin, state, mesh, kinds: tuple) -> tuple[Any, str]:
+def start(origin: Origin, state, mesh, model) -> tuple[Any, str]:
   """Returns a fresh state with the weights of another model.
 
   A projection along the sequence, such as E and F, that the model does not
@@ -209,7 +209,7 @@ def start(origin: Origin, state, mesh, kinds: tuple) -> tuple[Any, str]:
     origin: the model, checked by `check`.
     state: a TrainState at step 0.
     mesh: the devices.
-    kinds: the attention of each layer, `ModelConfig.layers`.
+    model: the ModelConfig of the state.
 
   Returns:
     The state, and a line that says where it comes from.
@@ -219,7 +219,6 @@ def start(origin: Origin, state, mesh, kinds: tuple) -> tuple[Any, str]:
   """
   source, seen = origin.variables(mesh)
   target = {"params": state.params, "constants": state.constants}
-  scanned = any(name.startswith("layers_") for name in _keys(target))
   fresh = []
 
   def merge(source, target):
@@ -238,7 +237,7 @@ def start(origin: Origin, state, mesh, kinds: tuple) -> tuple[Any, str]:
       group: traverse_util.path_aware_map(chosen, tree)
       for group, tree in layers.unstack(target).items()
     }
-    return layers.stack(merged, kinds) if scanned else merged
+    return layers.stack(merged, model.layers) if model.scan_layers else merged
 
   places = jax.tree.map(lambda leaf: leaf.sharding, target)
   merged = jax.jit(merge, out_shardings=places)(source, target)
@@ -250,11 +249,3 @@ def start(origin: Origin, state, mesh, kinds: tuple) -> tuple[Any, str]:
   if parts:
     line += f", with {' and '.join(parts)}"
   return state.replace(**merged), line
-
-
-def _keys(tree):
-  """Yields the keys of nested dicts."""
-  for name, value in tree.items():
-    yield name
-    if isinstance(value, dict):
-      yield from _keys(value)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from linformer_jax import loading, models
-from linformer_jax.data.text import formats, json_lines, reading
+from linformer_jax.data import labeled
+from linformer_jax.data.text import json_lines
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.run import console
 from linformer_jax.tasks import classification, regression
@@ -27,14 +28,9 @@ def texts(path: str, text_feature: str, pair_feature: str):
   Raises:
     ValueError: in one line that names the file and the place in it.
   """
-  if formats.extension(path) in formats.DELIMITERS:
-    values = reading.cells(path, [text_feature])
-  else:
-    values = reading.json_values(path)
-  for value, place in values:
+  for value, place in labeled.values(path, [text_feature]):
     text = json_lines.text_of(value, text_feature, place)
-    if not text.strip():
-      raise ValueError(f"{place}: text is empty: fill it in or remove the row")
+    labeled.check_text(text, place)
     pair = ""
     if value.get(pair_feature) is not None:
       pair = json_lines.text_of(value, pair_feature, place)

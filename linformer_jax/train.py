@@ -84,8 +84,8 @@ def _fresh(experiment):
   """Returns the state of a run at update 0."""
   state, given = experiment.steps.init(), experiment.config.train.init_from
   if given:
-    source, kinds = origin.find(given), experiment.steps.model.layers
-    state, line = origin.start(source, state, experiment.mesh, kinds)
+    source, model = origin.find(given), experiment.steps.model
+    state, line = origin.start(source, state, experiment.mesh, model)
     report.say(line)
   return state
 

@@ -140,7 +140,7 @@ class Runs(runs.Runs):
     steps = step.build_steps(config, mesh)
     softmax = self._softmax(seed)
     state, _ = origin.start(
-      origin.find(softmax), steps.init(), mesh, steps.model.layers
+      origin.find(softmax), steps.init(), mesh, steps.model
     )
     found = loading.load(softmax)
     corpus = self.corpus(base(seed))

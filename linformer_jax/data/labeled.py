@@ -61,18 +61,34 @@ def _files(config: DataConfig, identity: dict[str, Any]) -> Source:
   return Source(**vars(found))
 
 
+def values(path: str, columns: list[str]) -> Iterator[tuple[Any, str]]:
+  """Yields the value of each row of a file, and its place for messages.
+
+  Args:
+    path: JSON lines, or CSV or TSV by its name.
+    columns: those that the header of CSV or TSV must have.
+  """
+  if formats.extension(path) in formats.DELIMITERS:
+    return reading.cells(path, columns)
+  return reading.json_values(path)
+
+
+def check_text(text: str, place: str) -> None:
+  """Raises a ValueError for a text of white space alone."""
+  if not text.strip():
+    raise ValueError(
+      f"{place}: text is empty: a row needs one; fill it in or remove the row"
+    )
+
+
 def _read(
   text_feature: str, pair_feature: str, path: str
 ) -> Iterator[labels_lib.Row]:
   """Yields the rows of a file; without a `pair_feature`, pairs are optional."""
   cells = formats.extension(path) in formats.DELIMITERS
-  if cells:
-    named = [pair_feature] if pair_feature else []
-    values = reading.cells(path, [text_feature, *named, _LABEL])
-  else:
-    values = reading.json_values(path)
+  named = [pair_feature] if pair_feature else []
   second = pair_feature or _PAIR
-  for value, place in values:
+  for value, place in values(path, [text_feature, *named, _LABEL]):
     text = json_lines.text_of(value, text_feature, place)
     pair = ""
     # A null is no pair; a field that the config names must be there.
@@ -85,10 +101,7 @@ def _read(
 def _row(
   text: str, pair: str, label: labels_lib.Label, place: str
 ) -> labels_lib.Row:
-  if not text.strip():
-    raise ValueError(
-      f"{place}: text is empty: a row needs one; fill it in or remove the row"
-    )
+  check_text(text, place)
   if not isinstance(label, (int, float, str)) or isinstance(label, bool):
     raise ValueError(
       f"{place}: label {label!r} is neither an integer nor a string nor a float"

@@ -18,7 +18,7 @@ def config(item):
 
 
 def started(model):
-  return "" if model == "softmax" else "pool"
+  return "pool" if measure.PARTS[model] else ""
 
 
 @pytest.mark.parametrize("windows", [True, False])
@@ -32,7 +32,6 @@ def test_models_differ_in_attention_alone(windows):
     found.append(values)
   for one, other in itertools.pairwise(found):
     assert one == other
-  assert found[0]["model"]["position_init"] == "sinusoidal"
   assert found[0]["task"]["mask_span"] == measure.SPAN
   assert found[0]["train"]["batch_size"] * measure.N == 1_024
 
@@ -45,8 +44,8 @@ def test_the_lower_half_are_windows_and_the_upper_has_k(model, layers):
   lower, upper = found[: layers // 2], found[layers // 2 :]
   assert len(found) == layers
   assert {(x.name, x.window) for x in lower} == {("local", measure.WINDOW)}
-  if model == "softmax":
-    assert {x.name for x in upper} == {"softmax"}
+  if not measure.PARTS[model]:
+    assert {x.name for x in upper} == {model}
   else:
     ks = {x.projected_length for x in upper}
     assert ks == {measure.N // measure.PARTS[model]}
@@ -57,6 +56,13 @@ def test_the_authors_start_is_theirs():
   (layer,) = set(step.model_config(made).layers)
   assert (layer.projection_init, layer.projection_std) == ("normal", 0.02)
   assert made.optimizer.projection_rate == 1
+
+
+def test_no_head_of_the_first_pilots_starts_on_a_neighbor():
+  for item in measure.free():
+    model = config(item).model
+    assert (model.position_init, model.initializer_std) == ("sinusoidal", 0)
+  assert config(measure.pilots()[0]).model.position_init == "neighbours"
 
 
 def test_runs_of_other_choices_have_other_folders():
@@ -100,6 +106,14 @@ def test_the_exponent_of_a_gap_that_falls_as_a_root_is_a_half():
   assert value == pytest.approx(-0.5, abs=0.01)
   assert low < value < high
   assert render.slope(halving(), "n/2") is None
+
+
+def test_a_gap_that_may_be_none_has_no_exponent():
+  records = halving()
+  item = measure.chosen("n/4", updates=measure.LENGTHS[2])
+  base = measure.chosen("softmax", updates=measure.LENGTHS[2])
+  records[item] = record(records[base]["nats"] + 1e-3, spread=0.1)
+  assert render.slope(records, "n/4") is None
 
 
 def test_softmax_attention_needs_the_updates_at_which_its_loss_is_that():

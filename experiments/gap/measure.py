@@ -3,11 +3,11 @@
   .venv/bin/python -m experiments gap --text=runs/text
 
 Every item is a checkpoint of a run of configs/pretrain_small.py with spans of
-subwords as masks and without neighbor heads, evaluated document by document; a
-run is trained when the first of its items is measured. `pilots` chose the
-learning rates. Stop it when you like; the same command resumes. A run takes 5
-minutes to an hour on a core; to use two, start the command twice with different
---only, --results and `taskset -c`, and concatenate the files.
+subwords as masks and windows in the lower layers, evaluated document by
+document; a run is trained when the first of its items is measured. `pilots`
+chose the learning rates. Stop it when you like; the same command resumes. A run
+takes 5 minutes to an hour on a core; to use two, start the command twice with
+different --only, --results and `taskset -c`, and concatenate the files.
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ N = 512
 SPAN = 4  # subwords that are masked in a row
 WINDOW = 8
 TUNED = 1_200  # updates of the runs that choose learning rates
-PARTS = {"softmax": 0, "n/8": 8, "n/4": 4, "n/2": 2}  # n / k
+# n / k of the upper layers; 0 for those that have no k.
+PARTS = {"softmax": 0, "local": 0, "n/8": 8, "n/4": 4, "n/2": 2}
 LABELS = {
   "softmax": "softmax attention",
+  "local": "windows",
   "n/8": f"k = {N // 8}",
   "n/4": f"k = {N // 4}",
   "n/2": f"k = {N // 2}",
@@ -34,10 +36,14 @@ STARTS = {
   "pool": ("mean_pool", "0.0", "0.1"),
   "authors": ("normal", "0.02", "1.0"),
 }
-RATES = (5e-4, 1e-3, 2e-3)
-# The best of the pilots, and the better start of E and F.
-CHOSEN = {"softmax": (1e-3, ""), "linformer": (1e-3, "pool")}
-AUTHORS_RATE = 1e-3
+RATES = (1e-3, 2e-3, 4e-3)
+# The best of the pilots; windows have the rate of softmax attention.
+CHOSEN = {
+  "softmax": (2e-3, ""),
+  "local": (2e-3, ""),
+  "linformer": (2e-3, "pool"),
+}
+AUTHORS_RATE = 2e-3
 LENGTHS = (TUNED, 3 * TUNED, 9 * TUNED)  # updates of whole runs
 DEPTHS = (8, 12)
 WIDER = 256
@@ -55,6 +61,7 @@ class Item:
     start: a key of `STARTS`; '' with softmax attention.
     updates: of the run.
     windows: whether the lower half of the layers are windows of 8 rows.
+    neighbors: whether heads start on neighbors, as the recipe's do.
     layers: of the model.
     width: of the model, M.
     seed: of the training.
@@ -65,6 +72,7 @@ class Item:
   start: str = "pool"
   updates: int = TUNED
   windows: bool = True
+  neighbors: bool = True
   layers: int = 4
   width: int = 128
   seed: int = 0
@@ -78,7 +86,7 @@ class Item:
 
   def point(self) -> panels.Point:
     """Returns the run as a point of the recipe."""
-    upper = "softmax" if self.model == "softmax" else "linformer"
+    upper = "linformer" if PARTS[self.model] else self.model
     names = [upper] * self.layers
     if self.windows:
       half = self.layers // 2
@@ -86,16 +94,18 @@ class Item:
     flags = runs.kept(self.updates) | dict(runs.TOKENS[self.tokens])
     flags |= {
       "optimizer.learning_rate": f"{self.rate:g}",
-      "model.position_init": "sinusoidal",
       "model.norm_position": "pre",
-      "model.initializer_std": "0.0",
       "model.num_layers": str(self.layers),
       "model.embed_dim": str(self.width),
       "model.mlp_dim": str(4 * self.width),
       "task.mask_span": str(SPAN),
     }
+    if not self.neighbors:
+      flags["model.position_init"] = "sinusoidal"
+      flags["model.initializer_std"] = "0.0"
     if self.windows:
-      flags["attention.local.window"] = str(WINDOW)
+      group = "attention" if upper == "local" else "attention.local"
+      flags[f"{group}.window"] = str(WINDOW)
     if upper == "linformer":
       group = "attention.linformer" if self.windows else "attention"
       init, std, rate = STARTS[self.start]
@@ -105,10 +115,11 @@ class Item:
     name = f"{self.model.replace('/', '')}-u{self.updates}-r{self.rate:g}"
     name += f"-{self.start}" if self.start else ""
     name += "" if self.windows else "-alone"
+    name += "" if self.neighbors else "-free"
     if (self.layers, self.width) != (4, 128):
       name += f"-L{self.layers}-M{self.width}"
     k = N // (PARTS[self.model] or 4)
-    pattern = "+".join(names if self.windows else names[:1])
+    pattern = "+".join(names if len(set(names)) > 1 else names[:1])
     return panels.Point(
       name,
       LABELS[self.model],
@@ -119,18 +130,21 @@ class Item:
 
 def pilots() -> list[Item]:
   """Returns the runs that chose the learning rates and the start of E."""
-  found = []
-  for rate in RATES:
-    found.append(Item("softmax", rate, ""))
-    found += [Item("n/4", rate, start) for start in STARTS]
-  alone = [Item("softmax", RATES[1], ""), Item("n/4", RATES[1])]
-  return found + [dataclasses.replace(one, windows=False) for one in alone]
+  found = [Item("softmax", rate, "") for rate in RATES]
+  return found + [Item("n/4", rate, s) for s in STARTS for rate in RATES]
+
+
+def free() -> list[Item]:
+  """Returns the first pilots, in which no head started on a neighbor."""
+  found = [Item("softmax", rate, "") for rate in RATES[:2]]
+  found += [Item("n/4", RATES[0], start) for start in STARTS]
+  found.append(Item("softmax", RATES[1], "", LENGTHS[1]))
+  return [dataclasses.replace(item, neighbors=False) for item in found]
 
 
 def chosen(model: str, **more) -> Item:
   """Returns a run of a model at its own rate and start."""
-  kind = "softmax" if model == "softmax" else "linformer"
-  return Item(model, *CHOSEN[kind], **more)
+  return Item(model, *CHOSEN["linformer" if PARTS[model] else model], **more)
 
 
 def authors(updates: int) -> Item:
@@ -140,14 +154,15 @@ def authors(updates: int) -> Item:
 
 def items() -> list[Item]:
   """Returns all evaluations, the pilots and short runs first."""
-  found = pilots()
+  found = free() + pilots()
   for updates in LENGTHS:
     found += [chosen(model, updates=updates) for model in PARTS]
   both = ("softmax", "n/4")
+  found += [chosen(model, updates=LENGTHS[1], windows=False) for model in both]
   found += [chosen(model, layers=depth) for depth in DEPTHS for model in both]
   found += [chosen(model, width=WIDER) for model in both]
   found += [authors(updates) for updates in LENGTHS]
-  found += [chosen(model, updates=LENGTHS[1], seed=1) for model in both]
+  found += [chosen(model, updates=LENGTHS[1], seed=1) for model in PARTS]
   return list(dict.fromkeys(found))
 
 
@@ -155,6 +170,7 @@ def tell(line: dict) -> str:
   """Returns a line of progress."""
   where = "above windows" if line["windows"] else "in all layers"
   start = f", E from {line['start']}" if line["start"] else ""
+  where += "" if line["neighbors"] else ", no neighbor heads"
   return (
     f"{LABELS[line['model']]} {where}{start}, rate {line['rate']:g}, seed "
     f"{line['seed']}, {line['layers']} layers of {line['width']}, "

@@ -27,27 +27,49 @@ STARTS = {
 }
 
 
+def _by_rate(records, items, keys) -> list[str]:
+  """Returns rows of losses by learning rate, after the cells of `keys`."""
+  rows = {}
+  for item in items:
+    if item in records:
+      found = rows.setdefault(keys(item), {})
+      found[item.rate] = f"{records[item]['nats']:.3f}"
+  return [
+    _row(*key, *(nats.get(rate, "") for rate in measure.RATES))
+    for key, nats in rows.items()
+  ]
+
+
+def _row(*cells) -> str:
+  return f"| {' | '.join(cells)} |"
+
+
+def _heading(*names) -> list[str]:
+  rates = [f"{rate:g}" for rate in measure.RATES]
+  return [
+    _row(*names, *rates),
+    "|---" * len(names) + "|---:" * len(rates) + "|",
+  ]
+
+
+def _label(item: Item) -> str:
+  return measure.LABELS[item.model] + STARTS[item.start]
+
+
 def pilots(records) -> str:
   """Returns the losses that chose learning rates and starts."""
-  lines = [
-    "| lower layers | upper layers | "
-    + " | ".join(f"{rate:g}" for rate in measure.RATES)
-    + " |",
-    "|---|---|" + "---:|" * len(measure.RATES),
-  ]
-  there = {item: records[item] for item in measure.pilots() if item in records}
-  kinds = dict.fromkeys((i.windows, i.model, i.start) for i in there)
-  for windows, model, start in kinds:
-    nats = {
-      item.rate: f"{record['nats']:.3f}"
-      for item, record in there.items()
-      if (item.windows, item.model, item.start) == (windows, model, start)
-    }
-    cells = " | ".join(nats.get(rate, "") for rate in measure.RATES)
-    lower = "windows" if windows else "as the upper"
-    label = measure.LABELS[model] + STARTS[start]
-    lines.append(f"| {lower} | {label} | {cells} |")
-  return "\n".join(lines)
+  rows = _by_rate(records, measure.pilots(), lambda item: (_label(item),))
+  return "\n".join(_heading("upper layers") + rows)
+
+
+def free(records) -> str:
+  """Returns the losses of the runs in which no head starts on neighbors."""
+  rows = _by_rate(
+    records,
+    measure.free(),
+    lambda item: (_label(item), f"{item.updates:,}"),
+  )
+  return "\n".join(_heading("upper layers", "updates") + rows)
 
 
 def gap(records, item: Item):
@@ -153,6 +175,8 @@ def slope(records, model: str):
   drawn = documents.resampled([own[:, 0] - base[:, 0] for own, base in both],
                               both[0][0][:, 1])  # fmt: skip
   centered = np.log(measure.LENGTHS) - np.mean(np.log(measure.LENGTHS))
+  if drawn.min() <= 0:  # a gap that may be none has no logarithm
+    return None
   slopes = np.log(drawn) @ centered / (centered @ centered)
   return tuple(np.quantile(slopes, [0.5, 0.025, 0.975]))
 
@@ -160,13 +184,13 @@ def slope(records, model: str):
 def against(records) -> str:
   """Returns the gaps after the longest runs beside the paper's."""
   lines = [
-    "| k | gap after "
+    "| upper layers, k | gap after "
     + " | gap after ".join(f"{u:,} updates" for u in measure.LENGTHS)
     + " | exponent in updates | the paper's after 250,000 updates |",
-    "|---:|" + "---:|" * (len(measure.LENGTHS) + 2),
+    "|---|" + "---:|" * (len(measure.LENGTHS) + 2),
   ]
   for model, parts in measure.PARTS.items():
-    if not parts:
+    if model == "softmax":
       continue
     cells = [
       _number(gap(records, measure.chosen(model, updates=updates)))
@@ -176,7 +200,9 @@ def against(records) -> str:
       found = slope(records, model)
       exponent = "{:.2f} ({:.2f} to {:.2f})".format(*found) if found else ""
       lines.append(
-        f"| {model} | {' | '.join(cells)} | {exponent} | {_theirs(model)} |"
+        f"| {model if parts else measure.LABELS[model]} "
+        f"| {' | '.join(cells)} | {exponent} "
+        f"| {_theirs(model) if parts else ''} |"
       )
   return "\n".join(lines)
 
@@ -217,7 +243,11 @@ def environment(records) -> str:
 
 def parts(records) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
-  made = {"pilots": pilots(records), "on": environment(records)}
+  made = {
+    "pilots": pilots(records),
+    "free": free(records),
+    "on": environment(records),
+  }
   made |= {"against": against(records), "gaps": gaps(records)}
   made["sizes"] = sizes(records)
   return {MARK.format(name): text for name, text in made.items()}

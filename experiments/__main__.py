@@ -23,6 +23,7 @@ EXPERIMENTS = {
   "probes": ("hybrid.probe", "hybrid.render"),
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),
+  "finetune": ("finetune.measure", "finetune.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),
   "topologies": ("topologies.measure", "topologies.render"),

@@ -81,7 +81,7 @@ def nats(sums) -> float:
 
 
 @functools.lru_cache(maxsize=4)
-def _counts(documents: int, resamples: int, seed: int) -> np.ndarray:
+def times_drawn(documents: int, resamples: int, seed: int) -> np.ndarray:
   """Returns how often each sample holds each document: [resamples, documents].
 
   As floats, for BLAS; the same draws serve every interval of a page.
@@ -105,7 +105,7 @@ def resampled(
   Returns:
     [resamples, len(losses)].
   """
-  counts = _counts(len(targets), resamples, seed)
+  counts = times_drawn(len(targets), resamples, seed)
   return (counts @ np.transpose(losses)) / (counts @ targets)[:, None]
 
 

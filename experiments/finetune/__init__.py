@@ -1,0 +1,1 @@
+"""Fine-tuning at a reduced scale (Table 2)."""

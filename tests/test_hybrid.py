@@ -8,13 +8,21 @@ import pytest
 from configs import hybrid as config_lib
 from experiments import grid, runs
 from experiments import page as page_lib
-from experiments.hybrid import attentions, measure, probe, render, time
+from experiments.hybrid import (
+  attentions,
+  figures,
+  found,
+  measure,
+  probe,
+  render,
+  time,
+)
 from experiments.hybrid.measure import Item
 from experiments.perplexity import sweep
 from linformer_jax import attention, step
 from linformer_jax.attention import initializers
 
-FOUND = render.Found()
+FOUND = found.Found()
 PROBES = grid.records(probe.RESULTS, probe.Item)
 
 
@@ -199,9 +207,9 @@ def test_a_gap_is_taken_over_the_seeds_that_both_have(tmp_path):
     sums = [[float(n * (1 + extra)), int(n)] for n in targets]
     line = vars(Item("bytes", 512, model, seed)) | {"documents": sums}
     grid.append(path, line)
-  found = render.Found(path, tmp_path / "none")
-  assert found.gap("bytes", 512, "hybrid") == pytest.approx((0.25,) * 3)
-  assert found.gap("bytes", 1_024, "hybrid") is None
+  made = found.Found(path, tmp_path / "none")
+  assert made.gap("bytes", 512, "hybrid") == pytest.approx((0.25,) * 3)
+  assert made.gap("bytes", 1_024, "hybrid") is None
 
 
 def test_the_page_is_rendered_from_the_committed_results():
@@ -212,7 +220,7 @@ def test_the_page_is_rendered_from_the_committed_results():
 
 
 def test_the_figure_can_be_drawn(tmp_path):
-  render.figure(FOUND, tmp_path / "gap.png")
+  figures.figure(FOUND, tmp_path / "gap.png")
   assert (tmp_path / "gap.png").stat().st_size > 10_000
 
 
@@ -231,7 +239,7 @@ def test_the_stack_is_not_behind_softmax_attention_on_bytes():
 def test_its_lead_gets_smaller_along_the_run():
   for n in (128, 512):
     first, *_, last = (
-      FOUND.gap("bytes", n, "hybrid", step) for step in render.STEPS
+      FOUND.gap("bytes", n, "hybrid", step) for step in measure.STEPS
     )
     assert first[2] < last[1]  # The intervals do not meet.
 

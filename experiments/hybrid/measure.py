@@ -21,6 +21,7 @@ from experiments.perplexity import panels
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 UPDATES, KEEP = 3_600, 1_200  # of a run, and between its checkpoints
+STEPS = range(KEEP, UPDATES + 1, KEEP)
 PILOT = 1_200
 LENGTHS = (512, 1_024, 128)
 SEEDS = (0, 1)
@@ -137,16 +138,15 @@ def pilots(tokens: str, n: int) -> list[Item]:
 def items() -> list[Item]:
   """Returns all evaluations, those of the first seed first."""
   found = [item for where in TRIED for item in pilots(*where)]
-  steps = range(KEEP, UPDATES + 1, KEEP)
   main = ("softmax", "hybrid", "local", "above")
   for seed, tokens, n, at in itertools.product(
-    SEEDS, runs.TOKENS, LENGTHS, steps
+    SEEDS, runs.TOKENS, LENGTHS, STEPS
   ):
     found += [Item(tokens, n, model, seed, at) for model in main]
-  for model, at in itertools.product(MODELS, steps):
+  for model, at in itertools.product(MODELS, STEPS):
     if model not in main:
       found.append(Item("bytes", 512, model, 0, at))
-  for span, model, at in itertools.product(SPANS, (*main, "both"), steps):
+  for span, model, at in itertools.product(SPANS, (*main, "both"), STEPS):
     found.append(Item("bytes", 512, model, 0, at, span=span))
   return found
 

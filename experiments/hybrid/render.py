@@ -1,98 +1,25 @@
-"""Renders the runs of linear-cost stacks into their page and figure.
+"""Renders the runs of linear-cost stacks into their page and figures.
 
   .venv/bin/python -m experiments.hybrid.render
 
 Writes experiments/hybrid/README.md between its markers, results/gap.png, and
-results/summary.png, which the main README shows.
-A test renders again and compares.
+results/summary.png, which the main README shows. A test renders again and
+compares.
 """
 
-import itertools
 import pathlib
-import textwrap
-
-import numpy as np
-from matplotlib import figure as figure_lib
 
 from experiments import documents, grid, runs
 from experiments import page as page_lib
-from experiments.hybrid import measure, probe, time
+from experiments.hybrid import figures, measure, probe_tables, time
+from experiments.hybrid.found import Found
 from experiments.hybrid.measure import Item
-from experiments.mechanism import measure as mechanism
 from experiments.mechanism import render as mechanism_page
-from experiments.perplexity import figures as curves
 
 PAGE = pathlib.Path(__file__).parent / "README.md"
-FIGURE = measure.RESULTS.with_name("gap.png")
 MARK = "<!-- experiments/hybrid/render.py: {} -->"
 # Runs whose positions looked alike every 128 rows, until commit bf76fc1.
 PERIODIC = measure.RESULTS.with_name("periodic.jsonl")
-SUMMARY = measure.RESULTS.with_name("summary.png")
-TOKENS = 1_024  # of an update
-STEPS = range(measure.KEEP, measure.UPDATES + 1, measure.KEEP)
-COLORS = {
-  "hybrid": "tab:blue",
-  "local": "tab:green",
-  "above": "tab:purple",
-  "quarter": "tab:red",
-}
-SHORT = {
-  "hybrid": f"{measure.SLOTS} slots above windows",
-  "local": "windows alone",
-  "above": "softmax above windows",
-  "quarter": "k = n/4",
-}
-# (kind, size, label, color) of the cuts in the summary
-CUTS = (
-  ("rank", mechanism.N // 4, "rank n/4", "tab:red"),
-  ("band", measure.WINDOW, f"{measure.WINDOW} rows on either side", "tab:blue"),
-)
-
-
-class Found:
-  """What was measured, with the means over seeds."""
-
-  def __init__(
-    self,
-    path: pathlib.Path = measure.RESULTS,
-    times: pathlib.Path = time.RESULTS,
-  ):
-    self.records = grid.records(path, Item)
-    self.times = grid.records(times, time.Item)
-
-  def of(self, tokens, n, model, step=measure.UPDATES, span=1) -> dict:
-    """Returns the records by seed."""
-    items = {
-      seed: Item(tokens, n, model, seed, step, span=span)
-      for seed in measure.SEEDS
-    }
-    return {
-      seed: self.records[item]
-      for seed, item in items.items()
-      if item in self.records
-    }
-
-  def sums(self, *where, seeds=None, **more):
-    """Returns the mean sums of each document over seeds."""
-    found = self.of(*where, **more)
-    return np.mean([found[s]["documents"] for s in seeds or found], 0)
-
-  def gap(self, tokens, n, model, step=measure.UPDATES, span=1, base="softmax"):
-    """Returns nats above another model's with their interval, or None.
-
-    Over the seeds that both have; the interval covers documents alone.
-    """
-    both = sorted(
-      self.of(tokens, n, model, step, span).keys()
-      & self.of(tokens, n, base, step, span).keys()
-    )
-    if not both:
-      return None
-    own, other = (
-      self.sums(tokens, n, name, step, span, seeds=both)
-      for name in (model, base)
-    )
-    return documents.interval(own, other)
 
 
 def number(found) -> str:
@@ -129,14 +56,14 @@ def _by_step(models, cell) -> str:
   """Returns a table of cell(tokens, n, model, step), without empty rows."""
   lines = [
     "| tokens | n | model | "
-    + " | ".join(f"{step:,} updates" for step in STEPS)
+    + " | ".join(f"{step:,} updates" for step in measure.STEPS)
     + " |",
-    "|---|---:|---|" + "---:|" * len(STEPS),
+    "|---|---:|---|" + "---:|" * len(measure.STEPS),
   ]
   for tokens, name in runs.NAMES.items():
     for n in sorted(measure.LENGTHS):
       for model in models:
-        cells = [cell(tokens, n, model, step) for step in STEPS]
+        cells = [cell(tokens, n, model, step) for step in measure.STEPS]
         if any(cells):
           label = measure.LABELS[model]
           lines.append(f"| {name} | {n:,} | {label} | {' | '.join(cells)} |")
@@ -145,7 +72,7 @@ def _by_step(models, cell) -> str:
 
 def along(found: Found) -> str:
   """Returns nats above softmax attention along the runs."""
-  return _by_step(COLORS, lambda *where: number(found.gap(*where)))
+  return _by_step(figures.COLORS, lambda *where: number(found.gap(*where)))
 
 
 def slots(found: Found) -> str:
@@ -231,60 +158,6 @@ def periodic(found: Found, path: pathlib.Path = PERIODIC) -> str:
   return "\n".join(lines)
 
 
-def probes(path: pathlib.Path = probe.RESULTS) -> str:
-  """Returns how many questions are answered in the end, by k."""
-  records = grid.records(path, probe.Item)
-  lines = [
-    "| task | model | seeds | "
-    + " | ".join(f"k = {k}" if k else "no slots" for k in (0, *probe.LENGTHS))
-    + " |",
-    "|---|---|---:|" + "---:|" * (1 + len(probe.LENGTHS)),
-  ]
-
-  def cell(*what) -> str:
-    found = [
-      records[item]["right"]
-      for seed in probe.SEEDS
-      if (item := probe.Item(*what, probe.RATE, seed)) in records
-    ]
-    if not found:
-      return ""
-    shares = sorted({f"{100 * right[-1]:.0f}" for right in found}, key=float)
-    updates = max(len(right) for right in found) * probe.EVERY
-    after = f", after {updates:,}" if updates < probe.UPDATES else ""
-    return f"{' to '.join((shares[0], shares[-1])[: len(shares)])}%{after}"
-
-  for task, (model, label) in itertools.product(
-    probe.TASKS, probe.LABELS.items()
-  ):
-    cells = [cell(task, model, k) for k in (0, *probe.LENGTHS)]
-    seeds = {
-      item.seed for item in records if (item.task, item.model) == (task, model)
-    }
-    if any(cells):
-      row = " | ".join(cells)
-      lines.append(f"| {task} | {label} | {len(seeds)} | {row} |")
-  return "\n".join(lines)
-
-
-def probe_rates(path: pathlib.Path = probe.RESULTS) -> str:
-  """Returns answers by learning rate, of slots of one k."""
-  records = grid.records(path, probe.Item)
-  rates = sorted({probe.RATE, *probe.TRIED})
-  lines = [
-    "| task | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
-    "|---|" + "---:|" * len(rates),
-  ]
-  for task in probe.TASKS:
-    items = [probe.Item(task, "slots", probe.LENGTHS[-2], r) for r in rates]
-    cells = [
-      f"{100 * records[item]['right'][-1]:.0f}%" if item in records else ""
-      for item in items
-    ]
-    lines.append(f"| {task} | {' | '.join(cells)} |")
-  return "\n".join(lines)
-
-
 def environment(found: Found) -> str:
   """Describes the evaluations and the hardware."""
   records = list(found.records.values())
@@ -306,93 +179,6 @@ def environment(found: Found) -> str:
   )
 
 
-def _draw_gaps(axes, found: Found, tokens: str, n: int):
-  """Draws the gap to softmax attention along the runs of one length."""
-  lines = {"softmax attention": ("black", [(measure.UPDATES, 0.0, 0.0, 0.0)])}
-  axes.axhline(0, color="black", linewidth=1.2)
-  for model, color in COLORS.items():
-    gaps = {step: found.gap(tokens, n, model, step) for step in STEPS}
-    rows = [(step, *gap) for step, gap in gaps.items() if gap]
-    if rows:
-      lines[SHORT[model]] = color, rows
-  for label, (color, rows) in lines.items():
-    step, value, low, high = np.transpose(rows)
-    x = step * TOKENS / 1e6
-    if len(rows) > 1:
-      axes.errorbar(x, value, [value - low, high - value], color=color,
-                    marker="o", markersize=4, capsize=2)  # fmt: skip
-    text = textwrap.fill(label, 14)
-    curves.label_end(axes, text, (x[-1], value[-1]), color, 1.05, fontsize=8)
-  axes.set(title=f"{runs.NAMES[tokens]}, n = {n:,}", xlabel="million tokens")
-  axes.grid(True, alpha=0.3)
-  axes.margins(y=0.15)
-
-
-def _spread(drawing, axes):
-  """Lays a figure out, and moves labels of lines apart."""
-  drawing.draw_without_rendering()
-  drawing.set_layout_engine("none")
-  for one in axes:
-    curves.spread(one)
-
-
-def figure(found: Found, to: pathlib.Path = FIGURE):
-  """Draws the gap to softmax attention against tokens."""
-  there = [
-    (tokens, n)
-    for tokens in runs.NAMES
-    for n in sorted(measure.LENGTHS)
-    if any(found.gap(tokens, n, model) for model in COLORS)
-  ]
-  rows = -(-len(there) // 3)
-  drawing = figure_lib.Figure((11, 3.2 * rows), layout="constrained")
-  axes = drawing.subplots(rows, min(3, len(there)), squeeze=False)
-  for one, where in zip(axes.flat, there, strict=False):
-    _draw_gaps(one, found, *where)
-  for one in axes[:, 0]:
-    one.set_ylabel("nats above softmax attention")
-  for one in axes.flat[len(there) :]:
-    one.remove()
-  _spread(drawing, axes.flat[: len(there)])
-  drawing.savefig(to, dpi=90)
-
-
-def summary(found: Found, cuts, to: pathlib.Path = SUMMARY):
-  """Draws the gap beside what cuts of a trained softmax model lose.
-
-  Args:
-    found: the runs.
-    cuts: `experiments.mechanism.render.Cuts`.
-    to: the file.
-  """
-  drawing = figure_lib.Figure((9.5, 3.6), layout="constrained")
-  left, right = drawing.subplots(1, 2)
-  _draw_gaps(left, found, "bytes", 512)
-  left.set(ylabel="nats above softmax attention", title="trained, n = 512")
-  places = [*range(mechanism.LAYERS), mechanism.ALL_LAYERS]
-  names = [*map(str, range(mechanism.LAYERS)), "all"]
-  for kind, size, label, color in CUTS:
-    lost = [
-      cuts.lost("bytes", mechanism.UPDATES, kind, layer, size)
-      for layer in places
-    ]
-    value, low, high = np.transpose(lost)
-    right.errorbar(names, value, [value - low, high - value], fmt="o",
-                   color=color, capsize=3)  # fmt: skip
-    right.annotate(label, (len(names) - 1, high[-1]), (6, 5), color=color,
-                   ha="right", fontsize=8,
-                   textcoords="offset points")  # fmt: skip
-  right.set(
-    title="softmax attention, cut at evaluation",
-    xlabel="layers that are cut (n = 128)",
-    ylabel="nats lost",
-  )
-  right.grid(True, alpha=0.3)
-  right.margins(y=0.15)
-  _spread(drawing, [left])
-  drawing.savefig(to, dpi=100)
-
-
 def parts(found: Found) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {"along": along(found), "pilots": pilots(found)}
@@ -401,7 +187,8 @@ def parts(found: Found) -> dict[str, str]:
   for span in measure.SPANS:
     made[f"spans of {span}"] = quality(found, "bytes", span)
   made["periodic"], made["on"] = periodic(found), environment(found)
-  made["probes"], made["probe rates"] = probes(), probe_rates()
+  made["probes"] = probe_tables.answers()
+  made["probe rates"] = probe_tables.rates()
   return {MARK.format(name): text for name, text in made.items()}
 
 
@@ -409,8 +196,8 @@ def main():
   """Renders the page and its figure."""
   found = Found()
   PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
-  figure(found)
-  summary(found, mechanism_page.Cuts())
+  figures.figure(found)
+  figures.summary(found, mechanism_page.Cuts())
   print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 

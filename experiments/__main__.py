@@ -24,6 +24,7 @@ EXPERIMENTS = {
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),
   "finetune": ("finetune.measure", "finetune.render"),
+  "checkpoints": ("checkpoints.make", "checkpoints.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),
   "topologies": ("topologies.measure", "topologies.render"),

@@ -1,0 +1,1 @@
+"""Small pretrained models to take away."""

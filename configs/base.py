@@ -137,7 +137,7 @@ def get_config() -> config_dict.ConfigDict:
   data.pair_feature = ""  # of labeled pairs; '' is text_pair in files
   data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_oneway_ref("vocab_size")
-  data.tokenizer_path = ""  # a tokenizer.json; '' trains one
+  data.tokenizer_path = ""  # tokenizer.json, vocab.txt; '' trains one
   data.tokenizer_train_megabytes = 100.0  # of training text, at most
   data.cache_dir = ""  # '' for $LINFORMER_CACHE or ~/.cache/linformer_jax
   data.sequence_length = model.get_oneway_ref("max_length")

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 
 from linformer_jax.data import pipeline
-from linformer_jax.data.text import tokenizer
+from linformer_jax.data.text import special
 
 RESAMPLES = 2_000
 
 
 def ends(stream: np.ndarray) -> np.ndarray:
   """Returns the index of the document of each token of a stream."""
-  ended = np.asarray(stream) == tokenizer.EOS_ID
+  ended = np.asarray(stream) == special.TRAINED.eos
   return np.cumsum(ended) - ended
 
 

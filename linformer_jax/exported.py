@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 from flax import traverse_util
 from ml_collections import config_dict
 
 from linformer_jax import models
 from linformer_jax import step as step_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import wordpiece
 from linformer_jax.models import bert, layers, weights
 from linformer_jax.run import config_fields, workdir
 
@@ -27,15 +30,14 @@ _HEADS = {
   "Classifier": models.Classifier,
   None: models.TokenEncoder,
 }
-_SPECIAL = {
-  "bos_token": "<s>",
-  "cls_token": "<s>",
-  "eos_token": "</s>",
-  "sep_token": "</s>",
-  "unk_token": "<unk>",
-  "pad_token": "<pad>",
-  "mask_token": tokenizer_lib.MASK_TOKEN,
-}
+# Names of special tokens in `transformers`, in the order of `special.Special`.
+_SPECIAL = (
+  ("bos_token", "cls_token"),
+  ("pad_token",),
+  ("eos_token", "sep_token"),
+  ("unk_token",),
+  ("mask_token",),
+)
 
 
 def is_there(folder: pathlib.Path) -> bool:
@@ -64,7 +66,13 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
   found = TYPE
   if name in _HEADS and bert.is_roberta(config):
     found = "roberta"
-    weights.save(folder, config, run.variables, name, dtype, run.labels)
+    special = special_lib.of(run.tokenizer)
+    ids = {
+      "bos_token_id": special.bos,
+      "pad_token_id": special.pad,
+      "eos_token_id": special.eos,
+    }
+    weights.save(folder, config, run.variables, name, dtype, run.labels, ids)
   else:
     flat = traverse_util.flatten_dict(layers.unstack(run.variables), sep=".")
     settings = {
@@ -75,34 +83,56 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
     }
     tensors = {name: np.asarray(leaf) for name, leaf in flat.items()}
     weights.write(folder, tensors, settings, dtype)
-  _write_tokenizer(folder, run.tokenizer, config.max_length)
+  _write_tokenizer(folder, run.tokenizer, config)
   return found
 
 
-def _write_tokenizer(folder, tokenizer, length):
+def _write_tokenizer(folder, tokenizer, config):
   """Writes tokenizer.json and its settings as `transformers` reads them."""
+  special = special_lib.of(tokenizer)
   text = json.loads(tokenizer.to_str())
   for token in text["added_tokens"]:
     # As in RoBERTa, a mask takes the space before it.
-    token["lstrip"] = token["content"] == tokenizer_lib.MASK_TOKEN
-  ids = tokenizer_lib.SPECIAL_IDS
-  text["post_processor"] = {
-    "type": "RobertaProcessing",
-    "sep": ["</s>", ids["</s>"]],
-    "cls": ["<s>", ids["<s>"]],
-    "trim_offsets": True,
-    "add_prefix_space": False,
-  }
-  settings = _SPECIAL | {
+    token["lstrip"] = token["content"] == special_lib.ROBERTA[-1]
+  text["post_processor"] = _processor(special, config.num_segments > 1)
+  settings = {
+    name: token
+    for names, token in zip(_SPECIAL, special.names, strict=True)
+    for name in names
+  } | {
     "tokenizer_class": "PreTrainedTokenizerFast",
-    "model_max_length": length,
+    "model_max_length": config.max_length,
   }
+  if config.num_segments > 1:
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    settings["model_input_names"] = inputs
   for name, content in {
     workdir.TOKENIZER: text,
     "tokenizer_config.json": settings,
   }.items():
     written = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     (folder / name).write_text(written, encoding="utf-8")
+
+
+def _processor(special, segments: bool) -> dict[str, Any]:
+  """Returns what joins the texts of a row in a tokenizer.json."""
+  bos, _, eos, *_ = special.names
+  if not (segments or special.is_bert):
+    return {
+      "type": "RobertaProcessing",
+      "sep": [eos, special.eos],
+      "cls": [bos, special.bos],
+      "trim_offsets": True,
+      "add_prefix_space": False,
+    }
+  second = ":1" if segments else ":0"
+  between = " ".join([eos] * len(special.between))
+  made = tokenizers.processors.TemplateProcessing(
+    single=f"{bos} $A {eos}",
+    pair=f"{bos} $A {between} $B{second} {eos}{second}",
+    special_tokens=[(bos, special.bos), (eos, special.eos)],
+  )
+  return json.loads(made.__getstate__())
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -118,14 +148,11 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   settings = weights.settings_of(folder / weights.CONFIG)
   read = _read_ours if settings.get("model_type") == TYPE else _read_bert
   found = read(folder, settings)
-  path = folder / workdir.TOKENIZER
+  path = wordpiece.find(folder, workdir.TOKENIZER)
   if not path.exists():
     raise ValueError(f"{path} is missing: {folder} is not whole")
-  found["tokenizer"] = tokenizer_lib.parse(
-    path.read_text(encoding="utf-8"),
-    found["model"].config.vocab_size,
-    str(path),
-  )
+  size = found["model"].config.vocab_size
+  found["tokenizer"] = tokenizer_lib.load(path, size)
   return found
 
 

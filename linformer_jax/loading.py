@@ -19,6 +19,7 @@ from ml_collections import config_dict
 
 from linformer_jax import exported, models
 from linformer_jax import step as step_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
 from linformer_jax.run import checkpoint, config_fields, files, paths, workdir
@@ -49,39 +50,48 @@ class Run:
     """Yields the model, its variables and its tokenizer."""
     return iter((self.model, self.variables, self.tokenizer))
 
+  @functools.cached_property
+  def special(self) -> special_lib.Special:
+    """The tokenizer's special tokens."""
+    return special_lib.of(self.tokenizer)
+
   def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes texts as in training: `<s>`, then tokens.
+    """Encodes texts as in training: `<s>`, then tokens; or as BERT's rows.
 
     `<mask>` in a text is the mask token; it replaces a word and the space
-    before it. Texts are padded to the model's max_length N.
+    before it. Texts are padded to the model's max_length N. With BERT's special
+    tokens a row is `[CLS]`, tokens and `[SEP]`, and `[MASK]` is a mask too.
 
     Returns:
       (tokens int32 [B, N], mask bool [B, N], True at real tokens).
 
     Raises:
-      ValueError: if a text has more than N - 1 tokens.
+      ValueError: if a text has more than N - 1 tokens, or N - 2 of BERT's.
     """
-    length = self.model.config.max_length
+    length, special = self.model.config.max_length, self.special
     shape = len(texts), length
-    tokens = np.full(shape, tokenizer_lib.PAD_ID, np.int32)
+    tokens = np.full(shape, special.pad, np.int32)
     mask = np.zeros(shape, bool)
+    end = [special.eos] if special.is_bert else []
+    added = " and ".join(special.names[: 1 + 2 * len(end) : 2])
     for row, text in enumerate(texts):
-      ids = [tokenizer_lib.BOS_ID, *self._ids(text)]
+      ids = [special.bos, *self._ids(text), *end]
       if len(ids) > length:
         raise ValueError(
-          f"text {row} has {len(ids) - 1} tokens; the model takes max_length "
-          f"{length}, <s> included: shorten it"
+          f"text {row} has {len(ids) - 1 - len(end)} tokens; the model takes "
+          f"max_length {length}, {added} included: shorten it"
         )
       tokens[row, : len(ids)] = ids
       mask[row, : len(ids)] = True
     return tokens, mask
 
   def _ids(self, text):
-    pieces = text.split(tokenizer_lib.MASK_TOKEN)
+    mask = special_lib.ROBERTA[-1]
+    pieces = text.replace(self.special.mask_name, mask).split(mask)
     pieces[:-1] = [piece.removesuffix(" ") for piece in pieces[:-1]]
     ids = []
     for piece in tokenizer_lib.encode(self.tokenizer, pieces):
-      ids += [*piece, tokenizer_lib.mask_id(self.tokenizer)]
+      ids += [*piece, self.special.mask]
     return ids[:-1]
 
   def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -95,10 +105,10 @@ class Run:
       name = type(self.model).__name__
       raise ValueError(f"this run is a {name}, which does not fill masks")
     tokens, mask = self.encode([text])
-    mask_id = tokenizer_lib.mask_id(self.tokenizer)
-    (places,) = np.nonzero(tokens[0] == mask_id)
+    (places,) = np.nonzero(tokens[0] == self.special.mask)
     if not len(places):
-      raise ValueError(f"there is no <mask> to fill in {text!r}")
+      name = self.special.mask_name
+      raise ValueError(f"there is no {name} to fill in {text!r}")
     logits = self._logits(tokens, mask, places[None])[0]
     # The embedding table may have more rows than the tokenizer has tokens.
     probabilities = jax.nn.softmax(

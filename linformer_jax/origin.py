@@ -1,7 +1,7 @@
 """What `--init_from` names: the model whose weights a new run starts from.
 
 It is a run, a model that `export` wrote, or BERT-like weights in safetensors
-with their config.json and tokenizer.json.
+with their config.json and their tokenizer.json, or BERT's vocab.txt.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from flax import traverse_util
 
 from linformer_jax import exported, loading, optimizer
 from linformer_jax import step as step_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import wordpiece
 from linformer_jax.models import layers, weights
 from linformer_jax.run import checkpoint, files, paths, workdir
 
@@ -100,7 +102,7 @@ def find(given: str) -> Origin:
 
 
 def tokenizer_path(given: str) -> str:
-  """Returns the path of the model's tokenizer.json, which may be gone.
+  """Returns the path of the model's tokenizer, which may be gone.
 
   Raises:
     ValueError: if it is in a bucket.
@@ -113,7 +115,7 @@ def tokenizer_path(given: str) -> str:
   directory = files.folder(given, _FLAG).absolute()
   if directory.suffix == ".safetensors" and not directory.is_dir():
     directory = directory.parent
-  return str(directory / workdir.TOKENIZER)
+  return str(wordpiece.find(directory, workdir.TOKENIZER))
 
 
 def _groups_of(model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,17 +155,24 @@ def check(origin: Origin, config, corpus) -> None:
       f"({'; '.join(different[:3])}): use the sizes of "
       f"{origin.directory}/config.json"
     )
-  path = origin.directory / workdir.TOKENIZER
-  if not path.exists() or _ids(path.read_text()) != _ids(corpus.tokenizer_json):
+  path = wordpiece.find(origin.directory, workdir.TOKENIZER)
+  if not path.exists() or _ids(path) != _ids(corpus.tokenizer_json):
     raise ValueError(
       f"{_FLAG}={origin.given}: its tokenizer is another one, so that its "
       "embeddings are of other tokens: leave data.tokenizer_path to it"
     )
 
 
-def _ids(text: str) -> dict[str, Any]:
-  """Returns the parts of a tokenizer.json on which ids depend."""
-  found = {k: x for k, x in json.loads(text).items() if k not in _NOT_IDS}
+def _ids(tokenizer) -> dict[str, Any]:
+  """Returns the parts of a tokenizer, a path or JSON, on which ids depend."""
+  text = tokenizer
+  if not isinstance(tokenizer, str):
+    old = tokenizer.name == wordpiece.VOCABULARY
+    text = wordpiece.read(tokenizer) if old else tokenizer.read_text()
+  # As this version of the package writes it, with all defaults.
+  text = tokenizer_lib.parse(text, np.iinfo(np.int32).max, str(tokenizer))
+  parts = json.loads(text.to_str()).items()
+  found = {name: x for name, x in parts if name not in _NOT_IDS}
   added = found.get("added_tokens") or []
   return found | {"added_tokens": {x["content"]: x["id"] for x in added}}
 

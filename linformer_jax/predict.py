@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from linformer_jax import loading, models
-from linformer_jax.data import labeled
+from linformer_jax.data import labeled, pipeline
 from linformer_jax.data.text import json_lines
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.run import console
 from linformer_jax.tasks import classification, regression
@@ -59,6 +60,7 @@ class Predictor:
     made = regression.Config() if size == 1 else classification.Config(size)
     self._task = made.build(config, config.max_length)
     self.labels = () if size == 1 else run.labels or tuple(range(size))
+    self._data = pipeline.Dataset((), (), special=special_lib.of(run.tokenizer))
     self.truncated = 0
     self._apply = jax.jit(run.model.apply)
 
@@ -72,9 +74,10 @@ class Predictor:
     )
     examples = []
     for text, pair in zip(encoded[::2], encoded[1::2], strict=True):
-      self.truncated += len(text) + len(pair) > self._room(pair)
+      room = self._task.room(len(pair), self._data.special)
+      self.truncated += len(text) + len(pair) > room
       record = {"text": text, "pair": pair, "label": 0}
-      examples.append(self._task.example(record, None, None))
+      examples.append(self._task.example(record, None, self._data))
     longest = max(example["mask"].sum() for example in examples)
     length = _SHORTEST
     while length < longest:
@@ -89,10 +92,6 @@ class Predictor:
     )
     found = self._apply(self._run.variables, tokens, mask, segments)
     return np.asarray(found)[: len(rows)]
-
-  def _room(self, pair) -> int:
-    """Returns the tokens that fit beside special ones."""
-    return self._task.length - (4 if len(pair) else 2)
 
   def lines(self, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
     """Yields a line of JSON for each row."""

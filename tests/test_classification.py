@@ -9,12 +9,13 @@ import pytest
 
 from linformer_jax import step
 from linformer_jax.data import pipeline
-from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import special
 from linformer_jax.parallel import sharding
 from linformer_jax.run import metrics
 from linformer_jax.tasks import classification
 from tests import labeled, runs, tiny
 
+DATA = pipeline.Dataset((), ())
 FLAGS = (
   "--config=configs/classification.py",
   "--config.model.vocab_size=300",
@@ -111,13 +112,12 @@ def test_a_file_that_is_held_out_is_not_trained_on(tmp_path):
 def test_texts_are_joined_cut_and_padded(tmp_path, sizes, kept):
   task = step.task_of(config_of(tmp_path))  # N = 16
   text, pair = np.arange(5, 5 + sizes[0]), np.arange(100, 100 + sizes[1])
-  row = task.example({"text": text, "pair": pair, "label": 2}, None, None)
+  row = task.example({"text": text, "pair": pair, "label": 2}, None, DATA)
   want = [0, *text[: kept[0]], 2]  # <s> text </s>
   if sizes[1]:
     want += [2, *pair[: kept[1]], 2]
-  assert tokenizer_lib.BOS_ID == 0 and tokenizer_lib.EOS_ID == 2
   np.testing.assert_array_equal(row["tokens"][row["mask"]], want)
-  assert (row["tokens"][~row["mask"]] == tokenizer_lib.PAD_ID).all()
+  assert (row["tokens"][~row["mask"]] == special.TRAINED.pad).all()
   assert (row["label"], row["weight"]) == (2, 1)
 
 
@@ -125,9 +125,9 @@ def test_segments_mark_the_pair(tmp_path):
   task = step.task_of(config_of(tmp_path, **{"model.num_segments": 2}))
   assert task.spec(masked=True)["segments"].shape == (16,)
   record = {"text": np.arange(5, 8), "pair": np.arange(9, 11), "label": 0}
-  row = task.example(record, None, None)  # <s> 5 6 7 </s> </s> 9 10 </s>
+  row = task.example(record, None, DATA)  # <s> 5 6 7 </s> </s> 9 10 </s>
   assert row["segments"].tolist() == [0] * 6 + [1] * 3 + [0] * 7
-  alone = task.example(record | {"pair": np.zeros(0, int)}, None, None)
+  alone = task.example(record | {"pair": np.zeros(0, int)}, None, DATA)
   assert not alone["segments"].any() and not task.filler()["segments"].any()
 
 

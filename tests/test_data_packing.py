@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linformer_jax.data.text import packing
+from linformer_jax.data.text import packing, special
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 TEXTS = ["the cat sat on the mat", "", "naïve ☃", "a much longer one " * 9]
@@ -12,7 +12,7 @@ TEXTS = ["the cat sat on the mat", "", "naïve ☃", "a much longer one " * 9]
 def tokens_of(source):
   """The stream again: without <s> and padding."""
   rows = [source[i] for i in range(len(source))]
-  assert all(row["tokens"][0] == tokenizer_lib.BOS_ID for row in rows)
+  assert all(row["tokens"][0] == special.TRAINED.bos for row in rows)
   assert all(row["mask"][0] for row in rows)
   return np.concatenate([row["tokens"][row["mask"]][1:] for row in rows])
 
@@ -33,7 +33,7 @@ def test_decoding_the_blocks_returns_the_documents(tokenizer, stream, length):
   source = packing.BlockSource(stream, length, pad_last=True)
   tokens = tokens_of(source)
   np.testing.assert_array_equal(tokens, stream)
-  ends = np.flatnonzero(tokens == tokenizer_lib.EOS_ID)
+  ends = np.flatnonzero(tokens == special.TRAINED.eos)
   documents = np.split(tokens, ends + 1)[:-1]
   decoded = [tokenizer.decode(list(d[:-1])) for d in documents]
   assert decoded == TEXTS

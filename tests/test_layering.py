@@ -45,7 +45,7 @@ LEAVES = [
   "run.console",
   "run.paths",
 ]
-LEAVES += ["data.text.masking", "data.text.tokenizer"]
+LEAVES += ["data.text.masking", "data.text.special", "data.text.wordpiece"]
 
 
 def name_of(path):

@@ -109,7 +109,7 @@ def test_a_cut_model_has_the_parameters_of_the_softmax_model():
 
 
 def test_each_token_belongs_to_its_document():
-  eos = documents.tokenizer.EOS_ID
+  eos = documents.special.TRAINED.eos
   stream = [9, 9, eos, eos, 9, eos]
   assert documents.ends(stream).tolist() == [0, 0, 0, 1, 2, 2]
 
@@ -186,7 +186,7 @@ def test_losses_by_document_add_up_to_the_evaluation():
   whole = evaluate.evaluate(steps, state, batches)
   variables = {"params": state.params, "constants": state.constants}
   sums = documents.losses(steps.task, variables, corpus, 4)
-  ended = np.asarray(corpus.validation.tokens) == documents.tokenizer.EOS_ID
+  ended = np.asarray(corpus.validation.tokens) == documents.special.TRAINED.eos
   assert len(sums) == ended.sum() > 1
   assert sums[:, 1].sum() == whole["eval/targets"]
   assert documents.nats(sums) == pytest.approx(whole["eval/loss"], rel=1e-5)

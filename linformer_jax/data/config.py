@@ -25,7 +25,8 @@ class DataConfig:
     holdout_fraction: the fraction of bytes to hold out if there is no
       validation split.
     vocab_size: V, the size of the embedding table.
-    tokenizer_path: a tokenizer.json; '' trains one on the training documents.
+    tokenizer_path: a tokenizer.json, or BERT's vocab.txt; '' trains one on the
+      training documents.
     tokenizer_train_megabytes: the most text to train it on.
     cache_dir: '' is $LINFORMER_CACHE or ~/.cache/linformer_jax.
     sequence_length: N, the number of tokens in a block.
@@ -60,11 +61,14 @@ class DataConfig:
       raise ValueError(
         f"holdout_fraction is {self.holdout_fraction}, not between 0 and 1"
       )
-    if not tokenizer.SMALLEST_VOCABULARY <= self.vocab_size < 2**31:
+    # A tokenizer that is given is compared when it is loaded.
+    trained = not self.tokenizer_path
+    smallest = tokenizer.SMALLEST_VOCABULARY if trained else 1
+    if not smallest <= self.vocab_size < 2**31:
       raise ValueError(
-        f"vocab_size is {self.vocab_size}; it must be at least"
-        f" {tokenizer.SMALLEST_VOCABULARY} (256 bytes and 5 special"
-        " tokens) and below 2**31"
+        f"vocab_size is {self.vocab_size}; it must be at least {smallest}"
+        f"{' (256 bytes and 5 special tokens)' if trained else ''} and below"
+        " 2**31"
       )
     if self.sequence_length < 2:
       raise ValueError(

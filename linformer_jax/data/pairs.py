@@ -5,6 +5,7 @@ or floats. Both come out the same from any format.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -25,6 +26,7 @@ from linformer_jax.data.text import (
   progress,
   provenance,
 )
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 _log = logging.getLogger(__name__)
@@ -100,6 +102,11 @@ class LabeledTexts:
   labels: tuple[int | str, ...]
   directory: str
   record: provenance.Record
+
+  @functools.cached_property
+  def special(self) -> special_lib.Special:
+    """The tokenizer's special tokens."""
+    return special_lib.of(self.tokenizer)
 
   @property
   def tokenizer_json(self) -> str:

@@ -17,6 +17,7 @@ from linformer_jax.data import config as config_lib
 from linformer_jax.data import pairs
 from linformer_jax.data.text import corpus as corpus_lib
 from linformer_jax.data.text import provenance
+from linformer_jax.data.text import special as special_lib
 
 # Re-exported so that callers need only this module.
 DataConfig = config_lib.DataConfig
@@ -47,6 +48,7 @@ class Dataset:
     tokenizer_json: for the run's folder, or None.
     token_counts: int64 [V], occurrences in training, for language models.
     labels: names of classes, for the run's folder.
+    special: special tokens, for tasks on texts.
   """
 
   train: Sequence[dict[str, np.ndarray]]
@@ -56,6 +58,7 @@ class Dataset:
   tokenizer_json: str | None = None
   token_counts: np.ndarray | None = None
   labels: tuple[int | str, ...] = ()
+  special: special_lib.Special = special_lib.TRAINED
 
 
 def prepare(config: DataConfig, known: Record | None = None) -> Any:

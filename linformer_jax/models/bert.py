@@ -220,7 +220,10 @@ def convert(
 
 
 def tensors_of(
-  config: model_config.ModelConfig, params: Mapping, head: str | None = None
+  config: model_config.ModelConfig,
+  params: Mapping,
+  head: str | None = None,
+  position_offset: int = names.ROBERTA.offset,
 ) -> dict[str, np.ndarray]:
   """Returns the parameters of a model by RoBERTa's names.
 
@@ -229,6 +232,7 @@ def tensors_of(
     params: of a `TokenEncoder`, or of a model with `head`, without scanned
       layers.
     head: as for `convert`.
+    position_offset: unused rows to put before the positions.
 
   Returns:
     Tensors of a RobertaModel, RobertaForMaskedLM or
@@ -242,7 +246,7 @@ def tensors_of(
   encoder = params["encoder"] if head else params
   embed = encoder["embed"]
   positions = np.asarray(embed["positions"])[config.position_offset :]
-  unused = np.zeros((names.ROBERTA.offset, config.embed_dim), positions.dtype)
+  unused = np.zeros((position_offset, config.embed_dim), positions.dtype)
   types = np.zeros((1, config.embed_dim), positions.dtype)
   if config.num_segments:
     types = np.asarray(embed["segments"]["embedding"])

@@ -105,7 +105,7 @@ def load(
   return config, variables
 
 
-# RoBERTa's, and those of every tokenizer here.
+# RoBERTa's, and those of the tokenizers that are trained here.
 _SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _ARCHITECTURES = {
   None: "RobertaModel",
@@ -121,6 +121,7 @@ def save(
   head: str | None = None,
   dtype: str = "float32",
   labels: tuple[str, ...] = (),
+  special_ids: dict[str, int] | None = None,
 ) -> None:
   """Writes a model with softmax attention as a RoBERTa in safetensors.
 
@@ -130,16 +131,22 @@ def save(
     head: as for `load`.
     dtype: of the tensors that are written, e.g. 'bfloat16'.
     labels: names of the classes.
+    special_ids: bos_token_id, pad_token_id and eos_token_id; None for
+      RoBERTa's.
 
   Raises:
     ValueError: for a model that is not a RoBERTa; nothing is written.
   """
-  tensors = bert.tensors_of(config, layers.unstack(variables["params"]), head)
+  special_ids = special_ids or _SPECIAL_IDS
+  # RoBERTa counts positions from one past the id of the padding.
+  offset = special_ids["pad_token_id"] + 1
+  params = layers.unstack(variables["params"])
+  tensors = bert.tensors_of(config, params, head, offset)
   settings = {
     "architectures": [_ARCHITECTURES[head]],
     "model_type": "roberta",
     "vocab_size": config.vocab_size,
-    "max_position_embeddings": config.max_length + names.ROBERTA.offset,
+    "max_position_embeddings": config.max_length + offset,
     "type_vocab_size": max(1, config.num_segments),
     "hidden_size": config.embed_dim,
     "num_hidden_layers": config.num_layers,
@@ -149,7 +156,7 @@ def save(
     "layer_norm_eps": config.norm_epsilon,
     "hidden_dropout_prob": config.dropout_rate,
     "attention_probs_dropout_prob": config.layers[0].dropout_rate,
-    **_SPECIAL_IDS,
+    **special_ids,
     "tie_word_embeddings": True,
     "dtype": dtype,
   }

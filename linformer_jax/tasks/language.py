@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.tasks.field import Field
 
 
@@ -90,15 +90,19 @@ class TokenRows:
       fields["mask"] = Field(shape, np.bool_, axes)
     return fields
 
-  def padded(self, tokens) -> dict[str, np.ndarray]:
+  def padded(self, tokens, pad: int) -> dict[str, np.ndarray]:
     """Returns a row of tokens, padded to length N, and its mask."""
-    row = np.full(self.length, tokenizer_lib.PAD_ID, np.int32)
+    row = np.full(self.length, pad, np.int32)
     row[: len(tokens)] = tokens
     return {"tokens": row, "mask": np.arange(self.length) < len(tokens)}
 
   def empty(self) -> dict[str, np.ndarray]:
-    """Returns `<s>` alone: one real token, so no softmax is empty."""
-    return self.padded([tokenizer_lib.BOS_ID])
+    """Returns a row with one real token, so no softmax is empty.
+
+    The row weighs nothing, so the ids may be those of another tokenizer.
+    """
+    special = special_lib.TRAINED
+    return self.padded([special.bos], special.pad)
 
   def init_arguments(self):
     """Returns tokens of the model's max_length."""

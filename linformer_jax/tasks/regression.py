@@ -45,7 +45,7 @@ class Regression(texts.TextRows):
 
   def label_of(self, record, data) -> int | float:
     """Returns the number itself where integers were taken for classes."""
-    if data is not None and data.labels:
+    if data.labels:
       return data.labels[record["label"]]
     return record["label"]
 

@@ -1,11 +1,13 @@
 """What tasks on short texts share: rows of one text, or of a pair.
 
-A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as in RoBERTa. The
+A row is `<s> text </s>`, or `<s> text </s> </s> pair </s>` as in RoBERTa; with
+BERT's tokenizers, `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`. The
 longer text is truncated until both fit, and the row is padded. A batch:
   tokens  int32 [B, N]
   mask    bool [B, N]   True at real tokens
   segments  int32 [B, N]  1 from the pair's first token to its `</s>`, else 0;
-                          only if `model.num_segments` is not 0
+                          only if `model.num_segments` is not 0. The `[SEP]`
+                          between two texts has 0
   label   int32 [B], or float32 [B] in a regression
   weight  float32 [B]   0 for a row that pads a batch
 """
@@ -15,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from linformer_jax import flops, models
-from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.tasks import language
 from linformer_jax.tasks.field import Field
 
@@ -49,18 +51,25 @@ class TextRows(language.TokenRows):
     return fields
 
   def example(self, record, rng, data) -> dict[str, np.ndarray]:
-    """Joins, truncates and pads the texts of a record."""
+    """Joins, truncates and pads the texts of a record.
+
+    `data` is anything with the tokenizer's `special` tokens and `labels`.
+    """
     del rng
-    text, pair = record["text"], record["pair"]
-    bos, eos = [tokenizer_lib.BOS_ID], [tokenizer_lib.EOS_ID]
+    text, pair, special = record["text"], record["pair"], data.special
+    bos, eos = [special.bos], [special.eos]
+    room = self.room(len(pair), special)
     if len(pair):
-      room = self.length - 4
-      first = max(room - len(pair), min(len(text), room // 2))
+      # As in BERT, the longer text keeps the odd token; other rows stay as they
+      # were in earlier versions.
+      odd = special.is_bert and len(text) > len(pair)
+      first = max(room - len(pair), min(len(text), (room + odd) // 2))
       text, pair = text[:first], pair[: room - min(len(text), first)]
-      tokens = np.concatenate([bos, text, eos, eos, pair, eos])
+      joined = [bos, text, special.between, pair, eos]
     else:
-      tokens = np.concatenate([bos, text[: self.length - 2], eos])
-    row = self.padded(tokens)
+      joined = [bos, text[:room], eos]
+    tokens = np.concatenate(joined)
+    row = self.padded(tokens, special.pad)
     if self.model.num_segments:
       after = np.arange(self.length) >= len(tokens) - len(pair) - 1
       row["segments"] = (after & row["mask"] & bool(len(pair))).astype(np.int32)
@@ -70,8 +79,12 @@ class TextRows(language.TokenRows):
     }
     return row | label
 
+  def room(self, pair: int, special: special_lib.Special) -> int:
+    """Returns the tokens that fit beside special ones; `pair` is a length."""
+    return self.length - 2 - (len(special.between) if pair else 0)
+
   def label_of(self, record, data) -> int | float:
-    """Returns the target of a record; `data` is None if it has none."""
+    """Returns the target of a record."""
     del data
     return record["label"]
 

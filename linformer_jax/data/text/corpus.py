@@ -26,6 +26,7 @@ from linformer_jax.data.text import (
   tfds_source,
 )
 from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.run import paths
 
@@ -247,8 +248,9 @@ def _open(
 
   path = os.path.join(directory, ingest.TOKENIZER)
   tokenizer = tokenizer_lib.load(path, config.vocab_size)
+  special = special_lib.of(tokenizer)
   length = config.sequence_length
-  train = packing.BlockSource(tokens(ingest.TRAIN), length, pad_last=False)
+  train = packing.BlockSource(tokens(ingest.TRAIN), length, False, special)
   if not len(train):
     raise ValueError(
       f"{description} has {len(train.tokens)} tokens for training; one block of"
@@ -259,7 +261,7 @@ def _open(
     vocab_size=config.vocab_size,
     train=train,
     validation=packing.BlockSource(
-      tokens(ingest.VALIDATION), length, pad_last=True
+      tokens(ingest.VALIDATION), length, True, special
     ),
     token_counts=np.fromfile(
       os.path.join(directory, ingest.COUNTS), dtype="<i8"
@@ -268,7 +270,7 @@ def _open(
     vocabulary=masking.vocabulary(
       tokenizer_lib.size(tokenizer),
       tokenizer_lib.special_ids(tokenizer),
-      tokenizer_lib.mask_id(tokenizer),
+      special.mask,
     ),
     record=dataclasses.replace(record, directory=directory),
   )

@@ -15,6 +15,7 @@ import tokenizers
 from linformer_jax.data import cache
 from linformer_jax.data.text import holdout, packing, progress
 from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def build(
       )
   with writer.file(TOKENIZER) as write:
     write(tokenizer.to_str().encode())
-  dtype = token_dtype(vocab_size)
+  dtype, special = token_dtype(vocab_size), special_lib.of(tokenizer)
   counts = np.zeros(vocab_size, dtype="<i8")
   report = progress.Progress(
     f"Tokenizing {source.name}", found.documents, found.size
@@ -88,7 +89,7 @@ def build(
       ids = tokenizer_lib.encode(tokenizer, [text for _, _, text in batch])
       streams = ([], [])
       for (held_out, size, _), tokens in zip(
-        batch, packing.stream(ids, dtype), strict=True
+        batch, packing.stream(ids, dtype, special), strict=True
       ):
         streams[held_out].append(tokens)
         sizes[held_out] += size

@@ -1,15 +1,15 @@
-"""Byte-level BPE, trained here or loaded from a tokenizer.json.
+"""Byte-level BPE trained here, or any tokenizer loaded from a tokenizer.json.
 
-This is RoBERTa's tokenizer: every byte is in the alphabet, so no text is
-unknown and decoding returns the text exactly. The four special ids are
-RoBERTa's. `<mask>` follows them in a tokenizer trained here but comes last in
-RoBERTa's own, so its id is always looked up.
+What is trained here is RoBERTa's: every byte is in the alphabet, so no text is
+unknown and decoding returns the text exactly. A tokenizer that is loaded has
+RoBERTa's special tokens or BERT's, at any ids; see `special`.
 """
 
 import base64
 import json
 import logging
 import os
+import pathlib
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -18,16 +18,13 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from linformer_jax.data.text import special as special_lib
+from linformer_jax.data.text import wordpiece
+
 _log = logging.getLogger(__name__)
 
-BOS_ID = 0
-PAD_ID = 1
-EOS_ID = 2
-UNK_ID = 3
-SPECIAL_IDS = {"<s>": BOS_ID, "<pad>": PAD_ID, "</s>": EOS_ID, "<unk>": UNK_ID}
-MASK_TOKEN = "<mask>"
 # The special tokens and one token for each byte.
-SMALLEST_VOCABULARY = len(SPECIAL_IDS) + 1 + 256
+SMALLEST_VOCABULARY = len(special_lib.ROBERTA) + 256
 # Limits in characters: BPE's memory grows with the longest text and its time
 # with the longest run of letters or of spaces.
 _LONGEST_RUN = 256
@@ -66,7 +63,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocab_size,
-    special_tokens=[*SPECIAL_IDS, MASK_TOKEN],
+    special_tokens=list(special_lib.ROBERTA),
     initial_alphabet=sorted(byte_level.alphabet()),
     show_progress=False,
   )
@@ -87,7 +84,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 def load(path: str | os.PathLike[str], vocab_size: int) -> tokenizers.Tokenizer:
-  """Loads a tokenizer.json and checks that it fits.
+  """Loads a tokenizer.json, or BERT's vocab.txt, and checks that it fits.
 
   Args:
     path: the file.
@@ -97,12 +94,14 @@ def load(path: str | os.PathLike[str], vocab_size: int) -> tokenizers.Tokenizer:
     The tokenizer, without truncation or padding.
 
   Raises:
-    ValueError: if the file is missing or not a tokenizer, lacks RoBERTa's
-      special tokens at their ids, or has more ids than `vocab_size`.
+    ValueError: if the file is missing or not a tokenizer, lacks the special
+      tokens of both RoBERTa and BERT, or has more ids than `vocab_size`.
   """
   path = os.fspath(path)
   if os.path.isdir(path):
     raise ValueError(f"{path} is a folder: name the tokenizer.json in it")
+  if os.path.basename(path) == wordpiece.VOCABULARY:
+    return parse(wordpiece.read(pathlib.Path(path)), vocab_size, path)
   try:
     with open(path, encoding="utf-8-sig") as file:
       text = file.read()
@@ -122,15 +121,7 @@ def parse(text: str, vocab_size: int, name: str) -> tokenizers.Tokenizer:
   if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
     raise ValueError(f'{name} is not a tokenizer.json: it has no "model"')
   tokenizer = _from_str(text, fields, name)
-  for token, expected in SPECIAL_IDS.items():
-    actual = tokenizer.token_to_id(token)
-    if actual != expected:
-      raise ValueError(
-        f"{name}: {token} must have id {expected}, and"
-        f" {'is missing' if actual is None else f'has {actual}'}"
-      )
-  if tokenizer.token_to_id(MASK_TOKEN) is None:
-    raise ValueError(f"{name}: {MASK_TOKEN} is missing")
+  special_lib.of(tokenizer, name)
   if size(tokenizer) > vocab_size:
     raise ValueError(
       f"{name} has {size(tokenizer)} ids, more than vocab_size {vocab_size}"
@@ -185,17 +176,11 @@ def size(tokenizer: tokenizers.Tokenizer) -> int:
   return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """Returns the id of `<mask>`."""
-  return tokenizer.token_to_id(MASK_TOKEN)
-
-
 def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
   """Returns ids that are never predicted: special tokens, ids of no token."""
   known = set(tokenizer.get_vocab(with_added_tokens=True).values())
   special = set(range(size(tokenizer))) - known
-  special.update(SPECIAL_IDS.values())
-  special.add(mask_id(tokenizer))
+  special.update(special_lib.of(tokenizer).ids)
   for token_id, token in tokenizer.get_added_tokens_decoder().items():
     if token.special:
       special.add(token_id)
@@ -205,10 +190,11 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> list[int]:
 def encode(
   tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
 ) -> list[np.ndarray]:
-  """Returns the uint32 token ids of each text, without `<s>` or `</s>`.
+  """Returns the uint32 token ids of each text, without special tokens.
 
-  To bound memory, a long text is cut where no token of byte-level BPE can span
-  the cut, so the ids are those of the whole text. Runs in parallel.
+  To bound memory, a long text is cut where no token of byte-level BPE or of
+  WordPiece can span the cut, so the ids are those of the whole text. Runs in
+  parallel.
   """
   found, batch, characters = [], [], 0
   for index, text in enumerate(texts):
@@ -238,8 +224,9 @@ def _encode_batch(
 def _pieces(text: str) -> Iterator[str]:
   """Cuts a long text before single spaces between words.
 
-  Byte-level BPE puts such a space at the start of a word, so no token spans the
-  cut. If there is no such space for long, as in base64, the cut is arbitrary.
+  Byte-level BPE puts such a space at the start of a word, and WordPiece drops
+  it, so no token spans the cut. If there is no such space for long, as in
+  base64, the cut is arbitrary.
   """
   start = 0
   while len(text) - start > _PIECE:

@@ -181,5 +181,6 @@ def get_config() -> config_dict.ConfigDict:
   run.eval_batch_size = 256  # sequences, over all devices
   run.checkpoint_every_steps = 5_000
   run.keep_checkpoints = 2
+  run.keep_best = False  # the best checkpoint, too, by the task's main metric
   run.profile_steps = 0  # updates traced for TensorBoard from step 10 on
   return config.lock()

@@ -8,7 +8,9 @@ linear warmup over 6% of the updates and decay to 0, weight decay 0.1, dropout
 Argument: task=sst2 (imdb, qnli, qqp, mrpc, rte, mnli, cola, stsb; own for your
 own files). The metric is GLUE's. imdb has no validation split and takes the
 test split; it and `own` are scored by accuracy. Texts are cut to n tokens;
-short ones train faster with --config.data.sequence_length=128.
+short ones train faster with --config.data.sequence_length=128. Each epoch is
+evaluated, and the best checkpoint is kept beside the newest ones: export and
+predict take it, or the last with --step=last.
 
 Command:
   ./launch.sh train --config=configs/finetune.py:task=sst2 \\
@@ -81,5 +83,6 @@ def get_config(argument: str = ""):
   config.optimizer.weight_decay = 0.1
   config.run.eval_every_steps = max(1, rows // BATCH)
   config.run.checkpoint_every_steps = config.run.eval_every_steps
+  config.run.keep_best = True
   config.run.log_every_steps = 50
   return config

@@ -26,7 +26,7 @@ from linformer_jax.models import (
 )
 
 
-def load(folder: str, step: int | None = None):
+def load(folder: str, step: int | str | None = None):
   """Loads a trained model; see `loading.load`, which this imports."""
   from linformer_jax import loading
 

@@ -22,7 +22,14 @@ from linformer_jax import step as step_lib
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.parallel import sharding
-from linformer_jax.run import checkpoint, config_fields, files, paths, workdir
+from linformer_jax.run import (
+  best,
+  checkpoint,
+  config_fields,
+  files,
+  paths,
+  workdir,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +134,39 @@ class Run:
     return jax.jit(functools.partial(self.model.apply, self.variables))
 
 
-def load(folder: str, step: int | None = None) -> Run:
+BEST, LAST = "best", "last"
+
+
+def step_of(directory, step: int | str | None) -> int | None:
+  """Returns the step of a checkpoint, or None for the newest.
+
+  Args:
+    directory: the run's folder.
+    step: updates completed, 'best' or 'last'; None for the best if the run
+      keeps it (`run.keep_best`), and otherwise for the newest.
+
+  Raises:
+    ValueError: for another word, or if there is no best checkpoint.
+  """
+  if step == LAST:
+    return None
+  if step in (BEST, None):
+    found = best.step_of(directory)
+    if found is None and step == BEST:
+      raise ValueError(
+        f"{directory} has kept no best checkpoint: take the last, or train "
+        "with run.keep_best"
+      )
+    return found
+  try:
+    return int(step)
+  except ValueError:
+    raise ValueError(
+      f"step {step!r} is neither {BEST} nor {LAST} nor a number of updates"
+    ) from None
+
+
+def load(folder: str, step: int | str | None = None) -> Run:
   """Loads a run, or a model in safetensors with its tokenizer.json.
 
   Needs only the folder, not the text or its token cache. Puts the weights on
@@ -136,7 +175,7 @@ def load(folder: str, step: int | None = None) -> Run:
   Args:
     folder: folder of a run, on a disk or gs://, or of a model that `./launch.sh
       export` or `transformers` wrote.
-    step: of a run: updates completed, or None for the newest checkpoint.
+    step: of a run: see `step_of`.
 
   Raises:
     ValueError: if the folder holds neither, or one of another code version.
@@ -196,11 +235,13 @@ def stored_config(directory) -> config_dict.ConfigDict:
 
 
 def restore(directory, config, mesh, step=None) -> step_lib.TrainState:
-  """Returns the newest state of a run, or the one at `step`, on a mesh.
+  """Returns a state of a run, on a mesh; `step` is as for `step_of`.
 
   Raises:
+    ValueError: see `step_of`.
     checkpoint.CheckpointError: if no checkpoint can be read.
   """
+  step = step_of(directory, step)
   with checkpoint.Checkpoints(directory, read_only=True) as saved:
     restored = saved.restore(step_lib.abstract_state(config, mesh), step)
   if restored is None:

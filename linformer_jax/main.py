@@ -17,13 +17,17 @@ evaluate  exact metrics of the newest checkpoint of a run, over the whole
 plan      what an update of that config would take on a TPU slice or on one H100
           (--topology=h100): memory, FLOPs, communication, the largest batch.
           Compiled on this host; nothing is run, read or written.
-export    the newest weights of a run as safetensors with config.json and
-          tokenizer; `transformers` opens it if the attention is softmax's.
+export    the weights of a run as safetensors with config.json and tokenizer;
+          `transformers` opens it if the attention is softmax's.
 predict   labels a file of texts (--input, JSON lines or CSV) with a trained
           classifier: a label and probabilities a line of --to. Stopped, the
           same command goes on.
 fill      the likeliest tokens at each <mask> of texts, by a masked language
           model: a run, or what export wrote.
+
+export, predict and fill take the best checkpoint of a run that keeps it
+(run.keep_best, as configs/finetune.py has it) and the newest of any other;
+--step=best, --step=last and --step=UPDATES choose.
 
 Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
 --config.attention.projected_length=64; configs/base.py lists them with units.
@@ -85,13 +89,13 @@ def _run(given, mode, *texts):
   _find_devices()
   try:
     if mode == "evaluate":
-      commands.evaluate(directory)
+      commands.evaluate(directory, given.step)
     elif mode == "export":
-      commands.export(directory, given.to, given.dtype)
+      commands.export(directory, given.to, given.dtype, given.step)
     elif mode == "predict":
-      commands.predict(directory, given.input, given.to)
+      commands.predict(directory, given.input, given.to, given.step)
     elif mode == "fill":
-      commands.fill(directory, texts, given.top)
+      commands.fill(directory, texts, given.top, given.step)
     else:
       commands.train(given.config, directory, given.new, given.extend)
   except report.NonFiniteError as error:

@@ -58,7 +58,7 @@ class Origin:
     return _by_path({"params": state.params, "constants": state.constants})
 
   def variables(self, mesh):
-    """Returns the newest variables, and how many updates they have had.
+    """Returns the best or newest variables, and their number of updates.
 
     Raises:
       checkpoint.CheckpointError: if they cannot be read.
@@ -68,9 +68,9 @@ class Origin:
         found = exported.read(self.directory)
         return jax.tree.map(np.asarray, found["variables"]), found["step"]
       config = loading.stored_config(self.directory)
+      state = loading.restore(self.directory, config, mesh)
     except ValueError as error:
       raise checkpoint.CheckpointError(f"{_FLAG}: {error}") from error
-    state = loading.restore(self.directory, config, mesh)
     variables = {"params": state.params, "constants": state.constants}
     return variables, int(state.step)
 

@@ -12,6 +12,7 @@ from linformer_jax import evaluate, memory, models, origin
 from linformer_jax import step as step_lib
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
+from linformer_jax.run import best as best_lib
 from linformer_jax.run import checkpoint, metrics, preemption, report
 
 
@@ -90,11 +91,12 @@ def _fresh(experiment):
   return state
 
 
-def _note(config, iterator, evaluation, window, throughput):
+def _note(config, iterator, evaluation, window, throughput, best):
   """Returns what a checkpoint needs besides the state to resume exactly."""
   return {
     "data": iterator.get_state(),
     "evaluation": evaluation,
+    "best": best,
     "window": window.state(),
     "throughput": throughput.state(),
     "config": config.to_dict(),
@@ -137,6 +139,11 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     first = int(state.step)
     evaluation = note.get("evaluation")  # the one at `first`, if any
     metrics.forget_after(workdir, first, evaluation is not None)
+    best = best_lib.Best(workdir, steps.task)
+    if run.keep_best:
+      best.found = note.get("best")
+      saved.keep(best.found and best.found["step"])
+    best.write()
     throughput = _throughput(experiment, note.get("throughput"))
     # Compile ahead of time, so throughput excludes compilation.
     update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
@@ -168,10 +175,18 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
             writer.scalars(step, evaluation)
         if evaluation:
           progress.evaluation(step, evaluation)
-      if last or signal or _due(step, run.checkpoint_every_steps):
+      better = run.keep_best and best.takes(step, evaluation)
+      if better:
+        saved.keep(step)
+      if last or signal or better or _due(step, run.checkpoint_every_steps):
         window.close()  # raises before a non-finite state is saved
-        note = _note(config, iterator, evaluation, window, throughput)
+        note = _note(
+          config, iterator, evaluation, window, throughput, best.found
+        )
         saved.save(step, state, note)
+      if better:
+        saved.wait()
+        best.write()
       if signal:
         saved.wait()
         raise preemption.Interrupted(signal, step)
@@ -184,7 +199,9 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
       profile(step + 1)
       evaluation = None
     saved.wait()
-  return report.summarize(experiment, workdir, evaluation, throughput)
+  return report.summarize(
+    experiment, workdir, evaluation, throughput, best.found
+  )
 
 
 def _due(step, every):
@@ -220,8 +237,8 @@ def _evaluate(experiment, state, stop=lambda: False):
   return values and values | {"eval/seconds": time.perf_counter() - start}
 
 
-def evaluate_newest(experiment: Experiment, workdir):
-  """Evaluates the newest checkpoint of a run.
+def evaluate_newest(experiment: Experiment, workdir, step: int | None = None):
+  """Evaluates the newest checkpoint of a run, or that of a step.
 
   Returns:
     (completed updates, metrics).
@@ -230,7 +247,7 @@ def evaluate_newest(experiment: Experiment, workdir):
     checkpoint.CheckpointError: if no checkpoint exists or can be read.
   """
   with checkpoint.Checkpoints(workdir, read_only=True) as saved:
-    restored = saved.restore(experiment.steps.abstract_state)
+    restored = saved.restore(experiment.steps.abstract_state, step)
   if restored is None:
     raise checkpoint.CheckpointError(f"{workdir} holds no checkpoint yet")
   state, _ = restored

@@ -7,6 +7,7 @@ the arrays verifies that the disk holds what was in memory.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -80,6 +81,17 @@ def _file_checksums(folder) -> dict[str, int]:
   return found
 
 
+@dataclasses.dataclass
+class _Step(checkpoint_managers.PreservationPolicy):
+  """Preserves the checkpoint of one step, which may change."""
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
   """The checkpoints in <workdir>/checkpoints; a context manager."""
 
@@ -99,6 +111,7 @@ class Checkpoints:
     self._keep = keep
     self._read_only = read_only
     self._saving = None  # The last step to be saved.
+    self._best = _Step()
     if not read_only and jax.process_index() == 0:
       # Left by a kill. Orbax removes them in a thread, which would race with a
       # second manager.
@@ -110,7 +123,9 @@ class Checkpoints:
     return ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(self._keep),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+          [checkpoint_managers.LatestN(self._keep), self._best]
+        ),
         create=not self._read_only,
         read_only=self._read_only,
         save_interval_steps=0 if self._read_only else 1,
@@ -146,6 +161,14 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """Returns the steps of the checkpoints, sorted."""
     return sorted(self._manager.all_steps())
+
+  def keep(self, step: int | None):
+    """Keeps the checkpoint of a step in addition to the newest ones.
+
+    Args:
+      step: updates completed; that of the last call is no longer kept.
+    """
+    self._best.step = step
 
   def save(self, step: int, state, note: dict):
     """Starts to save in the background, unless the checkpoint exists.

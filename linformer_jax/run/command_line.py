@@ -193,6 +193,8 @@ def check(given, mode=MODES[0], *extra) -> str:
     problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
   elif mode != "plan" and given.topology:
     problem = "--topology is only for plan; train uses the devices it finds"
+  elif configured and given.step:
+    problem = "--step chooses a checkpoint and is not for train and plan"
   elif given.new and given.distributed:
     problem = "--new cannot be combined with --distributed: name a --workdir"
   elif mode != "train" and (given.extend or given.init_from or given.new):

@@ -37,6 +37,13 @@ def _scores(task, result):
     f"validation {task.headline}",
     report.against(task, value, floor),
   )
+  if "best_step" in result:
+    kept = result[f"best_{task.headline}"]
+    yield (
+      f"best {task.headline}",
+      f"{kept:{task.number}}, after {result['best_step']:,} updates; this "
+      "checkpoint is kept",
+    )
   targets = f"{result['targets']:,.0f} {task.unit}"
   yield name, f"{floor:{task.number}}, on the same {targets}"
   if task.headline != "accuracy" and "accuracy" in result:
@@ -204,32 +211,33 @@ def _build(config, known, fresh):
   return experiment
 
 
-def evaluate(directory):
-  """Prints the exact metrics of the newest checkpoint of a run."""
+def evaluate(directory, step: str = ""):
+  """Prints the exact metrics of a checkpoint, by default the newest one."""
   try:
+    chosen = loading.step_of(directory, step or loading.LAST)
     config = loading.stored_config(directory)
     experiment = train_lib.build(config, workdir.stored_corpus(directory))
   except (ValueError, OSError) as error:
     raise command_line.UsageError(f"--workdir={directory}: {error}") from error
-  step, values = train_lib.evaluate_newest(experiment, directory)
+  done, values = train_lib.evaluate_newest(experiment, directory, chosen)
   progress = report.Progress(config, experiment.steps.task, experiment.floor)
-  progress.evaluation(step, values)
+  progress.evaluation(done, values)
 
 
-def _load(directory):
-  """Loads a run or an exported model."""
+def _load(directory, step: str):
+  """Loads a run, at a step or '' for its best or newest, or an export."""
   try:
-    return loading.load(str(directory))
+    return loading.load(str(directory), step or None)
   except (ValueError, OSError) as error:
     raise command_line.UsageError(f"--workdir={directory}: {error}") from error
 
 
-def export(directory, to: str, dtype: str):
-  """Writes the newest weights of a run as safetensors."""
+def export(directory, to: str, dtype: str, step: str = ""):
+  """Writes the best or newest weights of a run as safetensors."""
   folder = files.folder(to, "--to")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise command_line.UsageError(f"--to={to} exists: name a new folder")
-  run = _load(directory)
+  run = _load(directory, step)
   if run.config is None:
     raise command_line.UsageError(
       f"--workdir={directory} is no run, but a model in safetensors already"
@@ -249,9 +257,9 @@ def export(directory, to: str, dtype: str):
   )
 
 
-def fill(directory, texts: list[str], top: int):
+def fill(directory, texts: list[str], top: int, step: str = ""):
   """Prints the likeliest tokens at each mask of each text."""
-  run = _load(directory)
+  run = _load(directory, step)
   for text in texts:
     try:
       answers = run.fill(text, top)
@@ -262,9 +270,9 @@ def fill(directory, texts: list[str], top: int):
       report.say("  ".join(words))
 
 
-def predict(directory, source: str, to: str):
+def predict(directory, source: str, to: str, step: str = ""):
   """Labels a file of texts; goes on where an earlier call was stopped."""
-  run = _load(directory)
+  run = _load(directory, step)
   fields = "text", "text_pair"
   if run.config is not None:
     data = run.config.data

@@ -72,6 +72,7 @@ def _types():
   types["task.name"] = types["attention.name"] = str
   types["attention.pattern"] = tuple
   types["mesh.float32_gradients"] = bool
+  types["run.keep_best"] = bool
   types["train.restarts"] = tuple
   types["train.init_from"] = str
   types["train.init_model"] = bool

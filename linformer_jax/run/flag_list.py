@@ -42,6 +42,14 @@ _FLAGS = (
     "For fill: how many tokens to print for each <mask>.",
   ),
   (
+    "string",
+    "step",
+    "",
+    "For export, fill, predict and evaluate: best, last or a number of updates."
+    " By default the checkpoint that run.keep_best kept, or the newest; for "
+    "evaluate the newest.",
+  ),
+  (
     "bool",
     "new",
     False,
@@ -59,7 +67,8 @@ _FLAGS = (
     "init_from",
     None,
     "A run, an exported model or BERT-like weights in safetensors: start a new "
-    "run from its newest weights, with its tokenizer and a fresh optimizer.",
+    "run from its best or newest weights, with its tokenizer and a fresh "
+    "optimizer.",
   ),
   (
     "bool",

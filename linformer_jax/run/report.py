@@ -261,7 +261,7 @@ def draw_curve(workdir, task, floor: float):
   return path
 
 
-def summarize(experiment, workdir, final, throughput) -> dict:
+def summarize(experiment, workdir, final, throughput, best=None) -> dict:
   """Draws curve.png, writes result.json and returns its content.
 
   Args:
@@ -269,6 +269,7 @@ def summarize(experiment, workdir, final, throughput) -> dict:
     workdir: the run's folder.
     final: the metrics of the last evaluation.
     throughput: the `Throughput` of the whole run.
+    best: as `Best.found`; None if the run does not keep its best checkpoint.
   """
   config, task = experiment.config, experiment.steps.task
   total = config.train.num_steps
@@ -282,6 +283,11 @@ def summarize(experiment, workdir, final, throughput) -> dict:
       if name != "eval/seconds"
     },
     task.floor_name: experiment.floor,
+    **(
+      {"best_step": best["step"], f"best_{task.headline}": best["score"]}
+      if best
+      else {}
+    ),
     "parameters": models.num_parameters(params),
     "tokens": total * config.train.batch_size * config.data.sequence_length,
     "train_blocks": len(experiment.corpus.train),

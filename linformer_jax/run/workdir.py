@@ -40,6 +40,7 @@ EXTENDED = (
 _LATER = (
   ("mesh", "float32_gradients", False),
   ("train", "init_model", False),
+  ("run", "keep_best", False),
 )
 # Suffixes of redirected or copied output.
 _LOGS = (".log", ".txt", ".out", ".err")

@@ -42,6 +42,7 @@ class Task(Protocol):
     scale: axis scale of the curve, 'log' or 'linear'.
     unit: what a weight of 1 counts, in the plural, such as 'masked tokens'.
     floor_name: key of `floor` in result.json.
+    larger_is_better: whether a model improves as its headline grows.
     short: whether training rows may hold fewer than N real positions.
     length: N, positions in a row.
     outputs: float32 outputs of the head per row.
@@ -52,6 +53,7 @@ class Task(Protocol):
   scale: ClassVar[str]
   unit: ClassVar[str]
   floor_name: ClassVar[str]
+  larger_is_better: ClassVar[bool]
   short: ClassVar[bool]
   length: int
   outputs: int

@@ -127,6 +127,7 @@ class LanguageModeling(TokenRows):
   number: ClassVar[str] = ".2f"
   scale: ClassVar[str] = "log"
   floor_name: ClassVar[str] = "unigram_perplexity"
+  larger_is_better: ClassVar[bool] = False
   short: ClassVar[bool] = False  # training blocks are full
 
   def metrics(self, sums):

@@ -37,6 +37,7 @@ class TextRows(language.TokenRows):
 
   scale: ClassVar[str] = "linear"
   unit: ClassVar[str] = "texts"
+  larger_is_better: ClassVar[bool] = True
   short: ClassVar[bool] = True
   label_type: ClassVar[Any] = np.int32
 

@@ -20,6 +20,7 @@ or, with your own files,
     --config.data.files=train.csv --config.data.validation_files=valid.csv \\
     --config.task.num_classes=3 --config.train.num_steps=2000 \\
     --init_from=runs/smoke --workdir=runs/own
+--seeds=5 trains five runs and compares them.
 Hardware: one GPU or TPU chip for a model of RoBERTa's size; minutes on two CPU
   cores for that of configs/smoke.py.
 Wall-clock and result: not yet run at the paper's scale, where Linformer with

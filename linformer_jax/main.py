@@ -11,7 +11,8 @@ train     pretrains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
           refused. Ctrl-C and SIGTERM save and stop; the same command resumes.
           --extend trains a complete run further; --init_from=RUN starts a new
-          one from another's weights.
+          one from another's weights; --seeds=5 trains a run for each of five
+          seeds, in DIR/seed0 and so on, and compares their scores.
 evaluate  exact metrics of the newest checkpoint of a run, over the whole
           validation split.
 plan      what an update of that config would take on a TPU slice or on one H100
@@ -75,7 +76,7 @@ def _run(given, mode, *texts):
   """Runs a command; returns the exit status."""
   from linformer_jax import memory
   from linformer_jax.data import cache
-  from linformer_jax.run import checkpoint, commands, preemption, report
+  from linformer_jax.run import checkpoint, commands, preemption, report, seeds
 
   if mode == "plan":
     commands.plan(given.config, given.topology)
@@ -96,6 +97,9 @@ def _run(given, mode, *texts):
       commands.predict(directory, given.input, given.to, given.step)
     elif mode == "fill":
       commands.fill(directory, texts, given.top, given.step)
+    elif given.seeds:
+      several = command_line.seeds(given.seeds)
+      seeds.train(given.config, directory, several)
     else:
       commands.train(given.config, directory, given.new, given.extend)
   except report.NonFiniteError as error:

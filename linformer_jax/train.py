@@ -13,7 +13,7 @@ from linformer_jax import step as step_lib
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
 from linformer_jax.run import best as best_lib
-from linformer_jax.run import checkpoint, metrics, preemption, report
+from linformer_jax.run import checkpoint, metrics, preemption, report, result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +199,8 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
       profile(step + 1)
       evaluation = None
     saved.wait()
-  return report.summarize(
-    experiment, workdir, evaluation, throughput, best.found
+  return result.summarize(
+    experiment, workdir, evaluation, throughput, best.result()
   )
 
 

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from etils import epath
 
-from linformer_jax.run import events, files, metrics, report, workdir
+from linformer_jax.run import events, files, metrics, result, workdir
 from linformer_jax.tasks import masked_lm
 from tests import tiny
 
@@ -81,7 +81,7 @@ def test_metrics_grow_and_are_forgotten(bucket):
   paths = sorted((bucket / "x").glob("events.*"))
   found = [event.step for path in paths for event, _ in events.read(path)]
   assert found == [0, 0, 1, 0, 2, 2, 3, 4, 5]
-  path = report.draw_curve(run, masked_lm.MaskedLM, 20.0)
+  path = result.draw_curve(run, masked_lm.MaskedLM, 20.0)
   assert os.fspath(path) == "gs://bucket/x/curve.png"
   assert (bucket / "x" / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -11,12 +11,19 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "linformer_jax"
 # module from its own room.
 LINES = [
   ("main",),
+  ("run.seeds",),
   ("run.commands",),
   ("tools.plan", "train"),
   ("origin", "predict"),
   ("loading",),
   ("exported",),
-  ("evaluate", "run.checkpoint", "run.command_line", "run.report"),
+  (
+    "evaluate",
+    "run.checkpoint",
+    "run.command_line",
+    "run.report",
+    "run.result",
+  ),
   ("run.config_file",),
   (
     "run.best",
@@ -35,6 +42,7 @@ LINES = [
   ("run.events",),
   (
     "run.files",
+    "run.fingerprints",
     "run.flag_list",
     "run.startup",
     "hardware",

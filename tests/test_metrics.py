@@ -14,7 +14,7 @@ import pytest
 
 from configs import base
 from linformer_jax import flops, step
-from linformer_jax.run import metrics, report
+from linformer_jax.run import metrics, report, result
 from linformer_jax.tasks import masked_lm
 
 TASK = step.task_of(base.get_config())
@@ -139,7 +139,7 @@ def test_json_lines_hold_every_metric(run):
 
 
 def test_curve_is_drawn(run):
-  path = report.draw_curve(run, masked_lm.MaskedLM, 100.0)
+  path = result.draw_curve(run, masked_lm.MaskedLM, 100.0)
   assert path.name == "curve.png"
   assert path.read_bytes().startswith(b"\x89PNG")
 

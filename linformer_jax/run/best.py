@@ -44,6 +44,13 @@ class Best:
     self.found = {"step": step, "score": score}
     return True
 
+  def result(self) -> dict[str, Any]:
+    """Returns what result.json has of it."""
+    if not self.found:
+      return {}
+    score = {f"best_{self.task.headline}": self.found["score"]}
+    return {"best_step": self.found["step"]} | score
+
   def write(self):
     """Writes best.json, or removes it if there is nothing yet."""
     if jax.process_index():

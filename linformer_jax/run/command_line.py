@@ -13,6 +13,7 @@ from linformer_jax.run.config_file import UsageError, load_config
 
 make_flags = flag_list.make_flags
 
+_MOST_SEEDS = 1_000
 MODES = ("train", "evaluate", "plan", "export", "fill", "predict")
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
@@ -116,6 +117,38 @@ def _value(words, name) -> str:
   return value or ""
 
 
+def seeds(text: str) -> list[int]:
+  """Returns the seeds of --seeds: '3' is 0, 1, 2, and '4,0' is 4, 0.
+
+  Raises:
+    UsageError: for another text.
+  """
+  words = [word.strip() for word in text.removesuffix(",").split(",")]
+  if all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+    found = [int(word) for word in words]
+    if "," not in text and 1 <= found[0] <= _MOST_SEEDS:
+      return list(range(found[0]))
+    if "," in text and len({*found}) == len(found):
+      return found
+  raise UsageError(
+    f"--seeds={text} is neither a number of seeds, from 1 to {_MOST_SEEDS:,}, "
+    "nor a list of different ones, such as 0,1,7"
+  )
+
+
+def seed_folder(seed: int) -> str:
+  """Returns the name of the folder of a seed's run."""
+  return f"seed{seed}"
+
+
+def _run_folder(words) -> str:
+  """Returns the folder of the run, or of the first of several."""
+  folder, several = _value(words, "workdir"), _value(words, "seeds")
+  if folder and several:
+    return f"{folder.rstrip('/')}/{seed_folder(seeds(several)[0])}"
+  return folder
+
+
 def parse(
   given: flags.FlagValues, argv: list[str], take_model: Callable | None = None
 ) -> list[str]:
@@ -126,8 +159,9 @@ def parse(
   Args:
     given: as returned by `make_flags`.
     argv: the command line.
-    take_model: (config, --init_from, --workdir) -> None, which is called with a
-      config that sets `train.init_model`, before its fields' flags are parsed.
+    take_model: (config, --init_from, folder of the run) -> None, which is
+      called with a config that sets `train.init_model`, before its fields'
+      flags are parsed.
 
   Raises:
     UsageError: in one line, for an error in a flag or the config.
@@ -139,8 +173,7 @@ def parse(
     if file is not None:
       config = load_config(file)
       if take_model and config.train.init_model:
-        names = ("init_from", "workdir")
-        take_model(config, *(_value(words, name) for name in names))
+        take_model(config, _value(words, "init_from"), _run_folder(words))
       _check_fields(words, config)
       delattr(given, "config")
       config_flags.DEFINE_config_dict(
@@ -193,6 +226,13 @@ def check(given, mode=MODES[0], *extra) -> str:
     problem = "--topology=SLICE is needed, e.g. --topology=v5e:4x4"
   elif mode != "plan" and given.topology:
     problem = "--topology is only for plan; train uses the devices it finds"
+  elif mode != "train" and given.seeds:
+    problem = "--seeds is only for train"
+  elif given.seeds and (given.new or given.extend or given.distributed):
+    problem = (
+      "--seeds cannot be combined with --new, --extend or --distributed: start "
+      "the run of each seed with --config.seed=SEED"
+    )
   elif configured and given.step:
     problem = "--step chooses a checkpoint and is not for train and plan"
   elif given.new and given.distributed:
@@ -206,6 +246,8 @@ def check(given, mode=MODES[0], *extra) -> str:
       problem = "run.profile_steps needs a --workdir on a disk"
   if problem:
     raise UsageError(problem)
+  if given.seeds:
+    seeds(given.seeds)
   if given.config is not None:
     try:
       config_fields.check_ranges(given.config)

@@ -1,7 +1,6 @@
 """Implements the commands: train, evaluate, plan, export..."""
 
 import contextlib
-import json
 
 import jax
 from ml_collections import config_dict
@@ -10,44 +9,15 @@ from linformer_jax import exported, loading, memory, models, origin
 from linformer_jax import predict as predict_lib
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
-from linformer_jax.run import command_line, files, metrics, report, workdir
+from linformer_jax.run import (
+  command_line,
+  files,
+  metrics,
+  report,
+  result,
+  workdir,
+)
 from linformer_jax.tools import plan as plan_lib
-
-_SUMMARY = """
-Done: {step:,} updates, {tokens:,} tokens, {parameters:,} parameters, in {time}
-of training.
-{scores}
-  speed                  {tokens_per_second:,.0f} tokens/s, MFU {mfu:.0%} of \
-{gigaflops:,.0f} GFLOP/s
-                         ({peak_source})
-  run                    {workdir}/: curve.png, metrics.jsonl, checkpoints
-
-Next:
-  ./launch.sh tensorboard     # curves in the browser
-  ./launch.sh --new           # the same again, in a new folder
-  ./launch.sh train --config=configs/linformer.py:n=512,k=128 --workdir=runs/x
-  ./launch.sh test            # the test suite"""
-
-
-def _scores(task, result):
-  """Yields (name, text) for the metrics of a run and its task's floor."""
-  value, floor = result[task.headline], result[task.floor_name]
-  name = task.floor_name.replace("_", " ")
-  yield (
-    f"validation {task.headline}",
-    report.against(task, value, floor),
-  )
-  if "best_step" in result:
-    kept = result[f"best_{task.headline}"]
-    yield (
-      f"best {task.headline}",
-      f"{kept:{task.number}}, after {result['best_step']:,} updates; this "
-      "checkpoint is kept",
-    )
-  targets = f"{result['targets']:,.0f} {task.unit}"
-  yield name, f"{floor:{task.number}}, on the same {targets}"
-  if task.headline != "accuracy" and "accuracy" in result:
-    yield "accuracy", f"{result['accuracy']:.1%} of {task.unit}"
 
 
 def take_model(config, init_from: str, folder: str):
@@ -85,33 +55,6 @@ def take_model(config, init_from: str, folder: str):
     config.attention = config_dict.ConfigDict(with_rate(attention))
   if config.data.sequence_length > config.model.max_length:
     config.data.sequence_length = config.model.max_length
-
-
-def _summary(task, result, workdir):
-  return _SUMMARY.format(
-    **result,
-    scores="\n".join(
-      f"  {name:22} {text}" for name, text in _scores(task, result)
-    ),
-    workdir=workdir,
-    time=report.clock(result["busy_seconds"]),
-    gigaflops=result["peak_flops"] / 1e9,
-  )
-
-
-def _finished(directory, task, num_steps):
-  """Returns the summary of a complete run, or None."""
-  path = directory / report.RESULT
-  if not path.exists():
-    return None
-  try:
-    result = json.loads(path.read_text())
-    if result["step"] != num_steps:
-      return None
-    return _summary(task, result, directory)
-  except (ValueError, KeyError, TypeError):
-    report.say(f"{path} cannot be read: rebuilding it from the checkpoint")
-    return None
 
 
 def _too_large(config, error):
@@ -155,7 +98,9 @@ def train(config, directory, new: bool, extend: bool):
     stored, known, free = workdir.stored_config(directory), None, ()
     task = step_lib.task_of(config)
     if extend:
-      done = stored and _finished(directory, task, stored["train"]["num_steps"])
+      done = stored and result.finished(
+        directory, task, stored["train"]["num_steps"]
+      )
       free = workdir.extend(directory, stored, config, bool(done))
     elif stored is not None:
       config.train.restarts = tuple(stored["train"].get("restarts", ()))
@@ -165,7 +110,7 @@ def train(config, directory, new: bool, extend: bool):
       config.train.init_from = given
       workdir.check_same(directory, stored, config, free)
       known = workdir.stored_corpus(directory)
-      summary = _finished(directory, task, config.train.num_steps)
+      summary = result.finished(directory, task, config.train.num_steps)
       if summary:
         report.say(summary)
         report.say("\nThis run was complete; --new starts another one.")
@@ -185,8 +130,8 @@ def train(config, directory, new: bool, extend: bool):
     if free:
       report.say(workdir.extension(config))
     report.say(train_lib.describe(experiment, directory))
-    result = train_lib.train_and_evaluate(experiment, directory)
-    report.say(_summary(experiment.steps.task, result, directory))
+    found = train_lib.train_and_evaluate(experiment, directory)
+    report.say(result.show(experiment.steps.task, found, directory))
 
 
 def _check_place(directory):

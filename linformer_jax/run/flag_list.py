@@ -50,6 +50,13 @@ _FLAGS = (
     "evaluate the newest.",
   ),
   (
+    "string",
+    "seeds",
+    "",
+    "For train: 5, for the seeds 0 to 4, or a list such as 0,1,7. Trains a run "
+    "for each in DIR/seed0, ..., and compares their scores in DIR/seeds.json.",
+  ),
+  (
     "bool",
     "new",
     False,

@@ -1,15 +1,12 @@
-"""Reports speed and progress during a run, and a summary at its end."""
+"""Reports speed and progress during a run."""
 
-import json
 import time
 
 import jax
 import numpy as np
 
-from linformer_jax import hardware, models
-from linformer_jax.run import console, files, metrics
+from linformer_jax.run import console, metrics
 
-RESULT = "result.json"
 # Values that an update returns besides the sums of its task.
 _NOT_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
 
@@ -215,93 +212,3 @@ class Window:
     self._writer.scalars(step, row)
     self._progress.train(step, row)
     self._sums = dict.fromkeys(self._sums, 0)
-
-
-def draw_curve(workdir, task, floor: float):
-  """Draws a run's headline metric against updates as curve.png.
-
-  Args:
-    workdir: the run's folder, with its metrics.jsonl.
-    task: a `tasks.Task`, or its class.
-    floor: the same metric without a model.
-
-  Returns:
-    The path of curve.png.
-  """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot, ticker
-
-  rows = metrics.read_json_lines(workdir)
-  figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-  for prefix, style in (("train", {"alpha": 0.4}), ("eval", {"marker": "o"})):
-    name = f"{prefix}/{task.headline}"
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    if points:
-      label = {"train": "training", "eval": "validation"}[prefix]
-      axes.plot(*zip(*points, strict=True), label=label, **style)
-  label = task.floor_name.replace("_", " ")
-  axes.axhline(floor, color="gray", linestyle="--", label=label)
-  axes.set(
-    xlabel="updates",
-    ylabel=f"{task.headline} of {task.unit}",
-    yscale=task.scale,
-  )
-  axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
-  axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
-  workdir = files.folder(workdir)
-  axes.set_title(workdir.name)
-  axes.grid(True, which="both", alpha=0.3)
-  axes.legend()
-  path = workdir / "curve.png"
-  with path.open("wb") as file:
-    figure.savefig(file, format="png", dpi=120)
-  pyplot.close(figure)
-  return path
-
-
-def summarize(experiment, workdir, final, throughput, best=None) -> dict:
-  """Draws curve.png, writes result.json and returns its content.
-
-  Args:
-    experiment: as returned by `train.build`.
-    workdir: the run's folder.
-    final: the metrics of the last evaluation.
-    throughput: the `Throughput` of the whole run.
-    best: as `Best.found`; None if the run does not keep its best checkpoint.
-  """
-  config, task = experiment.config, experiment.steps.task
-  total = config.train.num_steps
-  params = experiment.steps.abstract_state.params
-  data = experiment.corpus.record
-  result = {
-    "step": total,
-    **{
-      name.removeprefix("eval/"): value
-      for name, value in final.items()
-      if name != "eval/seconds"
-    },
-    task.floor_name: experiment.floor,
-    **(
-      {"best_step": best["step"], f"best_{task.headline}": best["score"]}
-      if best
-      else {}
-    ),
-    "parameters": models.num_parameters(params),
-    "tokens": total * config.train.batch_size * config.data.sequence_length,
-    "train_blocks": len(experiment.corpus.train),
-    "validation_blocks": len(experiment.corpus.validation),
-    "busy_seconds": throughput.busy_seconds,
-    "wall_seconds": throughput.wall_seconds,
-    **throughput.average(total),
-    "peak_flops": throughput.peak,
-    "peak_source": throughput.peak_source,
-    **hardware.environment(),
-    "data_sha256": data and data.sha256,
-  }
-  if jax.process_index() == 0:
-    draw_curve(workdir, task, experiment.floor)
-    text = json.dumps(result, indent=1) + "\n"
-    files.write_atomically(files.folder(workdir) / RESULT, text)
-  return result

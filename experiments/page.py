@@ -16,9 +16,15 @@ def machines(records, *packages: str, cpu: bool = False) -> str:
   """
   words = ["{device}", "{host}", *(["{cpu}"] if cpu else [])]
   words += ["Python {python}", "jax {jax}"]
-  words += [f"{name} {{{name}}}" for name in packages] + ["commit {commit}"]
-  template = ", ".join(words)
-  return "; ".join(sorted({template.format(**record) for record in records}))
+  words += [f"{name} {{{name}}}" for name in packages]
+  template, commits = ", ".join(words), {}
+  for record in records:
+    found = commits.setdefault(template.format(**record), set())
+    found.add(record["commit"])
+  return "; ".join(
+    f"{machine}, commit{'s' * (len(found) > 1)} {', '.join(sorted(found))}"
+    for machine, found in sorted(commits.items())
+  )
 
 
 def renew(page: str, parts: dict[str, str]) -> str:

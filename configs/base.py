@@ -135,6 +135,7 @@ def get_config() -> config_dict.ConfigDict:
   data.tfds_data_dir = ""  # '' for the default of TFDS
   data.text_feature = "text"  # field of TFDS, JSON lines, CSV and Parquet
   data.pair_feature = ""  # of labeled pairs; '' is text_pair in files
+  data.truncate = True  # labeled texts longer than N; False refuses them
   data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_oneway_ref("vocab_size")
   data.tokenizer_path = ""  # tokenizer.json, vocab.txt; '' trains one

@@ -94,7 +94,9 @@ def _run(given, mode, *texts):
     elif mode == "export":
       commands.export(directory, given.to, given.dtype, given.step)
     elif mode == "predict":
-      commands.predict(directory, given.input, given.to, given.step)
+      commands.predict(
+        directory, given.input, given.to, given.step, given.truncate
+      )
     elif mode == "fill":
       commands.fill(directory, texts, given.top, given.step)
     elif given.seeds:

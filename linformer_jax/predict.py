@@ -1,11 +1,12 @@
 """Labels a file of texts with a trained classifier or regression."""
 
+import dataclasses
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,19 +24,61 @@ _SHORTEST = 32  # tokens in a row; longer rows have twice as many, up to N
 _TOLD = 1_000  # rows between two lines of progress
 
 
-def texts(path: str, text_feature: str, pair_feature: str):
-  """Yields (text, text_pair or '') of JSON lines, CSV or TSV.
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """Names of the fields of a row.
+
+  Attributes:
+    text: of the text.
+    pair: of the second text.
+    each: whether each row must have the second one, as in training.
+    some: whether some row must, as the model was trained on pairs.
+  """
+
+  text: str = "text"
+  pair: str = "text_pair"
+  each: bool = False
+  some: bool = False
+
+
+def fields_of(run: loading.Run, result: dict[str, Any]) -> Fields:
+  """Returns the fields that a run was trained on.
+
+  Args:
+    run: the run, or an exported model, which may not know its own.
+    result: the run's result.json, or {}.
+  """
+  if run.config is None:
+    return Fields()
+  data, pairs = run.config.data, bool(result.get("train_pairs"))
+  named = bool(data.pair_feature)
+  pair = data.pair_feature or Fields.pair
+  return Fields(data.text_feature, pair, named, pairs and not named)
+
+
+class Row(NamedTuple):
+  """A row to label: its text, its second text or '', and where it is."""
+
+  text: str
+  pair: str = ""
+  place: str = ""
+
+
+def texts(path: str, fields: Fields) -> Iterator[Row]:
+  """Yields the rows of JSON lines, CSV or TSV.
 
   Raises:
     ValueError: in one line that names the file and the place in it.
   """
-  for value, place in labeled.values(path, [text_feature]):
-    text = json_lines.text_of(value, text_feature, place)
+  columns = [fields.text, *[fields.pair] * fields.each]
+  for value, place in labeled.values(path, columns):
+    text = json_lines.text_of(value, fields.text, place)
     labeled.check_text(text, place)
     pair = ""
-    if value.get(pair_feature) is not None:
-      pair = json_lines.text_of(value, pair_feature, place)
-    yield text, pair
+    # A null is no pair, as in training.
+    if value.get(fields.pair, fields.pair if fields.each else None) is not None:
+      pair = json_lines.text_of(value, fields.pair, place)
+    yield Row(text, pair, place)
 
 
 class Predictor:
@@ -46,8 +89,8 @@ class Predictor:
     truncated: how many texts had more tokens than the model takes.
   """
 
-  def __init__(self, run: loading.Run):
-    """Takes a run or an exported model.
+  def __init__(self, run: loading.Run, truncate: bool = True):
+    """Takes a run or an exported model; `truncate` False refuses long texts.
 
     Raises:
       ValueError: if it is no classifier.
@@ -61,21 +104,33 @@ class Predictor:
     self._task = made.build(config, config.max_length)
     self.labels = () if size == 1 else run.labels or tuple(range(size))
     self._data = pipeline.Dataset((), (), special=special_lib.of(run.tokenizer))
-    self.truncated = 0
+    self.truncated, self._truncate = 0, truncate
     self._apply = jax.jit(run.model.apply)
 
-  def outputs(self, rows: list[tuple[str, str]]) -> np.ndarray:
-    """Returns float32 [rows, C], a value or logits of (text, pair or '') each.
+  def outputs(self, rows: list[Row]) -> np.ndarray:
+    """Returns float32 [rows, C], a value or the logits of each row.
 
     Rows are padded to a power of two of tokens, which changes no result.
+
+    Raises:
+      ValueError: for a row that is too long and may not be truncated.
     """
-    encoded = tokenizer_lib.encode(
-      self._run.tokenizer, itertools.chain.from_iterable(rows)
+    encoded = iter(
+      tokenizer_lib.encode(
+        self._run.tokenizer, (text for row in rows for text in row[:2])
+      )
     )
     examples = []
-    for text, pair in zip(encoded[::2], encoded[1::2], strict=True):
-      room = self._task.room(len(pair), self._data.special)
-      self.truncated += len(text) + len(pair) > room
+    for row in rows:
+      text, pair = next(encoded), next(encoded)
+      room = self._data.special.room(self._task.length, bool(len(pair)))
+      if len(text) + len(pair) > room:
+        self.truncated += 1
+        if not self._truncate:
+          raise ValueError(
+            f"{row.place}: the row has {len(text) + len(pair):,} tokens, and "
+            f"the model takes {room:,}: shorten it, or leave --truncate"
+          )
       record = {"text": text, "pair": pair, "label": 0}
       examples.append(self._task.example(record, None, self._data))
     longest = max(example["mask"].sum() for example in examples)
@@ -93,7 +148,7 @@ class Predictor:
     found = self._apply(self._run.variables, tokens, mask, segments)
     return np.asarray(found)[: len(rows)]
 
-  def lines(self, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
+  def lines(self, rows: Iterator[Row]) -> Iterator[str]:
     """Yields a line of JSON for each row."""
     while batch := list(itertools.islice(rows, _BATCH)):
       for row in self.outputs(batch):
@@ -110,7 +165,9 @@ class Predictor:
     return {"label": best, "probabilities": shares}
 
 
-def predict(run: loading.Run, source: str, to: str, fields: tuple[str, str]):
+def predict(
+  run: loading.Run, source: str, to: str, fields: Fields, truncate: bool = True
+) -> tuple[int, int, int]:
   """Appends a line to `to` for each row of `source` that has none yet.
 
   Args:
@@ -118,6 +175,7 @@ def predict(run: loading.Run, source: str, to: str, fields: tuple[str, str]):
     source: JSON lines, CSV or TSV.
     to: JSON lines; complete lines of an earlier call are kept.
     fields: of the text and of the pair.
+    truncate: False refuses a text that is longer than the model takes.
 
   Returns:
     (lines that were there, lines written, texts that were truncated).
@@ -125,8 +183,13 @@ def predict(run: loading.Run, source: str, to: str, fields: tuple[str, str]):
   Raises:
     ValueError: in one line, for a bad row; lines before it are written.
   """
-  predictor = Predictor(run)
-  rows = texts(source, *fields)
+  predictor = Predictor(run, truncate)
+  if fields.some and not any(row.pair for row in texts(source, fields)):
+    raise ValueError(
+      f"{source}: no row has a text in field {fields.pair!r}, and the model "
+      "was trained on pairs: add it"
+    )
+  rows = texts(source, fields)
   path = pathlib.Path(to)
   there = _whole_lines(path)
   skipped = sum(1 for _ in itertools.islice(rows, there))

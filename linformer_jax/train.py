@@ -264,6 +264,8 @@ def describe(experiment: Experiment, workdir) -> str:
     said if len(kinds) == 1 else f"{count} of {said}"
     for said, count in kinds.items()
   )
+  # A data set of the user's may have nothing to remark.
+  remark = getattr(corpus, "remark", "")
   return (
     f"{config.task.name}, {size:,} parameters: {model.num_layers} layers of "
     f"width {model.embed_dim}, {model.num_heads} heads, {kind}, n = "
@@ -272,5 +274,5 @@ def describe(experiment: Experiment, workdir) -> str:
     f"blocks of {config.data.sequence_length} tokens, from {corpus.directory}\n"
     f"{config.train.num_steps:,} updates of {config.train.batch_size} "
     f"sequences on {jax.device_count()} {jax.devices()[0].device_kind} "
-    f"device(s), into {workdir}"
+    f"device(s), into {workdir}" + (f"\n{remark}" if remark else "")
   )

@@ -34,7 +34,7 @@ def test_every_field_is_given():
     field.name
     for field in dataclasses.fields(pipeline.DataConfig)
     if field.default is not dataclasses.MISSING
-  ] == ["validation_files", "pair_feature"]
+  ] == ["validation_files", "pair_feature", "truncate"]
 
 
 @pytest.mark.parametrize(

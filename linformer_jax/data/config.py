@@ -4,6 +4,9 @@ import dataclasses
 
 from linformer_jax.data.text import tokenizer
 
+# Sources whose text is packed into blocks.
+_BLOCKS = ("sotu", "synthetic", "files", "tfds")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -36,6 +39,8 @@ class DataConfig:
     pair_feature: for 'labeled', the field, column or feature of the second
       text. '' stands for `text_pair` in files, where a row may lack it, and for
       none in TFDS.
+    truncate: for 'labeled', whether texts longer than N are truncated; False
+      refuses them.
   """
 
   source: str
@@ -54,6 +59,7 @@ class DataConfig:
   seed: int
   validation_files: str = ""
   pair_feature: str = ""
+  truncate: bool = True
 
   def __post_init__(self):
     self._check_source()
@@ -112,6 +118,11 @@ class DataConfig:
           f"data.{field} is set, and data.source is {self.source!r}, which does"
           f" not read it: set data.source={sources[0]}"
         )
+    if not self.truncate and self.source in _BLOCKS:
+      raise ValueError(
+        f"data.truncate=False is for source 'labeled'; {self.source!r} cuts its"
+        " text into blocks: leave data.truncate"
+      )
     if self.pair_feature and self.pair_feature == self.text_feature:
       raise ValueError(
         "data.pair_feature and data.text_feature are both"

@@ -4,6 +4,7 @@
 or floats. Both come out the same from any format.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -26,6 +27,7 @@ from linformer_jax.data.text import (
   progress,
   provenance,
 )
+from linformer_jax.data.text import source as source_lib
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 
@@ -76,6 +78,13 @@ class Rows:
   def __len__(self) -> int:
     return len(self.labels)
 
+  def too_long(self, special: special_lib.Special) -> np.ndarray:
+    """Returns bool [rows], True at rows that lose tokens in N."""
+    sizes, paired = self.lengths.sum(1), self.lengths[:, 1] > 0
+    length = self.sequence_length
+    room = np.where(paired, *(special.room(length, x) for x in (True, False)))
+    return sizes > room
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     text, pair = (
       self._tokens[start:end].astype(np.int32)
@@ -108,6 +117,31 @@ class LabeledTexts:
     """The tokenizer's special tokens."""
     return special_lib.of(self.tokenizer)
 
+  @functools.cached_property
+  def facts(self) -> dict[str, int]:
+    """Counts of rows for result.json."""
+    splits = {"train": self.train, "validation": self.validation}
+    found = {
+      f"{name}_truncated": int(rows.too_long(self.special).sum())
+      for name, rows in splits.items()
+    }
+    return found | {"train_pairs": int((self.train.lengths[:, 1] > 0).sum())}
+
+  @property
+  def remark(self) -> str:
+    """A line that tells how many texts are truncated, or ''."""
+    train, held = (
+      self.facts["train_truncated"],
+      self.facts["validation_truncated"],
+    )
+    if not train + held:
+      return ""
+    return (
+      f"{train:,} of {len(self.train):,} training and {held:,} of "
+      f"{len(self.validation):,} validation texts are longer than "
+      f"data.sequence_length {self.train.sequence_length} and are truncated"
+    )
+
   @property
   def tokenizer_json(self) -> str:
     """The tokenizer.json whose hash is in the record."""
@@ -123,10 +157,33 @@ def prepare(
   copies of a row fall into the same split.
 
   Raises:
-    ValueError: as `corpus.prepare`; also for an empty text, and as
-      `labels.survey`.
+    ValueError: as `corpus.prepare`; also for an empty text, as `labels.survey`,
+      and for a text that would be truncated if `config.truncate` is False.
   """
-  return corpus.open_cached(config, known, labeled.source, _build, _open)
+  data = corpus.open_cached(config, known, labeled.source, _build, _open)
+  if not config.truncate:
+    _refuse_long(data, config)
+  return data
+
+
+def _refuse_long(data: LabeledTexts, config: DataConfig) -> None:
+  """Raises a ValueError that names the first row that is too long."""
+  for held, rows in ((False, data.train), (True, data.validation)):
+    long = np.flatnonzero(rows.too_long(data.special))
+    if not len(long):
+      continue
+    first, split = int(long[0]), "validation" if held else "training"
+    place = f"{split} row {first}"
+    with contextlib.suppress(source_lib.MissingText):  # the tokens are cached
+      splits = _split(labeled.source(config), config.holdout_fraction)
+      same = (row for is_held, row in splits if is_held == held)
+      place = next(itertools.islice(same, first, None)).place
+    raise ValueError(
+      f"{place}: the row has {rows.lengths[first].sum():,} tokens, more than "
+      f"fit data.sequence_length {rows.sequence_length} ({len(long):,} such "
+      f"{split} rows): shorten them, set a larger data.sequence_length, or "
+      "leave data.truncate"
+    )
 
 
 def _split(

@@ -233,6 +233,8 @@ def check(given, mode=MODES[0], *extra) -> str:
       "--seeds cannot be combined with --new, --extend or --distributed: start "
       "the run of each seed with --config.seed=SEED"
     )
+  elif mode != "predict" and not given.truncate:
+    problem = "--truncate is only for predict; training has data.truncate"
   elif configured and given.step:
     problem = "--step chooses a checkpoint and is not for train and plan"
   elif given.new and given.distributed:

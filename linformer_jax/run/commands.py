@@ -215,15 +215,14 @@ def fill(directory, texts: list[str], top: int, step: str = ""):
       report.say("  ".join(words))
 
 
-def predict(directory, source: str, to: str, step: str = ""):
+def predict(directory, source: str, to: str, step: str, truncate: bool):
   """Labels a file of texts; goes on where an earlier call was stopped."""
   run = _load(directory, step)
-  fields = "text", "text_pair"
-  if run.config is not None:
-    data = run.config.data
-    fields = data.text_feature, data.pair_feature or fields[1]
   try:
-    there, written, truncated = predict_lib.predict(run, source, to, fields)
+    fields = predict_lib.fields_of(run, result.read(directory))
+    there, written, truncated = predict_lib.predict(
+      run, source, to, fields, truncate
+    )
   except (ValueError, OSError) as error:
     raise command_line.UsageError(str(error)) from error
   known = f", {there:,} were there" if there else ""

@@ -58,6 +58,12 @@ _FLAGS = (
   ),
   (
     "bool",
+    "truncate",
+    True,
+    "For predict: false refuses a text that is longer than the model takes.",
+  ),
+  (
+    "bool",
     "new",
     False,
     "Start a new run in DIR-2, DIR-3, ... if DIR holds one.",

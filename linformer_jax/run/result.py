@@ -1,6 +1,7 @@
 """The result of a run: curve.png, result.json, and the summary it prints."""
 
 import json
+from typing import Any
 
 import jax
 
@@ -43,6 +44,15 @@ def _scores(task, result):
   yield name, f"{floor:{task.number}}, on the same {targets}"
   if task.headline != "accuracy" and "accuracy" in result:
     yield "accuracy", f"{result['accuracy']:.1%} of {task.unit}"
+
+
+def read(directory) -> dict[str, Any]:
+  """Returns result.json of a complete run, or {} if there is none."""
+  path = directory / RESULT
+  try:
+    return json.loads(path.read_text()) if path.exists() else {}
+  except ValueError:
+    return {}
 
 
 def show(task, result, workdir) -> str:
@@ -144,6 +154,7 @@ def summarize(experiment, workdir, final, throughput, best=None) -> dict:
     "tokens": total * config.train.batch_size * config.data.sequence_length,
     "train_blocks": len(experiment.corpus.train),
     "validation_blocks": len(experiment.corpus.validation),
+    **getattr(experiment.corpus, "facts", {}),
     "busy_seconds": throughput.busy_seconds,
     "wall_seconds": throughput.wall_seconds,
     **throughput.average(total),

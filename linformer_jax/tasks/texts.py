@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from linformer_jax import flops, models
-from linformer_jax.data.text import special as special_lib
 from linformer_jax.tasks import language
 from linformer_jax.tasks.field import Field
 
@@ -59,7 +58,7 @@ class TextRows(language.TokenRows):
     del rng
     text, pair, special = record["text"], record["pair"], data.special
     bos, eos = [special.bos], [special.eos]
-    room = self.room(len(pair), special)
+    room = special.room(self.length, bool(len(pair)))
     if len(pair):
       # As in BERT, the longer text keeps the odd token; other rows stay as they
       # were in earlier versions.
@@ -79,10 +78,6 @@ class TextRows(language.TokenRows):
       "weight": np.float32(1),
     }
     return row | label
-
-  def room(self, pair: int, special: special_lib.Special) -> int:
-    """Returns the tokens that fit beside special ones; `pair` is a length."""
-    return self.length - 2 - (len(special.between) if pair else 0)
 
   def label_of(self, record, data) -> int | float:
     """Returns the target of a record."""

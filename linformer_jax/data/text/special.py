@@ -38,6 +38,10 @@ class Special:
     """The ids between the texts of a pair."""
     return [self.eos] if self.is_bert else [self.eos, self.eos]
 
+  def room(self, length: int, paired: bool) -> int:
+    """Returns the tokens of text that fit a row of `length`."""
+    return length - 2 - (len(self.between) if paired else 0)
+
   @property
   def ids(self) -> tuple[int, ...]:
     """All five ids."""

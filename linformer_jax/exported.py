@@ -4,6 +4,7 @@ A model with RoBERTa's architecture is written under RoBERTa's names, so that
 `transformers` opens it too; any other under the paths of its parameters here.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -15,7 +16,7 @@ import tokenizers
 from flax import traverse_util
 from ml_collections import config_dict
 
-from linformer_jax import models
+from linformer_jax import attention, models
 from linformer_jax import step as step_lib
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
@@ -49,7 +50,7 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
   """Writes a model, its config and its tokenizer.
 
   Args:
-    run: a `loading.Run` with a config.
+    run: a `loading.Run`. Without a config, the model's own is written.
     folder: where to; made if it is not there.
     dtype: one of `DTYPES`, of the weights in the file.
 
@@ -77,7 +78,7 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
     flat = traverse_util.flatten_dict(layers.unstack(run.variables), sep=".")
     settings = {
       "model_type": TYPE,
-      "config": run.config.to_dict(),
+      **_described(run),
       "step": run.step,
       "labels": list(run.labels),
     }
@@ -85,6 +86,25 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
     weights.write(folder, tensors, settings, dtype)
   _write_tokenizer(folder, run.tokenizer, config)
   return found
+
+
+def _described(run) -> dict[str, Any]:
+  """Returns what `_read_ours` or `_read_alone` builds the model from."""
+  if run.config is not None:
+    return {"config": run.config.to_dict()}
+  model = run.model.config
+  values = {
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+    if field.name != "attention"
+  }
+  head = type(run.model).__name__
+  return {
+    "head": None if head == models.TokenEncoder.__name__ else head,
+    "num_classes": getattr(run.model, "num_classes", None),
+    "model": values,
+    "attention": attention.to_fields(model.layers),
+  }
 
 
 def _write_tokenizer(folder, tokenizer, config):
@@ -156,8 +176,35 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   return found
 
 
+def _read_alone(folder, settings):
+  """Reads a model that was written without the config of a run."""
+  try:
+    layers_of = attention.from_fields(
+      settings["attention"], settings["model"]["num_layers"]
+    )
+    config = models.ModelConfig(attention=layers_of, **settings["model"])
+    classes = [x for x in (settings.get("num_classes"),) if x is not None]
+    module = _HEADS[settings.get("head")](config, *classes)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    wanted = jax.eval_shape(module.init, jax.random.key(0), tokens)
+    labels = tuple(settings["labels"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{folder / weights.CONFIG} is not of this version of the code: {error}"
+    ) from error
+  return {
+    "config": None,
+    "step": settings.get("step"),
+    "model": module,
+    "variables": _variables(folder, config, {"constants": {}} | dict(wanted)),
+    "labels": labels,
+  }
+
+
 def _read_ours(folder, settings):
   path = folder / weights.CONFIG
+  if "config" not in settings:
+    return _read_alone(folder, settings)
   try:
     config = config_dict.ConfigDict(settings["config"])
     config_fields.check_names_and_types(config)
@@ -169,21 +216,26 @@ def _read_ours(folder, settings):
   task = step_lib.task_of(config)
   shapes = step_lib.abstract_shapes(config)
   wanted = {"params": shapes.params, "constants": shapes.constants}
-  tensors = weights.tensors_in(folder / weights.WEIGHTS)
-  tree = traverse_util.unflatten_dict(
-    {name: np.asarray(x, np.float32) for name, x in tensors.items()}, sep="."
-  )
-  if config.model.scan_layers:
-    tree = layers.stack(tree, task.model.layers)
-  variables = {"params": {}, "constants": {}} | jax.tree.map(jnp.asarray, tree)
-  _check_shapes(folder, variables, wanted)
   return {
     "config": config,
     "step": step,
     "model": task.module(),
-    "variables": variables,
+    "variables": _variables(folder, task.model, wanted),
     "labels": labels,
   }
+
+
+def _variables(folder, model, wanted):
+  """Returns the variables in a folder, of the wanted shapes."""
+  tensors = weights.tensors_in(folder / weights.WEIGHTS)
+  tree = traverse_util.unflatten_dict(
+    {name: np.asarray(x, np.float32) for name, x in tensors.items()}, sep="."
+  )
+  if model.scan_layers:
+    tree = layers.stack(tree, model.layers)
+  variables = {"params": {}, "constants": {}} | jax.tree.map(jnp.asarray, tree)
+  _check_shapes(folder, variables, wanted)
+  return variables
 
 
 def _check_shapes(folder, variables, wanted):

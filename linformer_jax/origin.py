@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from linformer_jax import exported, loading, optimizer
+from linformer_jax import attention, exported, loading, optimizer
 from linformer_jax import step as step_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.data.text import wordpiece
@@ -119,14 +119,13 @@ def tokenizer_path(given: str) -> str:
 
 
 def _groups_of(model) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the groups of a model with one attention in all layers."""
+  """Returns the groups of a model."""
   values = {
     field.name: getattr(model, field.name)
     for field in dataclasses.fields(model)
     if field.name != "attention"
   }
-  (kind,) = set(model.layers)
-  return values, {"name": kind.name} | dataclasses.asdict(kind)
+  return values, attention.to_fields(model.layers)
 
 
 def check(origin: Origin, config, corpus) -> None:
@@ -187,8 +186,10 @@ def _by_path(variables) -> dict[str, Any]:
     variables = jax.eval_shape(layers.unstack, variables)
   else:
     variables = layers.unstack(variables)
+  # A model without a head is an encoder alone.
+  alone = "encoder" not in variables["params"]
   return {
-    name: leaf
+    "encoder/" * alone + name: leaf
     for tree in variables.values()
     for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
   }

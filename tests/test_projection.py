@@ -17,7 +17,7 @@ from tests import arrays
 
 B, N, K, H, D = 3, 12, 4, 2, 5
 W = N // K
-LENGTHS = (N, 8, 1)  # whole, a partial last window, one row
+LENGTHS = (N, 8, 7, 1)  # whole, a partial last window, uneven, one row
 MASKS = ("none", "suffix", "holes", "empty")
 
 
@@ -39,6 +39,11 @@ def windows_of(n):
   return [(s, range(s, min(s + W, n))) for s in range(0, n, W)]
 
 
+def even_windows(count, slots):
+  """(slot, ranks of its real rows): as numpy divides an array."""
+  return enumerate(np.array_split(np.arange(count), slots))
+
+
 def reference(kind, x, mask, weights):
   """(result, sum of magnitudes), in float64 with loops, by the definition."""
   b, n = x.shape[:2]
@@ -50,6 +55,16 @@ def reference(kind, x, mask, weights):
     sizes = np.stack(
       [abs(matrix[h]) @ abs(x[:, :, h]) for h in range(H)], axis=2
     )
+    return result, sizes
+  if kind == "adaptive_pool":
+    k = min(K, n)
+    result, sizes = (np.zeros((b, k, H, D)) for _ in range(2))
+    for i in range(b):
+      rows = x[i, real[i]]
+      for slot, ranks in even_windows(len(rows), k):
+        if len(ranks):
+          result[i, slot] = rows[ranks].mean(0)
+          sizes[i, slot] = abs(rows[ranks]).mean(0)
     return result, sizes
   slots = windows_of(n)
   result = np.zeros((b, len(slots), H, D))
@@ -94,6 +109,8 @@ def test_equals_numpy(kind, by_head):
       continue
     if kind in lib.DENSE:
       seen = np.repeat(mask.any(1, keepdims=True), K, 1)
+    elif kind == "adaptive_pool":
+      seen = np.arange(min(K, n)) < mask.sum(1, keepdims=True)
     else:
       seen = np.stack([mask[:, r].any(1) for _, r in windows_of(n)], 1)
     np.testing.assert_array_equal(slots, seen)
@@ -112,6 +129,21 @@ def test_rows_without_heads_are_projected_alike(kind, by_head):
     flat = np.repeat(flat[:, :, None], H, axis=2)
   _, sizes = reference(kind, repeated, mask, by.weights)
   assert np.all(abs(flat - split) <= 2 * N * arrays.EPS * sizes)
+
+
+def test_an_adaptive_pool_of_few_rows_is_softmax_attention():
+  """Exact up to K real rows, wherever the padding is; not for more."""
+  sizes = dict(num_heads=H, max_length=N, projected_length=K)
+  ours = attention.LinformerSelfAttention(**sizes, projection="adaptive_pool")
+  exact = attention.SoftmaxSelfAttention(num_heads=H)
+  x = arrays.draw(B, N, H * D)
+  variables = exact.init(jax.random.key(0), x)
+  for count, same in ((K, True), (K + 1, False)):
+    mask = np.zeros((B, N), bool)
+    mask[:, np.random.default_rng(0).permutation(N)[:count]] = True
+    got = ours.apply(variables, x, mask=mask)[mask]
+    want = exact.apply(variables, x, mask=mask)[mask]
+    assert (abs(got - want).max() < 1e-5) == same
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

@@ -20,6 +20,7 @@ from linformer_jax.attention.groups import (
   DEFAULT,
   fields,
   from_fields,
+  to_fields,
 )
 from linformer_jax.attention.heads import MultiHeadAttention
 from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
@@ -48,4 +49,5 @@ __all__ = [
   "from_fields",
   "project_sequence",
   "projected_attention",
+  "to_fields",
 ]

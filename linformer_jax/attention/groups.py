@@ -97,3 +97,24 @@ def from_fields(
     for name in dict.fromkeys(names)
   }
   return tuple(next(layers[name]) for name in names)
+
+
+def to_fields(layers: tuple[AttentionConfig, ...]) -> dict[str, Any]:
+  """Returns the config group of the attentions of layers, for `from_fields`.
+
+  Raises:
+    ValueError: if layers of one attention have different fields.
+  """
+  kinds = {}
+  for layer in layers:
+    if kinds.setdefault(layer.name, layer) != layer:
+      raise ValueError(
+        f"layers with {layer.name} attention differ, and a config group has "
+        f"one: {kinds[layer.name].describe()} and {layer.describe()}"
+      )
+  groups = {name: dataclasses.asdict(kind) for name, kind in kinds.items()}
+  if len(groups) == 1:
+    ((name, group),) = groups.items()
+    return {"name": name, **group}
+  pattern = tuple(layer.name for layer in layers)
+  return {"name": MIXED, "pattern": pattern, **groups}

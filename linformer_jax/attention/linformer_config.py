@@ -90,7 +90,7 @@ class LinformerConfig(base.AttentionConfig):
       return
     length = length or n
     base.require_window("local_window", self.local_window, length, shards)
-    if self.projection in projection_lib.DENSE:
+    if self.projection in projection_lib.WHOLE:
       base.require_shards("model.max_length", n, shards)
       return
     base.require_shards("projected_length", k, shards)
@@ -135,7 +135,9 @@ class LinformerConfig(base.AttentionConfig):
 
   def flops(self, sizes, n):
     m, h, k = sizes.embed_dim, sizes.num_heads, self.projected_length
-    if self.projection not in projection_lib.DENSE:  # a short input fills few
+    if self.projection == "adaptive_pool":
+      k = min(n, k)
+    elif self.projection not in projection_lib.DENSE:  # a short input fills few
       k = -(-n // (sizes.max_length // k))
     order = order_lib.choose(
       "after" if self.local_window else "auto",

@@ -18,10 +18,12 @@ from linformer_jax.attention.ops import cpu
 from linformer_jax.parallel import gradients
 
 DENSE = ("linear", "random")  # 'random' is never trained
-POOLING = ("mean_pool", "max_pool")  # no weights
+POOLING = ("mean_pool", "max_pool", "adaptive_pool")  # no weights
+# Kinds in which a slot may see rows anywhere, so K need not divide N.
+WHOLE = (*DENSE, "adaptive_pool")
 KINDS = (*DENSE, "convolution", *POOLING)
 # Kinds for which E (X W) = (E X) W, so either order of contraction is valid.
-COMMUTING = ("linear", "random", "mean_pool")
+COMMUTING = ("linear", "random", "mean_pool", "adaptive_pool")
 
 
 @flax.struct.dataclass
@@ -63,8 +65,8 @@ def weights_shape(
       f"projected_length {projected_length} must lie between 1 and the "
       f"max_length {max_length}"
     )
-  if kind in DENSE:
-    return (projected_length, max_length)
+  if kind in WHOLE:
+    return (projected_length, max_length) if kind in DENSE else None
   if max_length % projected_length:
     raise ValueError(
       f"projection {kind!r} needs a max_length that projected_length divides: "
@@ -143,12 +145,46 @@ def _convolution(x, mask, projection):
   return gradients.einsum("bkwhd,hwde->bkhe", windows, kernel)
 
 
+def _slots(mask, slots):
+  """Returns the slot [B, N] of each row; padding has slot `slots`."""
+  rank, count = jnp.cumsum(mask, axis=1) - 1, mask.sum(1, keepdims=True)
+  short, longer = jnp.divmod(count, slots)
+  bound = longer * (short + 1)  # the first row of a shorter window
+  slot = jnp.where(
+    rank < bound,
+    rank // (short + 1),
+    longer + (rank - bound) // jnp.maximum(short, 1),
+  )
+  return jnp.where(mask, slot, slots)
+
+
+def _adaptive_pool(x, mask, projection):
+  """Means of windows of the real rows that differ by at most one row.
+
+  Longer windows come first; each row is a window if there are no more than K.
+  """
+  n, slots = x.shape[1], min(x.shape[1], projection.projected_length)
+  if mask is None:
+    short, longer = divmod(n, slots)
+    bound = longer * (short + 1)
+    parts = (x[:, :bound], short + 1), (x[:, bound:], short)
+    means = [jnp.mean(_windows(rows, window), axis=2) for rows, window in parts]
+    return jnp.concatenate(means, axis=1)
+  # A product, and not a scatter, so devices that share the rows of a sequence
+  # sum slots and do not gather rows.
+  seen = _slots(mask, slots)[:, None] == jnp.arange(slots)[:, None]  # [B, K, N]
+  count = jnp.maximum(jnp.sum(seen, axis=2), 1)
+  count = count.reshape(*count.shape, *(1,) * (x.ndim - 2)).astype(x.dtype)
+  return jnp.einsum("bkn,bn...->bk...", seen.astype(x.dtype), x) / count
+
+
 _PROJECT = {
   "linear": _dense,
   "random": _dense,
   "convolution": _convolution,
   "mean_pool": _mean_pool,
   "max_pool": _max_pool,
+  "adaptive_pool": _adaptive_pool,
 }
 
 
@@ -165,6 +201,9 @@ def slot_mask(
   if projection.kind in DENSE:
     slots = (mask.shape[0], projection.projected_length)
     return jnp.broadcast_to(jnp.any(mask, axis=1, keepdims=True), slots)
+  if projection.kind == "adaptive_pool":
+    slots = min(mask.shape[1], projection.projected_length)
+    return jnp.arange(slots) < jnp.sum(mask, axis=1, keepdims=True)
   return jnp.any(_windows(mask, projection.window), axis=2)
 
 
@@ -184,7 +223,8 @@ def project_sequence(
   Returns:
     The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for unsplit rows
     and an E per head), and their `slot_mask`, bool [B, K] or None. Windowed
-    kinds give ceil(N / W) slots for a short input.
+    kinds give ceil(N / W) slots for a short input; an adaptive pool divides the
+    real rows evenly, and gives min(N, K).
 
   Raises:
     ValueError: if x is longer than `max_length`, x is not split into heads for

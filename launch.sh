@@ -34,6 +34,9 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
   fill --workdir=DIR TEXT the likeliest tokens at each <mask> of a text, for
                           example ./launch.sh fill --workdir=runs/smoke \
                             'the United <mask> of America'
+  convert --from=DIR --to=FOLDER --k=K [--texts=FILES --updates=N] [--length=N]
+                          a model with softmax attention gets K slots, a model
+                          gets longer; distilled on texts; --help lists flags
   tensorboard [FLAGS]     serve the curves of all runs under runs/
   speed [--list] [FLAGS]  measure the speed grid against softmax attention, torch
                           and other Linformers, hours on two cores, resumable;
@@ -142,7 +145,7 @@ case "$command" in
     start python -m linformer_jax.main train \
       --config="$root/configs/smoke.py" --workdir="$root/runs/smoke" "$@"
     ;;
-  train | evaluate | export | fill | predict)
+  train | evaluate | export | fill | predict | convert)
     setup
     start python -m linformer_jax.main "$@"
     ;;

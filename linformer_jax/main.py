@@ -6,6 +6,7 @@
   python -m linformer_jax.main export --workdir=DIR --to=FOLDER
   python -m linformer_jax.main predict --workdir=DIR --input=FILE --to=FILE
   python -m linformer_jax.main fill --workdir=DIR 'the United <mask>'
+  python -m linformer_jax.main convert --from=DIR --to=FOLDER --k=128
 
 train     pretrains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
@@ -25,6 +26,9 @@ predict   labels a file of texts (--input, JSON lines or CSV) with a trained
           same command goes on.
 fill      the likeliest tokens at each <mask> of texts, by a masked language
           model: a run, or what export wrote.
+convert   a model with softmax attention gets k slots in its layers (--k), and
+          a model gets longer (--length). With --texts it is compared with the
+          original, and --updates=N distill the original into it. Not resumed.
 
 export, predict and fill take the best checkpoint of a run that keeps it
 (run.keep_best, as configs/finetune.py has it) and the newest of any other;
@@ -80,6 +84,12 @@ def _run(given, mode, *texts):
 
   if mode == "plan":
     commands.plan(given.config, given.topology)
+    return 0
+  if mode == "convert":
+    from linformer_jax.convert import command
+
+    _find_devices()
+    command.run(given)
     return 0
   cache.VERIFY.set(given.verify)
   directory = command_line.folder(given)

@@ -163,3 +163,13 @@ def test_an_export_has_no_steps(run, tmp_path):
   assert run(*EXPORT)[0] == 0
   with pytest.raises(ValueError, match="no steps"):
     loading.load(str(tmp_path / "out"), step=2)
+
+
+def test_a_run_is_made_longer(run, tmp_path):
+  words = "convert", "--from={tmp}/run", "--to={tmp}/long", "--length=64"
+  status, out, err = run(*words)
+  assert status == 0, err
+  old, new = (loading.load(str(tmp_path / x)) for x in ("run", "long"))
+  assert new.config.model.max_length == 64 and new.step == old.step
+  assert new.encode(["bada"])[0].shape == (1, 64)
+  assert new.config.attention == old.config.attention

@@ -14,7 +14,7 @@ LINES = [
   ("run.seeds",),
   ("run.commands",),
   ("tools.plan", "train"),
-  ("origin", "predict"),
+  ("origin", "predict", "convert"),
   ("loading",),
   ("exported",),
   (

@@ -14,7 +14,7 @@ from linformer_jax.run.config_file import UsageError, load_config
 make_flags = flag_list.make_flags
 
 _MOST_SEEDS = 1_000
-MODES = ("train", "evaluate", "plan", "export", "fill", "predict")
+MODES = ("train", "evaluate", "plan", "export", "fill", "predict", "convert")
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 # Fields that have moved; a flag of the old name is understood for now.
@@ -210,6 +210,9 @@ def check(given, mode=MODES[0], *extra) -> str:
   if mode not in MODES or (extra and mode != "fill"):
     words = " ".join((mode, *extra))
     problem = f"{words!r} is not one of {', '.join(MODES)}"
+  elif mode == "convert":
+    if not (given["from"].value and given.to):
+      problem = "--from=DIR and --to=DIR are needed: a model, and a new folder"
   elif mode != "plan" and not given.workdir:
     problem = "--workdir=DIR is needed: the folder of the run"
   elif configured and given.config is None:

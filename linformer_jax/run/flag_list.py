@@ -21,7 +21,60 @@ _FLAGS = (
     "string",
     "to",
     None,
-    "For export: a new folder for the model. For predict: a file, JSON lines.",
+    "For export and convert: a new folder for the model. For predict: a file, "
+    "JSON lines.",
+  ),
+  (
+    "string",
+    "from",
+    None,
+    "For convert: a run, an exported model, or BERT-like weights.",
+  ),
+  (
+    "integer",
+    "k",
+    None,
+    "For convert: slots to which keys and values are projected.",
+  ),
+  (
+    "string",
+    "start",
+    "adaptive_pool",
+    "For convert: what E and F start as: adaptive_pool (no weights; exact for "
+    "texts of up to k tokens), mean_pool, strided, random, fitted or svd.",
+  ),
+  (
+    "string",
+    "layers",
+    "",
+    "For convert: the layers, such as 0,2-3,5-, or auto for those of rank k or "
+    "less on --texts; by default all.",
+  ),
+  (
+    "integer",
+    "window",
+    0,
+    "For convert: rows on either side that all other layers attend to.",
+  ),
+  (
+    "integer",
+    "length",
+    0,
+    "For convert: stretch the model to so many tokens.",
+  ),
+  (
+    "string",
+    "texts",
+    None,
+    "For convert: texts to measure and distill on: globs of text, JSON lines "
+    "with `text`, or Parquet.",
+  ),
+  (
+    "integer",
+    "updates",
+    0,
+    "For convert: updates of 8 texts that teach the converted model the "
+    "original's hidden states.",
   ),
   (
     "string",

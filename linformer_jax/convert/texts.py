@@ -1,0 +1,132 @@
+"""Texts of a conversion: rows of tokens, and what models make of them."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from linformer_jax import loading
+from linformer_jax.convert import distill
+from linformer_jax.data.text import masking
+from linformer_jax.data.text import source as source_lib
+from linformer_jax.data.text import tokenizer as tokenizer_lib
+
+BATCH = 8
+_HELD_OUT, _MEASURED = 10, 64  # every tenth text, and at most so many
+_MASKED = 0.15  # of the tokens
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts:
+  """Rows of tokens with their masks, all of one length.
+
+  Attributes:
+    tokens: int32 [B, N], one text a row, truncated.
+    mask: bool [B, N].
+  """
+
+  tokens: np.ndarray
+  mask: np.ndarray
+
+  @property
+  def parts(self) -> tuple["Texts", "Texts"]:
+    """Texts to fit to, and others to measure on; the same if there are few."""
+    if len(self.tokens) < _HELD_OUT:
+      return self, self
+    held = np.arange(len(self.tokens)) % _HELD_OUT == 0
+    return self[~held], self[held][:_MEASURED]
+
+  def __getitem__(self, index) -> "Texts":
+    return Texts(self.tokens[index], self.mask[index])
+
+  def batches(self) -> Iterator["Texts"]:
+    """Yields all rows in batches of one shape; the last may have fewer."""
+    for i in range(0, len(self.tokens), BATCH):
+      yield self[i : i + BATCH]
+
+
+def special_ids(tokenizer) -> tuple[int, int, int, int]:
+  """Returns the ids that begin, end, pad and mask a row."""
+  for names in (
+    ("<s>", "</s>", "<pad>", "<mask>"),
+    ("[CLS]", "[SEP]", "[PAD]", "[MASK]"),
+  ):
+    ids = tuple(tokenizer.token_to_id(name) for name in names)
+    if None not in ids:
+      return ids
+  raise ValueError("the tokenizer has no special tokens of RoBERTa or BERT")
+
+
+def read(run: loading.Run, files: str, length: int) -> Texts:
+  """Reads texts as rows of at most `length` tokens.
+
+  Rows have the least power of two of tokens that holds all texts.
+
+  Raises:
+    ValueError: for files that are missing or cannot be read.
+  """
+  bos, eos, pad, _ = special_ids(run.tokenizer)
+  found = tokenizer_lib.encode(
+    run.tokenizer, source_lib.files(files, "text").train()
+  )
+  rows = [[bos, *ids[: length - 2].tolist(), eos] for ids in found if len(ids)]
+  if not rows:
+    raise ValueError(f"--texts={files}: there is no text")
+  longest = max(map(len, rows))
+  width = min(length, 1 << (longest - 1).bit_length())
+  tokens = np.full((len(rows), width), pad, np.int32)
+  for row, ids in zip(tokens, rows, strict=True):
+    row[: len(ids)] = ids
+  sizes = np.array([len(ids) for ids in rows])
+  return Texts(tokens, np.arange(width) < sizes[:, None])
+
+
+def loss(run: loading.Run, texts: Texts) -> float:
+  """Returns the nats at hidden tokens, the same ones for every model."""
+  *_, mask_id = special_ids(run.tokenizer)
+  known = masking.vocabulary(
+    tokenizer_lib.size(run.tokenizer),
+    tokenizer_lib.special_ids(run.tokenizer),
+    mask_id,
+  )
+  rng, width = np.random.default_rng(0), texts.tokens.shape[1]
+  count = masking.num_predictions(width, _MASKED)
+
+  @jax.jit
+  def sums(variables, batch):
+    logits = run.model.apply(
+      variables, *(batch[x] for x in ("tokens", "mask", "positions"))
+    )
+    each = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch["targets"]
+    )
+    return jnp.sum(each * batch["weights"]), jnp.sum(batch["weights"])
+
+  total = np.zeros(2)
+  for part in texts.batches():
+    rows = [
+      masking.mask_tokens(*row, rng, known, count)
+      for row in zip(part.tokens, part.mask, strict=True)
+    ]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    total += np.array(sums(run.variables, batch))
+  return total[0] / total[1]
+
+
+def difference(original, converted, texts: Texts) -> tuple[float, float]:
+  """Returns the relative error of mean-pooled texts, and their mean cosine."""
+  both = [
+    jax.jit(functools.partial(distill.mean_rows, encoder))
+    for encoder in (original, converted)
+  ]
+  exact, got = (
+    np.concatenate([run(part.tokens, part.mask) for part in texts.batches()])
+    for run in both
+  )
+  norms = [np.linalg.norm(x, axis=1) for x in (exact, got)]
+  cosine = np.mean(np.sum(exact * got, axis=1) / (norms[0] * norms[1]))
+  return np.linalg.norm(exact - got) / np.linalg.norm(exact), float(cosine)

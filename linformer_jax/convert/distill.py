@@ -1,7 +1,6 @@
 """Trains a converted model to have the hidden states of the original."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,6 +124,50 @@ def batches(
       yield tokens[chosen], mask[chosen]
 
 
+class Distillation:
+  """Trains the layers of a converted encoder by AdamW.
+
+  Embeddings are kept, and so is what a head was trained on.
+
+  Attributes:
+    params: all parameters of the converted encoder, as they are now.
+  """
+
+  def __init__(self, original: Encoder, converted: Encoder, schedule):
+    """Takes both encoders, and a schedule of learning rates."""
+    optimizer = optax.chain(
+      optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0)
+    )
+    params = converted.variables["params"]
+    self._kept = {name: params[name] for name in ("embed", "norm")}
+    layers = {name: x for name, x in params.items() if name not in self._kept}
+    self._layers = jax.tree.map(jnp.array, layers)  # copies, which are donated
+    self._state = optimizer.init(self._layers)
+    self._rows = jax.jit(original.rows)
+
+    def update(layers, state, wanted, tokens, mask):
+      def of(layers):
+        variables = converted.variables | {"params": self._kept | layers}
+        return loss(converted, variables, wanted, tokens, mask)
+
+      value, gradient = jax.value_and_grad(of)(layers)
+      change, state = optimizer.update(gradient, state, layers)
+      return optax.apply_updates(layers, change), state, value
+
+    self._update = jax.jit(update, donate_argnums=(0, 1))
+
+  @property
+  def params(self):
+    return self._kept | self._layers
+
+  def update(self, tokens, mask) -> jax.Array:
+    """Makes an update; returns the loss before it."""
+    self._layers, self._state, value = self._update(
+      self._layers, self._state, self._rows(tokens, mask), tokens, mask
+    )
+    return value
+
+
 def distill(
   original: Encoder,
   converted: Encoder,
@@ -133,54 +176,28 @@ def distill(
   rate: float,
   tell: Callable[[int, float, float], Any] = lambda *_: None,
 ):
-  """Returns the parameters of the converted encoder's layers after AdamW.
+  """Returns the parameters of the converted encoder after a `Distillation`.
 
   The learning rate warms up over 5% of the updates and decays to zero by a
-  cosine. Embeddings are kept, and so is what a head was trained on. Texts that
-  the original cannot read, as they are too long for it, cannot be taught.
+  cosine.
 
   Args:
     original, converted: the encoders.
     stream: batches of tokens and masks, all of one shape.
     updates: of AdamW.
     rate: the largest learning rate.
-    tell: called with the updates, the mean loss since it was called last and
-      the seconds left, twenty times in all.
+    tell: called twenty times with the updates done, the mean loss since the
+      last call, and the seconds left.
   """
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, rate, max(1, updates // 20), updates
   )
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0)
-  )
-  kept, params = _divided(converted.variables["params"])
-  rows = jax.jit(original.rows)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def update(params, state, wanted, tokens, mask):
-    def of(params):
-      variables = converted.variables | {"params": kept | params}
-      return loss(converted, variables, wanted, tokens, mask)
-
-    value, gradient = jax.value_and_grad(of)(params)
-    change, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, change), state, value
-
-  params = jax.tree.map(jnp.array, params)  # copies, which are donated
-  state, start, losses = optimizer.init(params), time.monotonic(), []
-  for i, (tokens, mask) in zip(range(1, updates + 1), stream, strict=False):
-    wanted = rows(tokens, mask)
-    params, state, value = update(params, state, wanted, tokens, mask)
-    losses.append(value)
+  run = Distillation(original, converted, schedule)
+  start, losses = time.monotonic(), []
+  for i, batch in zip(range(1, updates + 1), stream, strict=False):
+    losses.append(run.update(*batch))
     if i == updates or i % max(1, updates // 20) == 0:
       mean = float(jnp.mean(jnp.stack(losses)))
-      left = (time.monotonic() - start) / i * (updates - i)
-      tell(i, mean, left)
+      tell(i, mean, (time.monotonic() - start) / i * (updates - i))
       losses = []
-  return kept | params
-
-
-def _divided(params):
-  """Returns the embeddings, with their norm, and the parameters of layers."""
-  kept = {name: params[name] for name in ("embed", "norm")}
-  return kept, {name: x for name, x in params.items() if name not in kept}
+  return run.params

@@ -1,0 +1,1 @@
+"""MiniLM-L6 with softmax attention replaced by projected slots."""

@@ -3,7 +3,7 @@
   .venv/bin/python -m experiments.checkpoints.render
 
 Writes experiments/checkpoints/NAME/README.md. A test renders again and
-compares. card.md is their template.
+compares. card.txt is their template.
 """
 
 import math
@@ -15,7 +15,7 @@ from experiments.finetune import data, measure
 from experiments.finetune import render as finetune
 from experiments.finetune.measure import Item
 
-_CARD = make.HERE / "card.md"
+_CARD = make.HERE / "card.txt"
 
 
 def _scores(records, model: str) -> tuple[str, int]:

@@ -32,7 +32,7 @@ def test_models_differ_in_attention_alone(windows):
     found.append(values)
   for one, other in itertools.pairwise(found):
     assert one == other
-  assert found[0]["task"]["mask_span"] == measure.SPAN
+  assert found[0]["task"]["mask_span"] == 1
   assert found[0]["train"]["batch_size"] * measure.N == 1_024
 
 
@@ -60,8 +60,10 @@ def test_the_authors_start_is_theirs():
 
 def test_no_head_of_the_first_pilots_starts_on_a_neighbor():
   for item in measure.free():
-    model = config(item).model
+    made = config(item)
+    model = made.model
     assert (model.position_init, model.initializer_std) == ("sinusoidal", 0)
+    assert made.task.mask_span == measure.SPAN
   assert config(measure.pilots()[0]).model.position_init == "neighbours"
 
 

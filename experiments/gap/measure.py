@@ -2,12 +2,12 @@
 
   .venv/bin/python -m experiments gap --text=runs/text
 
-Every item is a checkpoint of a run of configs/pretrain_small.py with spans of
-subwords as masks and windows in the lower layers, evaluated document by
-document; a run is trained when the first of its items is measured. `pilots`
-chose the learning rates. Stop it when you like; the same command resumes. A run
-takes 5 minutes to an hour on a core; to use two, start the command twice with
-different --only, --results and `taskset -c`, and concatenate the files.
+Every item is a checkpoint of a run of configs/pretrain_small.py with windows in
+the lower layers, evaluated document by document; a run is trained when the
+first of its items is measured. `pilots` chose the learning rates. Stop it when
+you like; the same command resumes. A run takes 5 minutes to an hour on a core;
+to use two, start the command twice with different --only, --results and
+`taskset -c`, and concatenate the files.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from experiments.perplexity import panels
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 N = 512
-SPAN = 4  # subwords that are masked in a row
+SPAN = 4  # subwords that are masked in a row in the first pilots
 WINDOW = 8
 TUNED = 1_200  # updates of the runs that choose learning rates
 # n / k of the upper layers; 0 for those that have no k.
@@ -61,7 +61,8 @@ class Item:
     start: a key of `STARTS`; '' with softmax attention.
     updates: of the run.
     windows: whether the lower half of the layers are windows of 8 rows.
-    neighbors: whether heads start on neighbors, as the recipe's do.
+    neighbors: whether heads start on neighbors, as the recipe's do; if not,
+      masks cover spans.
     layers: of the model.
     width: of the model, M.
     seed: of the training.
@@ -98,11 +99,11 @@ class Item:
       "model.num_layers": str(self.layers),
       "model.embed_dim": str(self.width),
       "model.mlp_dim": str(4 * self.width),
-      "task.mask_span": str(SPAN),
     }
     if not self.neighbors:
       flags["model.position_init"] = "sinusoidal"
       flags["model.initializer_std"] = "0.0"
+      flags["task.mask_span"] = str(SPAN)
     if self.windows:
       group = "attention" if upper == "local" else "attention.local"
       flags[f"{group}.window"] = str(WINDOW)
@@ -135,7 +136,7 @@ def pilots() -> list[Item]:
 
 
 def free() -> list[Item]:
-  """Returns the first pilots, in which no head started on a neighbor."""
+  """Returns the first pilots, with spans as masks and no neighbor heads."""
   found = [Item("softmax", rate, "") for rate in RATES[:2]]
   found += [Item("n/4", RATES[0], start) for start in STARTS]
   found.append(Item("softmax", RATES[1], "", LENGTHS[1]))

@@ -136,6 +136,9 @@ def get_config() -> config_dict.ConfigDict:
   data.text_feature = "text"  # field of TFDS, JSON lines, CSV and Parquet
   data.pair_feature = ""  # of labeled pairs; '' is text_pair in files
   data.truncate = True  # labeled texts longer than N; False refuses them
+  # Lengths that batches of labeled texts are padded to, N and its halves, in
+  # place of N alone; 0: off. A batch then holds texts of like length.
+  data.length_buckets = 0
   data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_oneway_ref("vocab_size")
   data.tokenizer_path = ""  # tokenizer.json, vocab.txt; '' trains one

@@ -206,7 +206,8 @@ def _read_ours(folder, settings):
   if "config" not in settings:
     return _read_alone(folder, settings)
   try:
-    config = config_dict.ConfigDict(settings["config"])
+    stored = workdir.with_later_fields(settings["config"])
+    config = config_dict.ConfigDict(stored)
     config_fields.check_names_and_types(config)
     step, labels = int(settings["step"]), tuple(settings["labels"])
   except (KeyError, TypeError, ValueError) as error:

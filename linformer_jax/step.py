@@ -11,6 +11,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from linformer_jax import attention, models, optimizer, tasks
+from linformer_jax.data import buckets
 from linformer_jax.parallel import sharding
 
 
@@ -67,6 +68,45 @@ class Steps:
     fields = self.task.spec(masked=True)
     axes = {name: fields[name].axes for name in batch}
     return sharding.to_global(batch, axes, self.mesh)
+
+  def work(self, batch) -> tuple[int, int]:
+    """Returns the tokens and the FLOPs of an update on a batch."""
+    rows = self.batch_size
+    for name, field in self.task.spec(masked=self.task.short).items():
+      shape = batch[name].shape[1:]
+      if shape != field.shape:  # a short batch, of `data.length_buckets`
+        length = shape[field.axes.index("sequence")]
+        short = dataclasses.replace(self.task, length=length)
+        return rows * length, 3 * rows * short.flops()
+    return rows * self.task.length, self.flops
+
+
+class Updates:
+  """`Steps.train`, compiled once for each shape of its batches."""
+
+  def __init__(self, steps: Steps):
+    self._steps, self._compiled = steps, {}
+
+  def knows(self, batch) -> bool:
+    """Returns whether a batch has a shape that is compiled."""
+    return _shapes(batch) in self._compiled
+
+  def compile(self, batch):
+    """Compiles the update of batches like this one, arrays or shapes."""
+    like = {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+      for name, x in batch.items()
+    }
+    lowered = self._steps.train.lower(self._steps.abstract_state, like)
+    self._compiled[_shapes(batch)] = lowered.compile()
+
+  def __call__(self, state, batch):
+    """Returns (state, metrics); see `Steps.train`."""
+    return self._compiled[_shapes(batch)](state, batch)
+
+
+def _shapes(batch) -> tuple:
+  return tuple(sorted((name, x.shape) for name, x in batch.items()))
 
 
 def model_config(config) -> models.ModelConfig:
@@ -176,7 +216,9 @@ def build_steps(
   parts = config.train.accumulation_steps
   sharding.check_batch("train.batch_size", config.train.batch_size, mesh, parts)
   sharding.check_batch("run.eval_batch_size", config.run.eval_batch_size, mesh)
-  sharding.check_model(model_cfg, config.data.sequence_length, mesh)
+  data = config.data
+  for length in buckets.lengths(data.sequence_length, data.length_buckets):
+    sharding.check_model(model_cfg, length, mesh)
 
   def train(state, batch):
     def sums_of(params, rows, key):

@@ -69,6 +69,7 @@ def _start(experiment, saved):
     config.data.seed,
     config.train.batch_size,
     *sharding.share(experiment.mesh),
+    buckets=config.data.length_buckets,
   )
   restored = saved.restore(steps.abstract_state)
   if restored is None:
@@ -146,8 +147,9 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     best.write()
     throughput = _throughput(experiment, note.get("throughput"))
     # Compile ahead of time, so throughput excludes compilation.
-    update = steps.train.lower(steps.abstract_state, steps.abstract_batch)
-    update = update.compile()
+    update = step_lib.Updates(steps)
+    if not config.data.length_buckets:
+      update.compile(steps.abstract_batch)
     writer = metrics.Writer(workdir)
     writer.resume(first)
     if first == 0 or first in config.train.restarts:
@@ -194,6 +196,11 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
         break
       throughput.start()
       batch = steps.place(next(iterator))
+      if not update.knows(batch):  # the first of its length
+        window.close()
+        update.compile(batch)
+        throughput.start()
+      throughput.did(*steps.work(batch))
       state, values = update(state, batch)
       window.add(step + 1, values)
       profile(step + 1)
@@ -232,6 +239,7 @@ def _evaluate(experiment, state, stop=lambda: False):
     experiment.steps.task,
     experiment.config.run.eval_batch_size,
     *sharding.share(experiment.mesh),
+    buckets=experiment.config.data.length_buckets,
   )
   values = evaluate.evaluate(experiment.steps, state, batches, stop)
   return values and values | {"eval/seconds": time.perf_counter() - start}

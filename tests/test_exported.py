@@ -28,6 +28,11 @@ def test_an_export_gives_what_the_run_gives(run, tmp_path):
   model, variables, tokenizer = linformer_jax.load(str(tmp_path / "out"))
   tokens, mask = new.encode([TEXT])
   assert model.apply(variables, tokens, mask).shape == (1, 32, 300)
+  path = tmp_path / "out" / "config.json"  # as of an earlier version
+  settings = json.loads(path.read_text())
+  del settings["config"]["data"]["truncate"]
+  path.write_text(json.dumps(settings))
+  assert loading.load(str(tmp_path / "out")).config == old.config
   bos, *_, eos = tokenizer.encode(" gosu").ids
   assert (bos, eos) == (0, 2)  # as RoBERTa's
 

@@ -41,6 +41,8 @@ class DataConfig:
       none in TFDS.
     truncate: for 'labeled', whether texts longer than N are truncated; False
       refuses them.
+    length_buckets: for 'labeled', the number of lengths that batches are padded
+      to, N and its halves; 0 pads all to N. See `buckets`.
   """
 
   source: str
@@ -60,6 +62,7 @@ class DataConfig:
   validation_files: str = ""
   pair_feature: str = ""
   truncate: bool = True
+  length_buckets: int = 0
 
   def __post_init__(self):
     self._check_source()
@@ -122,6 +125,15 @@ class DataConfig:
       raise ValueError(
         f"data.truncate=False is for source 'labeled'; {self.source!r} cuts its"
         " text into blocks: leave data.truncate"
+      )
+    if self.length_buckets < 0:
+      raise ValueError(
+        f"data.length_buckets {self.length_buckets} is negative: 0 is off"
+      )
+    if self.length_buckets and self.source in _BLOCKS:
+      raise ValueError(
+        f"data.length_buckets is for source 'labeled'; {self.source!r} packs"
+        " its text into blocks: leave data.length_buckets"
       )
     if self.pair_feature and self.pair_feature == self.text_feature:
       raise ValueError(

@@ -78,12 +78,14 @@ class Rows:
   def __len__(self) -> int:
     return len(self.labels)
 
+  def sizes(self, special: special_lib.Special) -> np.ndarray:
+    """Returns int [rows], the tokens of each whole row with special ones."""
+    added = (-special.room(0, paired) for paired in (True, False))
+    return self.lengths.sum(1) + np.where(self.lengths[:, 1] > 0, *added)
+
   def too_long(self, special: special_lib.Special) -> np.ndarray:
     """Returns bool [rows], True at rows that lose tokens in N."""
-    sizes, paired = self.lengths.sum(1), self.lengths[:, 1] > 0
-    length = self.sequence_length
-    room = np.where(paired, *(special.room(length, x) for x in (True, False)))
-    return sizes > room
+    return self.sizes(special) > self.sequence_length
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     text, pair = (

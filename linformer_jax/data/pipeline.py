@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from linformer_jax.data import buckets as buckets_lib
 from linformer_jax.data import config as config_lib
 from linformer_jax.data import pairs
 from linformer_jax.data.text import corpus as corpus_lib
@@ -35,6 +36,8 @@ _VALIDATION_EPOCH = 2**32 - 1
 # The number of blocks in "endless" training: grain counts their batches in
 # floating point, which is exact up to here.
 _ENDLESS = 2**53
+# In place of a record, for the order of an epoch.
+_ORDER = 2**64 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ def train_iterator(
   process_count: int = 1,
   num_threads: int = 1,
   prefetch: int = 16,
+  buckets: int = 0,
 ) -> grain.DatasetIterator:
   """Returns an iterator of training batches that never ends.
 
@@ -105,6 +109,7 @@ def train_iterator(
       `process_index * batch_size // process_count`.
     num_threads: threads that read ahead; 0 reads on demand.
     prefetch: batches to read ahead.
+    buckets: `data.length_buckets`. If it is not 0, no batch spans two epochs.
 
   Returns:
     A grain iterator with `next`, `get_state` and `set_state`, which
@@ -116,12 +121,32 @@ def train_iterator(
   rows = _rows(batch_size, process_index, process_count)
   fields = task.spec(masked=task.short)
 
-  def example(index: int, record: int) -> dict[str, np.ndarray]:
-    epoch = index // len(corpus.train)
+  def row(epoch: int, record: int) -> dict[str, np.ndarray]:
+    if record < 0:
+      return task.filler()
     rng = record_rng(seed, epoch, record)
-    row = task.example(corpus.train[record], rng, corpus)
-    return {name: row[name] for name in fields}
+    return task.example(corpus.train[record], rng, corpus)
 
+  def example(index: int, record: int) -> dict[str, np.ndarray]:
+    found = row(index // len(corpus.train), record)
+    return {name: found[name] for name in fields}
+
+  def batch(epoch: int, length: int, records: np.ndarray):
+    mine = records[process_index * rows :][:rows].tolist()
+    examples = [row(epoch, record) for record in mine]
+    return buckets_lib.shortened(examples, fields, length)
+
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=prefetch
+  )
+  if buckets:
+    dataset = buckets_lib.train_dataset(
+      _divide(corpus, corpus.train, task, batch_size, buckets),
+      lambda epoch: record_rng(seed, epoch, _ORDER),
+      batch,
+      _ENDLESS,
+    )
+    return iter(dataset.to_iter_dataset(options))
   # Examples are built before the shuffle, where the index is still
   # epoch * length + record. The source is a range and not the records, as grain
   # builds elements of a source to measure them.
@@ -135,11 +160,13 @@ def train_iterator(
   )
   # Each global batch is `process_count` of these; take this process's.
   dataset = dataset.slice(slice(process_index, None, process_count))
-  return iter(
-    dataset.to_iter_dataset(
-      grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-    )
-  )
+  return iter(dataset.to_iter_dataset(options))
+
+
+def _divide(corpus: Corpus, records, task, batch_size: int, buckets: int):
+  """See `buckets.in_buckets`."""
+  sizes = records.sizes(corpus.special)
+  return buckets_lib.in_buckets(sizes, batch_size, task.length, buckets)
 
 
 def validation_batches(
@@ -148,8 +175,11 @@ def validation_batches(
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
+  buckets: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Returns the held-out split, once and in order, with fixed random draws.
+  """Returns the held-out split, once, with fixed random draws.
+
+  Records are in order, or in buckets of like length.
 
   The task's filler rows, which have weight 0, complete the last batch.
 
@@ -159,6 +189,7 @@ def validation_batches(
     batch_size: the number of rows in the global batch.
     process_index: the index of this process.
     process_count: a divisor of `batch_size`.
+    buckets: `data.length_buckets`.
 
   Returns:
     An iterator with the same number of batches on every process.
@@ -169,12 +200,19 @@ def validation_batches(
   rows = _rows(batch_size, process_index, process_count)
 
   def row(record: int) -> dict[str, np.ndarray]:
-    if record >= len(corpus.validation):
+    if not 0 <= record < len(corpus.validation):
       return task.filler()
     rng = record_rng(_VALIDATION_SEED, _VALIDATION_EPOCH, record)
     return task.example(corpus.validation[record], rng, corpus)
 
   def batches() -> Iterator[dict[str, np.ndarray]]:
+    if buckets:
+      fields = task.spec(masked=True)
+      held = corpus.validation
+      for length, records in _divide(corpus, held, task, batch_size, buckets)():
+        mine = records[process_index * rows :][:rows].tolist()
+        yield buckets_lib.shortened([*map(row, mine)], fields, length)
+      return
     for start in range(0, len(corpus.validation), batch_size):
       first = start + process_index * rows
       examples = [row(record) for record in range(first, first + rows)]

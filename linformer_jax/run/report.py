@@ -7,6 +7,7 @@ import numpy as np
 
 from linformer_jax.run import console, metrics
 
+_NOTHING_SAVED = ((0, 0), (0, 0))
 # Values that an update returns besides the sums of its task.
 _NOT_SUMS = {"gradient_norm", "parameter_norm", "learning_rate"}
 
@@ -53,6 +54,9 @@ class Throughput:
     self._flops = flops_per_step
     self.peak, self.peak_source = metrics.device_peak()
     state = state or dict.fromkeys(("busy_seconds", "last_read", "wall"), 0.0)
+    # Tokens and FLOPs that short batches did without: since the last reading,
+    # and in total.
+    self._saved = [list(x) for x in state.get("saved", _NOTHING_SAVED)]
     self._wall_before = state["wall"]
     self._made = time.perf_counter()
     self.busy_seconds = state["busy_seconds"]
@@ -65,7 +69,19 @@ class Throughput:
       "busy_seconds": self.busy_seconds,
       "last_read": self._last_read,
       "wall": self.wall_seconds,
+      "saved": self._saved,
     }
+
+  def did(self, tokens: int, flops: int):
+    """Tells what an update takes, which may be less than a full batch does."""
+    for saved in self._saved:
+      saved[0] += self._tokens - tokens
+      saved[1] += self._flops - flops
+
+  @property
+  def saved_tokens(self) -> int:
+    """Tokens that short batches did without, over the whole run."""
+    return self._saved[1][0]
 
   @property
   def wall_seconds(self) -> float:
@@ -93,7 +109,8 @@ class Throughput:
     spent = (self.busy_seconds - self._last_read) / steps
     self._last_read = self.busy_seconds
     self.start()
-    return self._rates("train/", spent)
+    saved, self._saved[0] = self._saved[0], [0, 0]
+    return self._rates("train/", spent, saved, steps)
 
   def average(self, steps: int) -> dict[str, float]:
     """Returns the same over all `steps` updates of the run, without prefix.
@@ -102,13 +119,17 @@ class Throughput:
     that was busy at the start would inflate the MFU.
     """
     self.peak = max(self.peak, metrics.device_peak()[0])
-    return self._rates("", self.busy_seconds / steps)
+    return self._rates("", self.busy_seconds / steps, self._saved[1], steps)
 
-  def _rates(self, prefix, spent):
+  def _rates(self, prefix, spent, saved, steps):
+    tokens, flops = (
+      whole - less / steps
+      for whole, less in zip((self._tokens, self._flops), saved, strict=True)
+    )
     return {
       f"{prefix}step_seconds": spent,
-      f"{prefix}tokens_per_second": self._tokens / spent,
-      f"{prefix}mfu": self._flops / spent / self.peak,
+      f"{prefix}tokens_per_second": tokens / spent,
+      f"{prefix}mfu": flops / spent / self.peak,
     }
 
 

@@ -151,7 +151,8 @@ def summarize(experiment, workdir, final, throughput, best=None) -> dict:
     task.floor_name: experiment.floor,
     **(best or {}),
     "parameters": models.num_parameters(params),
-    "tokens": total * config.train.batch_size * config.data.sequence_length,
+    "tokens": total * config.train.batch_size * config.data.sequence_length
+    - throughput.saved_tokens,
     "train_blocks": len(experiment.corpus.train),
     "validation_blocks": len(experiment.corpus.validation),
     **getattr(experiment.corpus, "facts", {}),

@@ -66,7 +66,7 @@ def stored_config(workdir):
       stored.get("train"), dict
     ):
       raise ValueError(f"{path} is not the config of a run")
-    return _with_later_fields(stored)
+    return with_later_fields(stored)
   # Left by a kill between making the folder and writing the config.
   unfinished = {".lock", CORPUS, TOKENIZER, LABELS}
   unfinished |= {f"{name}.tmp" for name in (*unfinished, CONFIG)}
@@ -83,7 +83,7 @@ def stored_config(workdir):
   return None
 
 
-def _with_later_fields(stored):
+def with_later_fields(stored):
   """Fills in fields that the version which wrote a config did not have.
 
   Those of `data` and `task` have their defaults.

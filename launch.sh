@@ -27,8 +27,8 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                             ./launch.sh plan --topology=v5e:4x4 \
                               --config=configs/linformer.py:n=512,k=128
   export --workdir=DIR --to=FOLDER
-                          the newest weights as safetensors, with tokenizer;
-                          --dtype=bfloat16 halves the file
+                          the best or newest weights as safetensors, with the
+                          tokenizer; --dtype=bfloat16 halves the file
   predict --workdir=DIR --input=TEXTS.jsonl --to=LABELS.jsonl
                           labels of a classifier with probabilities; it resumes
   fill --workdir=DIR TEXT the likeliest tokens at each <mask> of a text, for

@@ -9,8 +9,9 @@ Argument: task=sst2 (imdb, qnli, qqp, mrpc, rte, mnli, cola, stsb; own for your
 own files). The metric is GLUE's. imdb has no validation split and takes the
 test split; it and `own` are scored by accuracy. Texts are cut to n tokens;
 short ones train faster with --config.data.sequence_length=128, and without
-cutting any with --config.data.length_buckets=6. Each epoch is evaluated, and the best checkpoint is kept beside the newest ones: export and
-predict take it, or the last with --step=last.
+cutting any with --config.data.length_buckets=6. Each epoch is evaluated, and
+the best checkpoint is kept beside the newest ones: export and predict take it,
+or the last with --step=last.
 
 Command:
   ./launch.sh train --config=configs/finetune.py:task=sst2 \\

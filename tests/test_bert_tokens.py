@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from linformer_jax import loading
+from linformer_jax import exported, loading
 from linformer_jax.data.text import packing, special, wordpiece
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.tasks import classification
@@ -106,6 +106,22 @@ def test_rows_are_those_of_transformers(tokenizer, length):
       assert row["tokens"][real].tolist() == want["input_ids"]
       assert row["segments"][real].tolist() == want["token_type_ids"]
       assert not row["tokens"][~real].any() and not row["segments"][~real].any()
+
+
+@pytest.mark.parametrize("segments", [0, 2])
+def test_an_exported_tokenizer_joins_pairs(tokenizer, tmp_path, segments):
+  """With segments only for a model that has them; DistilBERT has none."""
+  config = types.SimpleNamespace(num_segments=segments, max_length=16)
+  exported._write_tokenizer(tmp_path, tokenizer, config)
+  made = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  row = row_of(tokenizer, 16, "one dogs", "two!")
+  found = made.encode("one dogs", "two!")
+  assert found.ids == row["tokens"][row["mask"]].tolist()
+  types_of = row["segments"][row["mask"]] if segments else [0] * len(found)
+  assert found.type_ids == list(types_of)
+  settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+  assert settings["pad_token"] == "[PAD]" and settings["bos_token"] == "[CLS]"
+  assert ("model_input_names" in settings) == bool(segments)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,8 @@ def test_commands_take_it(whole, tmp_path, command):
     to = f"--to={{tmp}}/{step}{len(words)}{''.join(words)[2:]}"
     status, out, err = command("export", "--workdir={tmp}/whole", to, *words)
     assert status == 0 and f"after {step} updates" in out, err
+  status, out, err = command("evaluate", "--workdir={tmp}/whole", "--step=best")
+  assert status == 0 and "2 validation perplexity 5.00" in out, err
   for words, message in (
     (("fill", "x <mask>", "--step=x"), "step 'x' is neither"),
     (("train", "--config=tests/tiny.py", "--step=best"), "--step chooses a"),

@@ -173,8 +173,8 @@ def test_a_run_resumes_bit_for_bit(experiment, tmp_path, at):
   assert loading.load(str(folders[0])).config.data.length_buckets == 3
 
 
-# SST-2 has phrases and sentences: tokens drawn like theirs, 15 on average with
-# special tokens, and a long tail.
+# SST-2 has phrases and sentences. We take their tokens to be few, 15 on average
+# with special tokens, and to have a long tail.
 def sst2(rows):
   draw = np.random.default_rng(0).lognormal(2.4, 0.6, rows)
   return 2 + np.maximum(1, draw.round()).astype(int)

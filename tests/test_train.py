@@ -53,7 +53,9 @@ def batches(monkeypatch):
 
   original = train.pipeline.train_iterator
   monkeypatch.setattr(
-    train.pipeline, "train_iterator", lambda *args: Recorder(original(*args))
+    train.pipeline,
+    "train_iterator",
+    lambda *args, **options: Recorder(original(*args, **options)),
   )
   Recorder.seen = seen
   return Recorder
@@ -148,9 +150,9 @@ def test_signal_within_an_evaluation_breaks_it_off(
   experiment, expected = whole("dropout")
   original = train.pipeline.validation_batches
 
-  def interrupted(*args):
+  def interrupted(*args, **options):
     os.kill(os.getpid(), signal.SIGTERM)
-    return original(*args)
+    return original(*args, **options)
 
   with monkeypatch.context() as patch:
     patch.setattr(train.pipeline, "validation_batches", interrupted)

@@ -155,8 +155,13 @@ def _processor(special, segments: bool) -> dict[str, Any]:
   return json.loads(made.__getstate__())
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
+def read(folder: pathlib.Path, start: bool = False) -> dict[str, Any]:
   """Reads a folder that `write` wrote, or that of a BERT-like model.
+
+  Args:
+    folder: the folder.
+    start: read the encoder alone where the head is of a kind that no model here
+      has, as of DistilBERT's classifiers, to start another model from.
 
   Returns:
     config (None for a model that is not of `TYPE`), step, model, variables,
@@ -166,8 +171,10 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     ValueError: in one line, for a folder that is not whole.
   """
   settings = weights.settings_of(folder / weights.CONFIG)
-  read = _read_ours if settings.get("model_type") == TYPE else _read_bert
-  found = read(folder, settings)
+  if settings.get("model_type") == TYPE:
+    found = _read_ours(folder, settings)
+  else:
+    found = _read_bert(folder, settings, start)
   path = wordpiece.find(folder, workdir.TOKENIZER)
   if not path.exists():
     raise ValueError(f"{path} is missing: {folder} is not whole")
@@ -257,12 +264,14 @@ def _check_shapes(folder, variables, wanted):
       )
 
 
-def _read_bert(folder, settings):
+def _read_bert(folder, settings, start):
   name, *_ = settings.get("architectures") or ("Model",)
   head = {
     "ForMaskedLM": "MaskedLM",
     "ForSequenceClassification": "Classifier",
   }.get(name[name.find("For") :] if "For" in name else "")
+  if start and not weights.has_head(settings, head):
+    head = None
   config, variables = weights.load(folder, head=head)
   labels, model = (), _HEADS[head]
   if head == "Classifier":

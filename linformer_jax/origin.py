@@ -44,7 +44,7 @@ class Origin:
     if self.is_run:
       config = loading.stored_config(self.directory)
     else:
-      found = exported.read(self.directory)
+      found = exported.read(self.directory, start=True)
       config = found["config"]
       if config is None:
         return _groups_of(found["model"].config)
@@ -53,7 +53,7 @@ class Origin:
   def shapes(self) -> dict[str, Any]:
     """Returns parameters and constants by path, as shapes or arrays."""
     if not self.is_run:
-      return _by_path(exported.read(self.directory)["variables"])
+      return _by_path(exported.read(self.directory, start=True)["variables"])
     state = step_lib.abstract_shapes(loading.stored_config(self.directory))
     return _by_path({"params": state.params, "constants": state.constants})
 
@@ -65,7 +65,7 @@ class Origin:
     """
     try:
       if not self.is_run:
-        found = exported.read(self.directory)
+        found = exported.read(self.directory, start=True)
         return jax.tree.map(np.asarray, found["variables"]), found["step"]
       config = loading.stored_config(self.directory)
       state = loading.restore(self.directory, config, mesh)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tokenizers
 
-from linformer_jax import exported, loading
+from linformer_jax import exported, loading, origin
 from linformer_jax.data.text import packing, special, wordpiece
 from linformer_jax.data.text import tokenizer as tokenizer_lib
+from linformer_jax.models import weights
 from linformer_jax.tasks import classification
 from tests import bert, labeled
 
@@ -127,8 +128,6 @@ def test_an_exported_tokenizer_joins_pairs(tokenizer, tmp_path, segments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A folder of a random BERT with its head, as a release of it."""
-  from linformer_jax.models import weights
-
   path = tmp_path_factory.mktemp("model")
   rng = np.random.default_rng(0)
   tensors = bert.tensors("bert.")
@@ -225,6 +224,24 @@ def test_it_is_fine_tuned_on_pairs_and_exported(folder, command, tmp_path):
   assert given["token_type_ids"].any()
   shares = theirs(**given).logits.softmax(-1).detach().numpy()
   np.testing.assert_allclose(shares, answers[0], rtol=0, atol=1e-5)
+
+
+def test_a_classifier_of_distilberts_is_a_start(tmp_path):
+  """Of its encoder: no model here has its head, so it is not loaded."""
+  tensors, _ = bert.distilbert("distilbert.")
+  tensors["pre_classifier.weight"] = np.zeros((bert.M, bert.M), np.float32)
+  settings = {
+    "architectures": ["DistilBertForSequenceClassification"],
+    "model_type": "distilbert",
+    "n_heads": bert.H,
+  }
+  weights.write(tmp_path, tensors, settings, "float32")
+  (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY[: bert.V]))
+  model, kind = origin.find(str(tmp_path)).groups()
+  assert (model["num_layers"], kind["name"]) == (bert.L, "softmax")
+  assert not [x for x in origin.find(str(tmp_path)).shapes() if "head" in x]
+  with pytest.raises(ValueError, match="ReLU"):
+    loading.load(str(tmp_path))
 
 
 def test_another_vocabulary_and_none_are_one_line(folder, command, tmp_path):

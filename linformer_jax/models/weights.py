@@ -105,6 +105,12 @@ def load(
   return config, variables
 
 
+def has_head(settings: dict[str, Any], head: str | None) -> bool:
+  """Returns whether the head of a model type is one of the models here."""
+  kind = names.KINDS.get(str(settings.get("model_type")), names.ROBERTA)
+  return head != names.CLASSIFIER or bool(kind.classifier)
+
+
 # RoBERTa's, and those of the tokenizers that are trained here.
 _SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _ARCHITECTURES = {

@@ -118,7 +118,8 @@ def get_config() -> config_dict.ConfigDict:
   attention.projected_length = 128  # k
   attention.projected_lengths = ()  # k per layer; () for projected_length
   attention.sharing = "headwise"  # or none, key_value, layerwise
-  attention.projection = "linear"  # convolution, mean_pool, max_pool, random
+  # linear, convolution, mean_pool, max_pool, adaptive_pool or random
+  attention.projection = "linear"
   attention.projection_init = "normal"  # of E, F; or mean_pool, strided
   attention.projection_std = 0.02  # std of its noise
   attention.local_window = 0  # rows on either side to attend to; 0: off

@@ -2,7 +2,7 @@
 
 Argument, any of: n=512 (to 4096), k=128 (64 to 256), sharing=headwise (none,
 key_value, layerwise), projection=linear (convolution, mean_pool, max_pool,
-random), size=base (large).
+adaptive_pool, random), size=base (large).
 
 Command:
   ./launch.sh train --config=configs/linformer.py:n=512,k=128 \

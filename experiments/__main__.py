@@ -25,6 +25,7 @@ EXPERIMENTS = {
   "warm": ("warm.measure", "warm.render"),
   "finetune": ("finetune.measure", "finetune.render"),
   "checkpoints": ("checkpoints.make", "checkpoints.render"),
+  "convert": ("convert.measure", "convert.render"),
   "spectrum": ("spectrum.measure", "spectrum.render"),
   "theorems": ("theorems.measure", "theorems.render"),
   "topologies": ("topologies.measure", "topologies.render"),

@@ -56,17 +56,14 @@ class Item:
 
 def items() -> list[Item]:
   """Returns all items, the most telling first."""
+  pool = convert.ADAPTIVE
   found = [Item(start, K) for start in starts.STARTS]
-  found += [
-    Item(start, k)
-    for start, k in itertools.product(starts.STARTS[:1], (16, 64, 256))
-  ]
-  found += [Item(starts.STARTS[0], K, minutes) for minutes in MINUTES[1:]]
+  found += [Item(pool, K, minutes) for minutes in MINUTES[1:]]
+  found += [Item(pool, k) for k in (16, 64, 256)]
   found += [
     Item(start, k)
     for start, k in itertools.product(("mean_pool", "fitted"), (64, 256))
   ]
-  found += [Item("mean_pool", K, minutes) for minutes in MINUTES[1:3]]
   return found
 
 

@@ -26,9 +26,10 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
       heads; 'key_value', E = F for all heads; 'layerwise', E = F for all heads
       and all layers, passed by the caller as `shared`.
     projection: 'linear', 'convolution' (kernel and stride N / K, in head
-      channels), 'mean_pool', 'max_pool', 'adaptive_pool' (means of K windows
-      that divide the real rows of each input evenly, so up to K rows are
-      attended to exactly), or 'random' (fixed, never trained).
+      channels), 'mean_pool', 'max_pool', 'adaptive_pool' (the first row, and
+      means of K - 1 windows that divide the other real rows of each input
+      evenly, so up to K rows are attended to exactly), or 'random' (fixed,
+      never trained).
     order: 'auto' contracts E and F before W_K and W_V if that is cheaper;
       'before' and 'after' force the order. The result is the same.
     local_window: each query also attends to its own row and this many rows on

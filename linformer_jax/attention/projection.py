@@ -148,27 +148,31 @@ def _convolution(x, mask, projection):
 def _slots(mask, slots):
   """Returns the slot [B, N] of each row; padding has slot `slots`."""
   rank, count = jnp.cumsum(mask, axis=1) - 1, mask.sum(1, keepdims=True)
-  short, longer = jnp.divmod(count, slots)
+  first = int(slots > 1)  # alone in its slot
+  rank, count, rest = rank - first, count - first, slots - first
+  short, longer = jnp.divmod(count, rest)
   bound = longer * (short + 1)  # the first row of a shorter window
   slot = jnp.where(
     rank < bound,
     rank // (short + 1),
     longer + (rank - bound) // jnp.maximum(short, 1),
   )
-  return jnp.where(mask, slot, slots)
+  return jnp.where(mask, slot + first, slots)
 
 
 def _adaptive_pool(x, mask, projection):
   """Means of windows of the real rows that differ by at most one row.
 
-  Longer windows come first; each row is a window if there are no more than K.
+  The first row, to which much attention goes in any text, is a window of its
+  own; so is every other one if there are no more than K. Longer ones come next.
   """
   n, slots = x.shape[1], min(x.shape[1], projection.projected_length)
   if mask is None:
-    short, longer = divmod(n, slots)
-    bound = longer * (short + 1)
-    parts = (x[:, :bound], short + 1), (x[:, bound:], short)
-    means = [jnp.mean(_windows(rows, window), axis=2) for rows, window in parts]
+    first = int(slots > 1)
+    short, longer = divmod(n - first, slots - first)
+    bound = first + longer * (short + 1)
+    windows = (0, first, 1), (first, bound, short + 1), (bound, n, short)
+    means = [jnp.mean(_windows(x[:, i:j], w), axis=2) for i, j, w in windows]
     return jnp.concatenate(means, axis=1)
   # A product, and not a scatter, so devices that share the rows of a sequence
   # sum slots and do not gather rows.
@@ -223,8 +227,8 @@ def project_sequence(
   Returns:
     The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for unsplit rows
     and an E per head), and their `slot_mask`, bool [B, K] or None. Windowed
-    kinds give ceil(N / W) slots for a short input; an adaptive pool divides the
-    real rows evenly, and gives min(N, K).
+    kinds give ceil(N / W) slots for a short input; an adaptive pool gives
+    min(N, K).
 
   Raises:
     ValueError: if x is longer than `max_length`, x is not split into heads for

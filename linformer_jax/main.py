@@ -85,14 +85,8 @@ def _run(given, mode, *texts):
   if mode == "plan":
     commands.plan(given.config, given.topology)
     return 0
-  if mode == "convert":
-    from linformer_jax.convert import command
-
-    _find_devices()
-    command.run(given)
-    return 0
   cache.VERIFY.set(given.verify)
-  directory = command_line.folder(given)
+  directory = None if mode == "convert" else command_line.folder(given)
   if given.init_from:
     given.config.train.init_from = command_line.origin(given)
   if given.distributed:
@@ -109,6 +103,8 @@ def _run(given, mode, *texts):
       )
     elif mode == "fill":
       commands.fill(directory, texts, given.top, given.step)
+    elif mode == "convert":
+      _convert(given)
     elif given.seeds:
       several = command_line.seeds(given.seeds)
       seeds.train(given.config, directory, several)
@@ -148,6 +144,13 @@ def _run(given, mode, *texts):
     sys.stderr.flush()
     os._exit(1)  # anything else would wait for the dead
   return 0
+
+
+def _convert(given):
+  """See `convert.command`, which takes a while to import."""
+  from linformer_jax.convert import command
+
+  command.run(given)
 
 
 def _take_model(config, *places):

@@ -19,7 +19,7 @@ from linformer_jax.parallel import gradients
 
 DENSE = ("linear", "random")  # 'random' is never trained
 POOLING = ("mean_pool", "max_pool", "adaptive_pool")  # no weights
-# Kinds in which a slot may see rows anywhere, so K need not divide N.
+# Kinds in which a slot may see rows anywhere; K need not divide N.
 WHOLE = (*DENSE, "adaptive_pool")
 KINDS = (*DENSE, "convolution", *POOLING)
 # Kinds for which E (X W) = (E X) W, so either order of contraction is valid.
@@ -163,8 +163,8 @@ def _slots(mask, slots):
 def _adaptive_pool(x, mask, projection):
   """Means of windows of the real rows that differ by at most one row.
 
-  The first row, to which much attention goes in any text, is a window of its
-  own; so is every other one if there are no more than K. Longer ones come next.
+  The first row, which draws much attention in any text, is a window of its own;
+  so is every other one if they are at most K. Longer windows come next.
   """
   n, slots = x.shape[1], min(x.shape[1], projection.projected_length)
   if mask is None:
@@ -226,9 +226,8 @@ def project_sequence(
 
   Returns:
     The projected rows [B, K, M] or [B, K, H, D] ([B, K, H, M] for unsplit rows
-    and an E per head), and their `slot_mask`, bool [B, K] or None. Windowed
-    kinds give ceil(N / W) slots for a short input; an adaptive pool gives
-    min(N, K).
+    and an E per head), and their `slot_mask`, bool [B, K] or None. A short
+    input gives ceil(N / W) slots of windows, and min(N, K) of an adaptive pool.
 
   Raises:
     ValueError: if x is longer than `max_length`, x is not split into heads for

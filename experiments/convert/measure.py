@@ -231,9 +231,7 @@ class Run:
 
 def embed(encoder: distill.Encoder, chosen: Set) -> np.ndarray:
   """Returns the mean rows [B, M] of texts, of norm one."""
-  run = jax.jit(functools.partial(distill.mean_rows, encoder))
-  found = [run(part.tokens, part.mask) for part in chosen.texts.batches()]
-  rows = np.concatenate(found).astype(np.float64)
+  rows = texts.means(encoder, chosen.texts).astype(np.float64)
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -85,27 +85,28 @@ def read(run: loading.Run, files: str, length: int) -> Texts:
   return Texts(tokens, np.arange(width) < sizes[:, None])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(model, variables, batch):
+  """Returns the nats at hidden tokens, and their number."""
+  logits = model.apply(
+    variables, *(batch[x] for x in ("tokens", "mask", "positions"))
+  )
+  each = optax.softmax_cross_entropy_with_integer_labels(
+    logits, batch["targets"]
+  )
+  return jnp.sum(each * batch["weights"]), jnp.sum(batch["weights"])
+
+
 def loss(run: loading.Run, texts: Texts) -> float:
-  """Returns the nats at hidden tokens, the same ones for every model."""
+  """Returns the nats per hidden token, the same ones for every model."""
   *_, mask_id = special_ids(run.tokenizer)
   known = masking.vocabulary(
     tokenizer_lib.size(run.tokenizer),
     tokenizer_lib.special_ids(run.tokenizer),
     mask_id,
   )
-  rng, width = np.random.default_rng(0), texts.tokens.shape[1]
-  count = masking.num_predictions(width, _MASKED)
-
-  @jax.jit
-  def sums(variables, batch):
-    logits = run.model.apply(
-      variables, *(batch[x] for x in ("tokens", "mask", "positions"))
-    )
-    each = optax.softmax_cross_entropy_with_integer_labels(
-      logits, batch["targets"]
-    )
-    return jnp.sum(each * batch["weights"]), jnp.sum(batch["weights"])
-
+  rng = np.random.default_rng(0)
+  count = masking.num_predictions(texts.tokens.shape[1], _MASKED)
   total = np.zeros(2)
   for part in texts.batches():
     rows = [
@@ -113,20 +114,27 @@ def loss(run: loading.Run, texts: Texts) -> float:
       for row in zip(part.tokens, part.mask, strict=True)
     ]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    total += np.array(sums(run.variables, batch))
+    total += np.array(_sums(run.model, run.variables, batch))
   return total[0] / total[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _means(config, variables, tokens, mask):
+  return distill.mean_rows(distill.Encoder(config, variables), tokens, mask)
+
+
+def means(encoder: distill.Encoder, texts: Texts) -> np.ndarray:
+  """Returns the mean [B, M] of the last layer's rows of each text."""
+  found = [
+    _means(encoder.config, encoder.variables, part.tokens, part.mask)
+    for part in texts.batches()
+  ]
+  return np.concatenate(found)
 
 
 def difference(original, converted, texts: Texts) -> tuple[float, float]:
   """Returns the relative error of mean-pooled texts, and their mean cosine."""
-  both = [
-    jax.jit(functools.partial(distill.mean_rows, encoder))
-    for encoder in (original, converted)
-  ]
-  exact, got = (
-    np.concatenate([run(part.tokens, part.mask) for part in texts.batches()])
-    for run in both
-  )
+  exact, got = means(original, texts), means(converted, texts)
   norms = [np.linalg.norm(x, axis=1) for x in (exact, got)]
   cosine = np.mean(np.sum(exact * got, axis=1) / (norms[0] * norms[1]))
   return np.linalg.norm(exact - got) / np.linalg.norm(exact), float(cosine)

@@ -1,4 +1,4 @@
-"""The gap where neighbors do not decide: its runs and its page."""
+"""The gap where all models see their neighbors: its runs and its page."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Trains Linformers and softmax attention where neighbors do not decide.
+"""Trains Linformers and softmax attention above windows.
 
   .venv/bin/python -m experiments gap --text=runs/text
 

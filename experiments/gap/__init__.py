@@ -1,1 +1,1 @@
-"""The gap to softmax attention where neighbors do not decide."""
+"""The gap to softmax attention above windows."""

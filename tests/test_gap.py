@@ -58,6 +58,13 @@ def test_the_authors_start_is_theirs():
   assert made.optimizer.projection_rate == 1
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_both_models_have_the_norm_of_the_item(norm):
+  for model in measure.PARTS:
+    item = Item(model, 1e-3, started(model), norm=norm)
+    assert config(item).model.norm_position == norm
+
+
 def test_no_head_of_the_first_pilots_starts_on_a_neighbor():
   for item in measure.free():
     made = config(item)

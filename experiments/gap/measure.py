@@ -63,6 +63,8 @@ class Item:
     windows: whether the lower half of the layers are windows of 8 rows.
     neighbors: whether heads start on neighbors, as the recipe's do; if not,
       masks cover spans.
+    norm: position of the layer norms, 'post' as in the recipe, or 'pre', with
+      which deeper models train at the rates of shallow ones.
     layers: of the model.
     width: of the model, M.
     seed: of the training.
@@ -74,6 +76,7 @@ class Item:
   updates: int = TUNED
   windows: bool = True
   neighbors: bool = True
+  norm: str = "post"
   layers: int = 4
   width: int = 128
   seed: int = 0
@@ -95,7 +98,7 @@ class Item:
     flags = runs.kept(self.updates) | dict(runs.TOKENS[self.tokens])
     flags |= {
       "optimizer.learning_rate": f"{self.rate:g}",
-      "model.norm_position": "pre",
+      "model.norm_position": self.norm,
       "model.num_layers": str(self.layers),
       "model.embed_dim": str(self.width),
       "model.mlp_dim": str(4 * self.width),
@@ -117,6 +120,7 @@ class Item:
     name += f"-{self.start}" if self.start else ""
     name += "" if self.windows else "-alone"
     name += "" if self.neighbors else "-free"
+    name += "" if self.norm == "post" else "-pre"
     if (self.layers, self.width) != (4, 128):
       name += f"-L{self.layers}-M{self.width}"
     k = N // (PARTS[self.model] or 4)
@@ -132,7 +136,8 @@ class Item:
 def pilots() -> list[Item]:
   """Returns the runs that chose the learning rates and the start of E."""
   found = [Item("softmax", rate, "") for rate in RATES]
-  return found + [Item("n/4", rate, s) for s in STARTS for rate in RATES]
+  found += [Item("n/4", rate, s) for s in STARTS for rate in RATES]
+  return [*found, Item("softmax", RATES[1], "", norm="pre")]
 
 
 def free() -> list[Item]:
@@ -140,7 +145,8 @@ def free() -> list[Item]:
   found = [Item("softmax", rate, "") for rate in RATES[:2]]
   found += [Item("n/4", RATES[0], start) for start in STARTS]
   found.append(Item("softmax", RATES[1], "", LENGTHS[1]))
-  return [dataclasses.replace(item, neighbors=False) for item in found]
+  free = {"neighbors": False, "norm": "pre"}
+  return [dataclasses.replace(item, **free) for item in found]
 
 
 def chosen(model: str, **more) -> Item:
@@ -160,7 +166,11 @@ def items() -> list[Item]:
     found += [chosen(model, updates=updates) for model in PARTS]
   both = ("softmax", "n/4")
   found += [chosen(model, updates=LENGTHS[1], windows=False) for model in both]
-  found += [chosen(model, layers=depth) for depth in DEPTHS for model in both]
+  found += [
+    chosen(model, layers=depth, norm="pre")
+    for depth in (4, *DEPTHS)
+    for model in both
+  ]
   found += [chosen(model, width=WIDER) for model in both]
   found += [authors(updates) for updates in LENGTHS]
   found += [chosen(model, updates=LENGTHS[1], seed=1) for model in PARTS]

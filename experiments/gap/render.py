@@ -53,7 +53,8 @@ def _heading(*names) -> list[str]:
 
 
 def _label(item: Item) -> str:
-  return measure.LABELS[item.model] + STARTS[item.start]
+  norm = ", pre-norm" if item.norm == "pre" and item.neighbors else ""
+  return measure.LABELS[item.model] + STARTS[item.start] + norm
 
 
 def pilots(records) -> str:
@@ -90,6 +91,7 @@ def _baseline(item: Item) -> Item:
     "softmax",
     updates=item.updates,
     windows=item.windows,
+    norm=item.norm,
     layers=item.layers,
     width=item.width,
     seed=item.seed,
@@ -210,18 +212,18 @@ def against(records) -> str:
 def sizes(records) -> str:
   """Returns the gap at n/4 by depth and width."""
   lines = [
-    "| layers | width | parameters, softmax attention "
+    "| layers | width | norm | parameters, softmax attention "
     "| nats, softmax attention | k = n/4 above it |",
-    "|---:|---:|---:|---:|---:|",
+    "|---:|---:|---|---:|---:|---:|",
   ]
-  shapes = [(4, 128), *((depth, 128) for depth in measure.DEPTHS),
-            (4, measure.WIDER)]  # fmt: skip
-  for layers, width in shapes:
-    item = measure.chosen("n/4", layers=layers, width=width)
+  shapes = [(4, 128, "post"), (4, measure.WIDER, "post")]
+  shapes += [(depth, 128, "pre") for depth in (4, *measure.DEPTHS)]
+  for layers, width, norm in shapes:
+    item = measure.chosen("n/4", layers=layers, width=width, norm=norm)
     base = _baseline(item)
     if base in records:
       lines.append(
-        f"| {layers} | {width} | {records[base]['parameters']:,} "
+        f"| {layers} | {width} | {norm} | {records[base]['parameters']:,} "
         f"| {records[base]['nats']:.3f} | {_number(gap(records, item))} |"
       )
   return "\n".join(lines)
@@ -232,10 +234,11 @@ def environment(records) -> str:
   found = list(records.values())
   if not found:
     return "Not run yet."
-  targets = sum(n for _, n in found[0]["documents"])
+  targets = {sum(n for _, n in one["documents"]) for one in found}
   return (
     f"{len(found)} runs, {sum(r['run_seconds'] for r in found) / 3600:.1f} "
-    f"hours of updates; evaluated on {targets:,} masked subwords of "
+    f"hours of updates; evaluated on "
+    f"{' or '.join(f'{n:,}' for n in sorted(targets))} masked subwords of "
     f"{len(found[0]['documents'])} documents. On "
     f"{page_lib.machines(found, cpu=True)}."
   )

@@ -252,6 +252,23 @@ def test_it_does_not_matter_what_is_above_windows_on_bytes():
     assert first == pytest.approx({"local": 0.03, "above": 0.0}[base], abs=5e-3)
 
 
+def test_what_is_far_matters_on_subwords_and_slots_carry_half_of_it():
+  gaps = {
+    model: FOUND.gap("subwords", 512, model)
+    for model in ("hybrid", "local", "above")
+  }
+  for model, value in {"hybrid": 0.068, "local": 0.028, "above": 0.097}.items():
+    assert gaps[model][0] == pytest.approx(-value, abs=6e-4)
+    assert gaps[model][2] < 0
+  far, kept, lost = (
+    FOUND.gap("subwords", 512, model, base=base)
+    for model, base in (
+      ("above", "local"), ("hybrid", "local"), ("hybrid", "above"))
+  )  # fmt: skip
+  assert far[0] == pytest.approx(-0.069, abs=6e-4)
+  assert kept[0] < far[0] / 2 and kept[2] < 0 < lost[1]
+
+
 def test_positions_with_a_period_cost_softmax_attention_alone():
   """At the same learning rate, after 1,200 updates."""
   before = grid.records(render.PERIODIC, Item)

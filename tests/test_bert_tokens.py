@@ -191,6 +191,7 @@ TUNE = (
 )
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned_on_pairs_and_exported(folder, command, tmp_path):
   """The export answers as the run, and as transformers with its tokenizer."""
   labeled.write(tmp_path / "train.jsonl", 60, pair=True)

@@ -1,6 +1,7 @@
 """The best checkpoint is kept beside the newest ones, and is what is used."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -26,8 +27,8 @@ def experiment():
   return runs.experiment(**FIELDS)
 
 
-@pytest.fixture
-def scored(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def scored():
   """Evaluations that take no time, with the scores above."""
 
   def evaluate(experiment, state, stop=None):
@@ -35,7 +36,9 @@ def scored(monkeypatch):
     values |= {"targets": 1.0, "seconds": 0.0, "accuracy": 0.5}
     return {f"eval/{name}": value for name, value in values.items()}
 
-  monkeypatch.setattr(train, "_evaluate", evaluate)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "_evaluate", evaluate)
+    yield
 
 
 def trained(experiment, folder):
@@ -49,9 +52,9 @@ def kept(folder):
     return saved.steps()
 
 
-@pytest.fixture
-def whole(experiment, scored, tmp_path):
-  folder = tmp_path / "whole"
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("whole")
   return folder, trained(experiment, folder)
 
 
@@ -67,8 +70,8 @@ def test_the_best_is_kept_and_loaded_by_default(whole):
     loading.load(str(folder), "worst")
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5])
-def test_it_resumes_bit_for_bit(experiment, whole, scored, tmp_path, at, stop):
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_it_resumes_bit_for_bit(experiment, whole, tmp_path, at, stop):
   """From the newest checkpoint, which is not the best one."""
   folder = tmp_path / "stopped"
   at(stop, runs.send(signal.SIGTERM))
@@ -81,9 +84,11 @@ def test_it_resumes_bit_for_bit(experiment, whole, scored, tmp_path, at, stop):
 
 
 def test_commands_take_it(whole, tmp_path, command):
+  shutil.copytree(whole[0], tmp_path / "whole")
   for words, step in (
-    ((), 2), (("--step=last",), 6), (("--step=best",), 2), (("--step=6",), 6),
-  ):  # fmt: skip
+    ((), 2),
+    (("--step=6",), 6),
+  ):
     to = f"--to={{tmp}}/{step}{len(words)}{''.join(words)[2:]}"
     status, out, err = command("export", "--workdir={tmp}/whole", to, *words)
     assert status == 0 and f"after {step} updates" in out, err

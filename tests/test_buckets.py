@@ -140,6 +140,7 @@ def test_validation_has_the_same_sums(experiment, state):
     np.testing.assert_allclose(got[name], want[name], **CLOSE)
 
 
+@pytest.mark.slow
 def test_an_update_has_the_same_gradient(experiment):
   """Of a batch, and of the same batch padded to N."""
   steps = experiment.steps

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from linformer_jax.run import best, checkpoint, command_line, seeds
-from tests import labeled, runs
+from tests import labeled, runs, tiny_finetune
 
 TRAIN = (
   "train",
@@ -59,6 +59,42 @@ def test_a_run_is_no_folder_of_runs(run, tmp_path):
     assert status == 2 and "--seeds is only for train" in err
 
 
+@pytest.fixture
+def scored(monkeypatch):
+  """Runs that take no time; returns their seeds, as they are trained."""
+  trained = []
+
+  def train(config, directory, new, extend):
+    assert not new and not extend
+    trained.append((config.seed, config.data.seed, directory.name))
+    directory.mkdir(parents=True, exist_ok=True)
+    found = {"accuracy": 0.5, "step": 3}
+    found |= {"best_accuracy": 0.6 + config.seed / 10, "best_step": 2}
+    (directory / "result.json").write_text(json.dumps(found))
+
+  monkeypatch.setattr(seeds.commands, "train", train)
+  return trained
+
+
+def test_scores_are_compared(scored, tmp_path, capsys):
+  """Of the seeds 0, 3 and 1: accuracies of 0.6, 0.9 and 0.7."""
+  config = tiny_finetune.get_config()
+  found = seeds.train(config, tmp_path, [0, 3, 1])
+  assert scored == [(s, s, f"seed{s}") for s in (0, 3, 1)]
+  assert found == json.loads((tmp_path / seeds.TABLE).read_text())
+  score = pytest.approx(0.9)
+  assert found["runs"][1] == {"seed": 3, "score": score, "step": 2}
+  assert found["mean"] == pytest.approx(2.2 / 3)
+  # Squares of 0.4, 0.5 and 0.1, over 3, and n - 1 = 2.
+  wanted = ((0.4**2 + 0.5**2 + 0.1**2) / 9 / 2) ** 0.5
+  assert found["standard_deviation"] == pytest.approx(wanted)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[-2].split() == ["mean", "73.3%"]
+  assert lines[-1].split() == ["std", "15.3%"]
+  assert seeds.train(config, tmp_path, [2])["standard_deviation"] is None
+
+
+@pytest.mark.slow
 def test_runs_are_resumed_and_compared(command, at, tmp_path):
   """The second seed is interrupted, and the first one is not run again."""
   labeled.write(tmp_path / "train.jsonl", 60)

@@ -1,10 +1,12 @@
 """Texts that are too long are counted, told, and refused where asked."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
+from linformer_jax import predict
 from linformer_jax.data import pipeline
 from tests import labeled, runs, test_data_config
 
@@ -111,16 +113,20 @@ def test_other_sources_cut_blocks(tmp_path):
     test_data_config.config(tmp_path, truncate=False)
 
 
-def test_a_named_pair_is_wanted_of_each_row(command, tmp_path):
-  save(tmp_path, (), ())
-  named = "--config.data.pair_feature=text_pair"
-  assert command(*TRAIN, named)[0] == 0
+def test_a_named_pair_is_wanted_of_each_row(tmp_path):
   rows = ['{"text": "one", "text_pair": "two"}', '{"text": "one"}']
-  (tmp_path / "some.jsonl").write_text("\n".join(rows))
-  status, _, err = command(
-    "predict",
-    "--workdir={tmp}/run",
-    "--input={tmp}/some.jsonl",
-    "--to={tmp}/x.jsonl",
-  )
-  assert status == 2 and "some.jsonl:2: no text in field 'text_pair'" in err
+  path = tmp_path / "some.jsonl"
+  path.write_text("\n".join(rows))
+  data = types.SimpleNamespace(text_feature="text", pair_feature="text_pair")
+  config = types.SimpleNamespace(data=data)
+  fields = predict.fields_of(types.SimpleNamespace(config=config), {})
+  with pytest.raises(ValueError, match=r":2: no text in field 'text_pair'"):
+    list(predict.texts(str(path), fields))
+  data.pair_feature = ""
+  fields = predict.fields_of(types.SimpleNamespace(config=config), {})
+  pairs = [row.pair for row in predict.texts(str(path), fields)]
+  assert pairs == ["two", ""]
+  (tmp_path / "some.csv").write_text("text\none\n")
+  fields = predict.Fields(pair="other", each=True)
+  with pytest.raises(ValueError, match="some.csv.*'other'"):
+    list(predict.texts(str(tmp_path / "some.csv"), fields))

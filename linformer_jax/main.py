@@ -76,11 +76,34 @@ def _find_devices():
     ) from error
 
 
+def _do(given, mode, directory, texts):
+  """Runs a command on a folder."""
+  from linformer_jax.run import commands, seeds
+
+  if mode == "evaluate":
+    commands.evaluate(directory, given.step)
+  elif mode == "export":
+    commands.export(directory, given.to, given.dtype, given.step)
+  elif mode == "predict":
+    commands.predict(
+      directory, given.input, given.to, given.step, given.truncate
+    )
+  elif mode == "fill":
+    commands.fill(directory, texts, given.top, given.step)
+  elif mode == "convert":
+    _convert(given)
+  elif given.seeds:
+    several = command_line.seeds(given.seeds)
+    seeds.train(given.config, directory, several)
+  else:
+    commands.train(given.config, directory, given.new, given.extend)
+
+
 def _run(given, mode, *texts):
   """Runs a command; returns the exit status."""
   from linformer_jax import memory
   from linformer_jax.data import cache
-  from linformer_jax.run import checkpoint, commands, preemption, report, seeds
+  from linformer_jax.run import checkpoint, commands, preemption, report
 
   if mode == "plan":
     commands.plan(given.config, given.topology)
@@ -93,23 +116,7 @@ def _run(given, mode, *texts):
     _join()
   _find_devices()
   try:
-    if mode == "evaluate":
-      commands.evaluate(directory, given.step)
-    elif mode == "export":
-      commands.export(directory, given.to, given.dtype, given.step)
-    elif mode == "predict":
-      commands.predict(
-        directory, given.input, given.to, given.step, given.truncate
-      )
-    elif mode == "fill":
-      commands.fill(directory, texts, given.top, given.step)
-    elif mode == "convert":
-      _convert(given)
-    elif given.seeds:
-      several = command_line.seeds(given.seeds)
-      seeds.train(given.config, directory, several)
-    else:
-      commands.train(given.config, directory, given.new, given.extend)
+    _do(given, mode, directory, texts)
   except report.NonFiniteError as error:
     return console.fail(
       f"{error}. The checkpoints from before it are kept in {directory}; lower "

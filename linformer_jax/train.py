@@ -104,6 +104,16 @@ def _note(config, iterator, evaluation, window, throughput, best):
   }
 
 
+def _best(experiment, workdir, saved, note):
+  """Returns the best evaluation so far, whose checkpoint is to be kept."""
+  best = best_lib.Best(workdir, experiment.steps.task)
+  if experiment.config.run.keep_best:
+    best.found = note.get("best")
+    saved.keep(best.found and best.found["step"])
+  best.write()
+  return best
+
+
 def _throughput(experiment, state):
   steps, batch = experiment.steps, experiment.config.train.batch_size
   return report.Throughput(batch * steps.task.length, steps.flops, state)
@@ -140,11 +150,7 @@ def train_and_evaluate(experiment: Experiment, workdir) -> dict[str, Any]:
     first = int(state.step)
     evaluation = note.get("evaluation")  # the one at `first`, if any
     metrics.forget_after(workdir, first, evaluation is not None)
-    best = best_lib.Best(workdir, steps.task)
-    if run.keep_best:
-      best.found = note.get("best")
-      saved.keep(best.found and best.found["step"])
-    best.write()
+    best = _best(experiment, workdir, saved, note)
     throughput = _throughput(experiment, note.get("throughput"))
     # Compile ahead of time, so throughput excludes compilation.
     update = step_lib.Updates(steps)

@@ -8,6 +8,7 @@ import pytest
 
 from linformer_jax import loading, train
 from linformer_jax.run import best, checkpoint, preemption, workdir
+from linformer_jax.run import result as result_lib
 from tests import runs
 
 # Perplexities after each update; the best is the second of two equal ones'
@@ -58,12 +59,14 @@ def whole(experiment, tmp_path_factory):
   return folder, trained(experiment, folder)
 
 
-def test_the_best_is_kept_and_loaded_by_default(whole):
+def test_the_best_is_kept_and_loaded_by_default(experiment, whole):
   """Update 2 is neither among the newest nor a multiple of 3."""
   folder, result = whole
   assert kept(folder) == [2, 6]
   assert (result["best_step"], result["best_perplexity"]) == (2, 5.0)
   assert result["perplexity"] == 8.0
+  shown = result_lib.show(experiment.steps.task, result, folder)
+  assert "best perplexity        5.00, after 2 updates; this" in shown
   steps = (None, "best", "last", 6, "2")
   assert [loading.load(str(folder), s).step for s in steps] == [2, 2, 6, 6, 2]
   with pytest.raises(ValueError, match="'worst' is neither best nor last"):

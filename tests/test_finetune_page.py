@@ -75,7 +75,7 @@ def test_a_model_is_fine_tuned_as_it_was_pretrained(
   tuned = sweep.config_of(flags)
   started = any(word.startswith("--init_from=") for word in words)
   assert started == (model != measure.UNTRAINED)
-  assert tuned.data.sequence_length == data.TASKS["mrpc"].length
+  assert tuned.data.sequence_length == measure.N
   assert tuned.train.num_steps == 3 * 300 // measure.BATCH
   assert tuned.task.metric == "f1"
   own = step.model_config(tuned)

@@ -24,7 +24,6 @@ class Task:
   Attributes:
     label: its name.
     beside: the column of the paper's Table 2 that it stands for.
-    length: tokens of a row; longer texts are truncated.
     epochs: of fine-tuning.
     rows: the most texts that train, validate and test.
     metric: 'accuracy', or 'f1' of label 1.
@@ -32,17 +31,16 @@ class Task:
 
   label: str
   beside: str
-  length: int
   epochs: int
   rows: tuple[int, int, int] = (10_000, 1_000, 4_000)
   metric: str = "accuracy"
 
 
 TASKS = {
-  "sst2": Task("SST-2, sentences", "SST-2", 64, 3),
-  "imdb": Task("IMDB, 6,000 reviews", "IMDB", 128, 2, (6_000, 1_000, 4_000)),
-  "trecqa": Task("TrecQA", "QNLI", 64, 3, metric="f1"),
-  "mrpc": Task("MRPC", "QQP", 128, 3, metric="f1"),
+  "sst2": Task("SST-2, sentences", "SST-2", 3),
+  "imdb": Task("IMDB, 6,000 reviews", "IMDB", 2, (6_000, 1_000, 4_000)),
+  "trecqa": Task("TrecQA", "QNLI", 3, metric="f1"),
+  "mrpc": Task("MRPC", "QQP", 3, metric="f1"),
 }
 
 

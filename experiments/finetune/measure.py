@@ -36,6 +36,7 @@ WINDOW, SLOTS = 8, 8  # of the mixed stack; see experiments/hybrid
 CONFIG = "experiments/finetune/config.py"
 BATCH, WARMUP = 32, 0.06
 ROWS = 128  # of a batch of validation
+BUCKETS = 3  # batches are padded to 32, 64 or 128 tokens
 # name: (label, argument of the config, further flags)
 MODELS = {
   "softmax": ("softmax attention", f"k={K},attention=softmax", ()),
@@ -131,7 +132,8 @@ class Runs(runs.Runs):
       "data.seed": item.seed,
       "data.files": paths["train"],
       "data.validation_files": paths[item.split],
-      "data.sequence_length": task.length,
+      "data.sequence_length": N,
+      "data.length_buckets": BUCKETS,
       "data.tokenizer_path": start / workdir.TOKENIZER,
       "task.metric": task.metric,
       "train.batch_size": BATCH,

@@ -194,14 +194,22 @@ class Runs(runs.Runs):
       if status := sweep.launch(self.words(item)):
         sys.exit(status)
     result = json.loads((folder / report.RESULT).read_text())
-    return answers(folder), result["parameters"], result["busy_seconds"]
+    given = answers(folder)
+    right = np.mean(np.equal(given, [row["label"] for row in texts]))
+    if abs(right - result["accuracy"]) > 0.5 / len(texts):
+      raise ValueError(
+        f"{folder}: {right:.4f} of the answers are right, and result.json says "
+        f"{result['accuracy']:.4f}"
+      )
+    return given, result["parameters"], result["busy_seconds"]
 
 
 def answers(folder: pathlib.Path) -> list[int]:
   """Returns the label that a run gives to each of its validation texts."""
   found = loading.load(str(folder))
   task = step.task_of(found.config)
-  corpus = pipeline.prepare(pipeline.DataConfig(**found.config.data.to_dict()))
+  fields = found.config.data.to_dict() | {"length_buckets": 0}  # in order
+  corpus = pipeline.prepare(pipeline.DataConfig(**fields))
 
   @jax.jit
   def best(variables, batch):

@@ -18,7 +18,8 @@ from experiments.perplexity import curves, sweep
 from linformer_jax import loading, optimizer, step
 from linformer_jax.attention import initializers
 from linformer_jax.data import pipeline
-from linformer_jax.run import files, report
+from linformer_jax.run import files
+from linformer_jax.run import result as result_lib
 
 TOKENS = {
   "bytes": (),
@@ -43,7 +44,7 @@ def kept(updates: int) -> dict[str, str]:
 
 def train(run: sweep.Run):
   """Completes a run; exits with its status if it is stopped or fails."""
-  if (files.folder(run.workdir) / report.RESULT).exists():
+  if (files.folder(run.workdir) / result_lib.RESULT).exists():
     return
   print(f"training {run.name}", flush=True)
   if status := sweep.launch(run.words):
@@ -82,7 +83,9 @@ class Runs:
     train(run)
     found = loading.load(run.workdir, item.step)
     sums = self.sums(item, found.variables)
-    result = json.loads((files.folder(run.workdir) / report.RESULT).read_text())
+    result = json.loads(
+      (files.folder(run.workdir) / result_lib.RESULT).read_text()
+    )
     return {
       "nats": round(documents.nats(sums), 5),
       "parameters": result["parameters"],

@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import config_dict
 
 from linformer_jax import train
-from linformer_jax.run import checkpoint, metrics, report, workdir
+from linformer_jax.run import checkpoint, metrics, workdir
+from linformer_jax.run import result as result_lib
 
 # Metrics that depend on the clock and the machine.
 CLOCK = {"time", "eval/seconds", "train/step_seconds", "train/memory_bytes"}
@@ -55,7 +56,7 @@ class Reader:
       array = np.asarray(jax.device_get(leaf))
       content = (str(array.dtype), array.shape, array.tobytes())
       arrays[jax.tree_util.keystr(path)] = content
-    result = json.loads((folder / report.RESULT).read_text())
+    result = json.loads((folder / result_lib.RESULT).read_text())
     return Run(
       state=arrays,
       data=note["data"],

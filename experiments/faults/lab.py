@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 
 from experiments.faults import compare, forked
-from linformer_jax.run import metrics, report
+from linformer_jax.run import metrics
+from linformer_jax.run import result as result_lib
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 UPDATES, EVERY, KEPT = 100, 5, 8
@@ -149,7 +150,7 @@ class Lab:
   def copy(self, newest: int = UPDATES) -> pathlib.Path:
     """Copies the undisturbed run as if it was killed after saving `newest`."""
     folder = shutil.copytree(self.whole, self.fresh())
-    (folder / report.RESULT).unlink()
+    (folder / result_lib.RESULT).unlink()
     for step in range(newest + EVERY, UPDATES + 1, EVERY):
       shutil.rmtree(folder / "checkpoints" / str(step))
     return folder

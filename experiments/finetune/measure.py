@@ -15,7 +15,6 @@ concatenate the files.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 
@@ -27,7 +26,8 @@ from experiments.finetune import data, floors
 from experiments.perplexity import panels, sweep
 from linformer_jax import loading, step
 from linformer_jax.data import pipeline
-from linformer_jax.run import files, report, workdir
+from linformer_jax.run import files, workdir
+from linformer_jax.run import result as result_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 N, K = 128, 32
@@ -189,11 +189,11 @@ class Runs(runs.Runs):
       train = data.rows(self._files(item.task)["train"])
       return floors.answers(item.model, train, texts), 0, 0.0
     folder = self.folder(item)
-    if not (folder / report.RESULT).exists():
+    if not (folder / result_lib.RESULT).exists():
       print(f"fine-tuning {folder.name}", flush=True)
       if status := sweep.launch(self.words(item)):
         sys.exit(status)
-    result = json.loads((folder / report.RESULT).read_text())
+    result = result_lib.read(folder)
     given = answers(folder)
     right = np.mean(np.equal(given, [row["label"] for row in texts]))
     if abs(right - result["accuracy"]) > 0.5 / len(texts):

@@ -6,7 +6,8 @@ import pathlib
 from flax import traverse_util
 
 from linformer_jax import step
-from linformer_jax.run import files, metrics, report
+from linformer_jax.run import files, metrics
+from linformer_jax.run import result as result_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of a record's evaluations: updates completed and their tokens, seconds
@@ -123,7 +124,7 @@ def record(name: str, point, seed: int, config, workdir) -> dict:
     workdir: the run's folder.
   """
   folder = files.folder(workdir)
-  result = json.loads((folder / report.RESULT).read_text())
+  result = json.loads((folder / result_lib.RESULT).read_text())
   curve = evaluations(metrics.read_json_lines(folder), config)
   return {
     "run": name,

@@ -18,7 +18,7 @@ from linformer_jax.models import convert as convert_lib
 from linformer_jax.models import layers as layers_lib
 from linformer_jax.run import report
 
-RATE = 3e-4  # the largest of the distillation
+RATE = 2e-4  # the largest of the distillation
 
 
 @dataclasses.dataclass(frozen=True)

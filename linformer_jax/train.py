@@ -278,6 +278,7 @@ def describe(experiment: Experiment, workdir) -> str:
     said if len(kinds) == 1 else f"{count} of {said}"
     for said, count in kinds.items()
   )
+  rows = "rows of at most" if experiment.steps.task.short else "blocks of"
   # A data set of the user's may have nothing to remark.
   remark = getattr(corpus, "remark", "")
   return (
@@ -285,7 +286,7 @@ def describe(experiment: Experiment, workdir) -> str:
     f"width {model.embed_dim}, {model.num_heads} heads, {kind}, n = "
     f"{model.max_length}, {model.dtype}\n"
     f"{len(corpus.train):,} training and {len(corpus.validation):,} validation "
-    f"blocks of {config.data.sequence_length} tokens, from {corpus.directory}\n"
+    f"{rows} {config.data.sequence_length} tokens, from {corpus.directory}\n"
     f"{config.train.num_steps:,} updates of {config.train.batch_size} "
     f"sequences on {jax.device_count()} {jax.devices()[0].device_kind} "
     f"device(s), into {workdir}" + (f"\n{remark}" if remark else "")

@@ -179,8 +179,9 @@ def stretch(
   """Stretches a model to inputs of `length` rows, or shortens it.
 
   See `stretch_positions`, which leaves the unused rows at the start of
-  RoBERTa's table as they are, and `stretch_projection`. Positions far apart
-  were not: a longer model needs some training before it is a good one.
+  RoBERTa's table as they are, and `stretch_projection`. Neighbors then have
+  positions that are closer than in training, so the model should be trained
+  on long inputs before it is used.
 
   Args:
     config, variables: the model.

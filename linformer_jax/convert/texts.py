@@ -49,18 +49,6 @@ class Texts:
       yield self[i : i + BATCH]
 
 
-def special_ids(tokenizer) -> tuple[int, int, int, int]:
-  """Returns the ids that begin, end, pad and mask a row."""
-  for names in (
-    ("<s>", "</s>", "<pad>", "<mask>"),
-    ("[CLS]", "[SEP]", "[PAD]", "[MASK]"),
-  ):
-    ids = tuple(tokenizer.token_to_id(name) for name in names)
-    if None not in ids:
-      return ids
-  raise ValueError("the tokenizer has no special tokens of RoBERTa or BERT")
-
-
 def read(run: loading.Run, files: str, length: int) -> Texts:
   """Reads texts as rows of at most `length` tokens.
 
@@ -69,16 +57,21 @@ def read(run: loading.Run, files: str, length: int) -> Texts:
   Raises:
     ValueError: for files that are missing or cannot be read.
   """
-  bos, eos, pad, _ = special_ids(run.tokenizer)
+  special = run.special
+  room = special.room(length, paired=False)
   found = tokenizer_lib.encode(
     run.tokenizer, source_lib.files(files, "text").train()
   )
-  rows = [[bos, *ids[: length - 2].tolist(), eos] for ids in found if len(ids)]
+  rows = [
+    [special.bos, *ids[:room].tolist(), special.eos]
+    for ids in found
+    if len(ids)
+  ]
   if not rows:
     raise ValueError(f"--texts={files}: there is no text")
   longest = max(map(len, rows))
   width = min(length, 1 << (longest - 1).bit_length())
-  tokens = np.full((len(rows), width), pad, np.int32)
+  tokens = np.full((len(rows), width), special.pad, np.int32)
   for row, ids in zip(tokens, rows, strict=True):
     row[: len(ids)] = ids
   sizes = np.array([len(ids) for ids in rows])
@@ -99,11 +92,10 @@ def _sums(model, variables, batch):
 
 def loss(run: loading.Run, texts: Texts) -> float:
   """Returns the nats per hidden token, the same ones for every model."""
-  *_, mask_id = special_ids(run.tokenizer)
   known = masking.vocabulary(
     tokenizer_lib.size(run.tokenizer),
     tokenizer_lib.special_ids(run.tokenizer),
-    mask_id,
+    run.special.mask,
   )
   rng = np.random.default_rng(0)
   count = masking.num_predictions(texts.tokens.shape[1], _MASKED)

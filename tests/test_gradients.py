@@ -37,6 +37,7 @@ def sums(text, dtype):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", summed_gradients.PRODUCTS)
 def test_sums_are_those_of_float32(folder, name):
   found = np.load(folder / f"{name}.npz")

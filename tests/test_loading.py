@@ -115,6 +115,7 @@ def test_a_new_run_starts_from_the_weights(run, tmp_path):
   assert status == 0, err
 
 
+@pytest.mark.slow
 def test_only_projections_start_anew_in_another_attention(run, tmp_path):
   """Linformer -> softmax -> Linformer, and another k."""
   still = ("--config.train.num_steps=1", "--config.optimizer.warmup_steps=0")

@@ -26,6 +26,7 @@ def main(workdir, *words):
   )
 
 
+@pytest.mark.slow
 def test_an_attention_and_a_task_of_ones_own_train_on_eight_devices(tmp_path):
   flags = ["--config=tests/toy.py", "--config.mesh.data=2"]
   flags += ["--config.mesh.fsdp=2", "--config.mesh.sequence=2"]

@@ -7,7 +7,7 @@ per update and schedule. A point in two panels is one run.
 import dataclasses
 
 from configs import pretrain_small
-from linformer_jax.attention import linformer, projection
+from linformer_jax.attention import linformer
 
 CONFIG = "configs/pretrain_small.py"
 N, K = 128, 32  # unless a panel varies them
@@ -150,7 +150,7 @@ def _suggested():
     f"n={N},k={K}",
     (("attention.projected_lengths", f"({', '.join(map(str, NON_UNIFORM))})"),),
   )
-  kinds = [_projected(kind) for kind in projection.KINDS if kind != "linear"]
+  kinds = map(_projected, ("random", "convolution", "mean_pool", "max_pool"))
   return (softmax(), linear(), tapered, *kinds, _drawn_convolution())
 
 

@@ -142,6 +142,35 @@ def test_the_paper_stands_beside_the_same_ratio():
     assert nats == pytest.approx(np.log(perplexity / 3.26), abs=5e-4)
 
 
+def test_a_quarter_of_the_slots_keep_most_of_what_is_far():
+  records = grid.records(measure.RESULTS, Item)
+  for updates, lost, far, share in (
+    (1_200, 0.019, 0.078, 3 / 4), (3_600, 0.006, 0.069, 9 / 10)
+  ):  # fmt: skip
+    slots, windows = (
+      render.gap(records, measure.chosen(model, updates=updates))
+      for model in ("n/4", "local")
+    )
+    assert slots[0] == pytest.approx(lost, abs=6e-4)
+    assert windows[0] == pytest.approx(far, abs=6e-4)
+    assert slots[2] < windows[1]
+    assert 1 - slots[0] / windows[0] == pytest.approx(share, abs=0.03)
+    assert slots[2] < 0.051 - 0.021  # no larger than the paper's
+
+
+def test_each_rate_is_the_best_of_the_pilots_that_are_there():
+  records = grid.records(measure.RESULTS, Item)
+  for kind, (rate, start) in measure.CHOSEN.items():
+    nats = {
+      item.rate: records[item]["nats"]
+      for item in measure.pilots()
+      if item in records and item.norm == "post"
+      and (item.model == "softmax") == (kind == "softmax")
+      and item.start == start
+    }  # fmt: skip
+    assert kind == "local" or nats[rate] == min(nats.values())
+
+
 def test_the_page_is_rendered_from_the_committed_results():
   page = render.PAGE.read_text()
   parts = render.parts(grid.records(measure.RESULTS, Item))

@@ -158,6 +158,16 @@ def test_a_quarter_of_the_slots_keep_most_of_what_is_far():
     assert slots[2] < 0.051 - 0.021  # no larger than the paper's
 
 
+def test_fewer_slots_lose_more():
+  records = grid.records(measure.RESULTS, Item)
+  few, more = (
+    render.gap(records, measure.chosen(model, updates=3_600))
+    for model in ("n/8", "n/4")
+  )
+  assert few[0] == pytest.approx(0.021, abs=6e-4)
+  assert few[1] > more[2] and few[2] < 0.091 - 0.021
+
+
 def test_each_rate_is_the_best_of_the_pilots_that_are_there():
   records = grid.records(measure.RESULTS, Item)
   for kind, (rate, start) in measure.CHOSEN.items():

@@ -33,7 +33,6 @@ THEIRS = {
   "layerwise": ("128", "shared kv, layer"),
   "half": ("256", "none stated"),
 }
-RESAMPLES = 2_000
 
 
 def digits(text: str) -> np.ndarray:
@@ -93,7 +92,7 @@ def difference(records, task: str, model: str, base: str = "softmax"):
   most = min(map(len, found))
   pairs = [_answers(one[:most]) for one in found]
   texts = pairs[0][1].size
-  counts = documents.times_drawn(texts, RESAMPLES, 0)
+  counts = documents.times_drawn(texts, documents.RESAMPLES, 0)
   value, drawn = (
     score(metric, *pairs[0], counts=which).mean(0)
     - score(metric, *pairs[1], counts=which).mean(0)

@@ -4,7 +4,7 @@
 
 Writes experiments/checkpoints/NAME, in bfloat16, and what the card tells to
 results/cards.jsonl. --text is a folder of `python -m experiments.text`; models
-that --workdir does not hold are trained, half an hour each on a core.
+that --workdir does not hold are trained, a quarter of an hour each on a core.
 """
 
 import argparse

@@ -8,7 +8,7 @@ task, with train.jsonl.xz and test.jsonl.xz; see experiments/finetune/data.py.
 Every item is a fine-tuned model, labeled text by text; the model is pretrained
 when the first of its items is measured. `pilots` chose the learning rate, on
 validation texts. Stop it when you like; the same command resumes. Pretraining a
-model takes half an hour on a core, fine-tuning it 2 to 6 minutes; to use two,
+model takes a quarter of an hour on a core, fine-tuning it 2 to 6 minutes; to use two,
 start the command twice with different --only, --results and `taskset -c`, and
 concatenate the files.
 """
@@ -31,7 +31,7 @@ from linformer_jax.run import result as result_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
 N, K = 128, 32
-UPDATES = 7_200  # of pretraining, of 1,024 tokens
+UPDATES = 3_600  # of pretraining, of 1,024 tokens
 WINDOW, SLOTS = 8, 8  # of the mixed stack; see experiments/hybrid
 CONFIG = "experiments/finetune/config.py"
 BATCH, WARMUP = 32, 0.06

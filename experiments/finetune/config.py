@@ -17,6 +17,7 @@ def get_config(argument: str = ""):
   with config.unlocked():
     config.model = pretrained.model
     config.attention = pretrained.attention
+    config.data.vocab_size = config.model.get_oneway_ref("vocab_size")
   config.train.init_model = False
   config.model.dropout_rate = DROPOUT
   for group in (config.attention, *config.attention.values()):

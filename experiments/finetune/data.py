@@ -38,7 +38,7 @@ class Task:
 
 TASKS = {
   "sst2": Task("SST-2, sentences", "SST-2", 3),
-  "imdb": Task("IMDB, 6,000 reviews", "IMDB", 2, (6_000, 1_000, 4_000)),
+  "imdb": Task("IMDB, 4,000 reviews", "IMDB", 2, (4_000, 500, 2_000)),
   "trecqa": Task("TrecQA", "QNLI", 3, metric="f1"),
   "mrpc": Task("MRPC", "QQP", 3, metric="f1"),
 }
@@ -83,13 +83,14 @@ def divide(name: str, folder: pathlib.Path) -> dict[str, list[dict]]:
 def write(
   name: str, folder: pathlib.Path, to: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-  """Writes the splits of a task once; returns their files."""
+  """Writes the splits of a task unless they are there; returns their files."""
   files = {split: to / f"{name}-{split}.jsonl" for split in SPLITS}
-  if not all(path.exists() for path in files.values()):
-    to.mkdir(parents=True, exist_ok=True)
-    for split, rows in divide(name, folder).items():
-      text = "".join(json.dumps(row) + "\n" for row in rows)
-      files[split].write_text(text)
+  to.mkdir(parents=True, exist_ok=True)
+  for split, rows in divide(name, folder).items():
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path = files[split]
+    if not (path.exists() and path.read_text() == text):
+      path.write_text(text)
   return files
 
 

@@ -37,13 +37,15 @@ def test_no_text_is_in_two_splits(folder):
   assert len(divided["train"]) == 300
 
 
-def test_the_files_are_written_once_and_read_back(folder, tmp_path):
+def test_files_are_read_back_and_renewed_if_they_differ(folder, tmp_path):
   files = data.write("mrpc", folder, tmp_path / "x")
   before = data.digest(files)
   assert data.rows(files["test"]) == [{"text": "b", "label": 1}]
   files["test"].write_text('{"text": "other", "label": 0}\n')
+  kept = files["train"].stat().st_mtime_ns
   assert data.write("mrpc", folder, tmp_path / "x") == files
-  assert data.digest(files) != before
+  assert data.digest(files) == before
+  assert files["train"].stat().st_mtime_ns == kept
 
 
 def test_the_most_frequent_label_is_that_of_training():

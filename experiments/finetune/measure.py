@@ -8,9 +8,9 @@ task, with train.jsonl.xz and test.jsonl.xz; see experiments/finetune/data.py.
 Every item is a fine-tuned model, labeled text by text; the model is pretrained
 when the first of its items is measured. `pilots` chose the learning rate, on
 validation texts. Stop it when you like; the same command resumes. Pretraining a
-model takes a quarter of an hour on a core, fine-tuning it 2 to 6 minutes; to use two,
-start the command twice with different --only, --results and `taskset -c`, and
-concatenate the files.
+model takes a quarter of an hour on a core, fine-tuning it 2 to 6 minutes; to
+use two, start the command twice with different --only, --results and `taskset
+-c`, and concatenate the files.
 """
 
 import dataclasses

@@ -164,8 +164,8 @@ def read(folder: pathlib.Path, start: bool = False) -> dict[str, Any]:
       has, as of DistilBERT's classifiers, to start another model from.
 
   Returns:
-    config (None for a model that is not of `TYPE`), step, model, variables,
-    tokenizer and labels.
+    config (None for a model that is not of `TYPE`), step, model, variables (on
+    the host), tokenizer and labels.
 
   Raises:
     ValueError: in one line, for a folder that is not whole.
@@ -241,7 +241,7 @@ def _variables(folder, model, wanted):
   )
   if model.scan_layers:
     tree = layers.stack(tree, model.layers)
-  variables = {"params": {}, "constants": {}} | jax.tree.map(jnp.asarray, tree)
+  variables = {"params": {}, "constants": {}} | tree
   _check_shapes(folder, variables, wanted)
   return variables
 
@@ -281,7 +281,6 @@ def _read_bert(folder, settings, start):
     model = models.Classifier(config, size)
   else:
     model = model(config)
-  variables = jax.tree.map(jnp.asarray, variables)
   return {
     "config": None,
     "step": None,

@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
 from ml_collections import config_dict
@@ -185,7 +186,9 @@ def load(folder: str, step: int | str | None = None) -> Run:
   if not paths.in_bucket(folder) and exported.is_there(directory):
     if step is not None:
       raise ValueError(f"{directory} is an exported model, which has no steps")
-    return Run(**exported.read(directory))
+    found = exported.read(directory)
+    variables = jax.tree.map(jnp.asarray, found.pop("variables"))
+    return Run(variables=variables, **found)
   config = stored_config(directory)
   mesh = sharding.make_mesh(
     config_dict.ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}),

@@ -5,6 +5,7 @@ with their config.json and their tokenizer.json, or BERT's vocab.txt.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -39,34 +40,38 @@ class Origin:
   directory: pathlib.Path
   is_run: bool
 
+  @functools.cached_property
+  def _exported(self) -> dict[str, Any]:
+    return exported.read(self.directory, start=True)
+
   def groups(self) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the `model` and the `attention` group of the model's config."""
     if self.is_run:
       config = loading.stored_config(self.directory)
     else:
-      found = exported.read(self.directory, start=True)
-      config = found["config"]
+      config = self._exported["config"]
       if config is None:
-        return _groups_of(found["model"].config)
+        return _groups_of(self._exported["model"].config)
     return config.model.to_dict(), config.attention.to_dict()
 
   def shapes(self) -> dict[str, Any]:
     """Returns parameters and constants by path, as shapes or arrays."""
     if not self.is_run:
-      return _by_path(exported.read(self.directory, start=True)["variables"])
+      return _by_path(self._exported["variables"])
     state = step_lib.abstract_shapes(loading.stored_config(self.directory))
     return _by_path({"params": state.params, "constants": state.constants})
 
   def variables(self, mesh):
     """Returns the best or newest variables, and their number of updates.
 
+    Those of a run are on the mesh, and those of a file on the host.
+
     Raises:
       checkpoint.CheckpointError: if they cannot be read.
     """
     try:
       if not self.is_run:
-        found = exported.read(self.directory, start=True)
-        return jax.tree.map(np.asarray, found["variables"]), found["step"]
+        return self._exported["variables"], self._exported["step"]
       config = loading.stored_config(self.directory)
       state = loading.restore(self.directory, config, mesh)
     except ValueError as error:
@@ -196,15 +201,42 @@ def _by_path(variables) -> dict[str, Any]:
 
 
 def _other_heads(here, there) -> set[str]:
-  """Returns the names of both heads if they are not of one task, or none.
-
-  `here` and `there` have paths as keys. All that is beside `encoder` is head.
-  """
+  """Returns the paths of both heads if they are not of one task, or none."""
   heads = [
     {name for name in paths if not name.startswith("encoder/")}
     for paths in (here, there)
   ]
   return set() if heads[0] == heads[1] else heads[0] | heads[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """The sharding of a leaf, or of the layers in a stack."""
+
+  shape: tuple[int, ...]
+  sharding: jax.sharding.NamedSharding
+
+  def __getitem__(self, layer):
+    del layer
+    spec = jax.sharding.PartitionSpec(*self.sharding.spec[1:])
+    sharding = jax.sharding.NamedSharding(self.sharding.mesh, spec)
+    return _Place(self.shape[1:], sharding)
+
+
+def _placed(source, target, taken) -> dict[str, jax.Array]:
+  """Puts arrays of the host where those of a state are, one by one.
+
+  Each device gets its part alone, so that a model need not fit on one device.
+  """
+  there = _by_path(source)
+  target = jax.tree.map(lambda x: _Place(x.shape, x.sharding), target)
+  places = _by_path(target)
+  return {
+    name: jax.make_array_from_callback(
+      there[name].shape, places[name].sharding, there[name].__getitem__
+    )
+    for name in taken
+  }
 
 
 def start(origin: Origin, state, mesh, model) -> tuple[Any, str]:
@@ -229,19 +261,23 @@ def start(origin: Origin, state, mesh, model) -> tuple[Any, str]:
   """
   source, seen = origin.variables(mesh)
   target = {"params": state.params, "constants": state.constants}
-  fresh = []
+  shapes = jax.eval_shape(lambda x: x, target)
+  here, there = _by_path(shapes), origin.shapes()
+  heads = _other_heads(here, there)
+  taken = {
+    name
+    for name in here.keys() & there.keys() - heads
+    if here[name].shape == there[name].shape
+  }
+  if not origin.is_run:
+    source = _placed(source, target, sorted(taken))
 
   def merge(source, target):
-    here, there = _by_path(target), _by_path(source)
-    heads = _other_heads(here, there)
+    there = _by_path(source) if origin.is_run else source
 
     def chosen(path, leaf):
       name = "/".join(path)
-      if name in there and name not in heads:
-        if there[name].shape == leaf.shape:
-          return there[name].astype(leaf.dtype)
-      fresh.append(name)
-      return leaf
+      return there[name].astype(leaf.dtype) if name in taken else leaf
 
     merged = {
       group: traverse_util.path_aware_map(chosen, tree)
@@ -251,6 +287,7 @@ def start(origin: Origin, state, mesh, model) -> tuple[Any, str]:
 
   places = jax.tree.map(lambda leaf: leaf.sharding, target)
   merged = jax.jit(merge, out_shardings=places)(source, target)
+  fresh = here.keys() - taken
   projections = sum(map(optimizer.is_projection, fresh))
   parts = [f"{projections} new projections"] * bool(projections)
   parts += ["a new head"] * (projections < len(fresh))

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from linformer_jax import step
+from linformer_jax import origin, step
 from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
 from linformer_jax.run import checkpoint
@@ -87,6 +87,33 @@ def check_restored(folder, states):
       ]
 
 
+def check_placed(state, steps):
+  """Weights of a file start a model; each device gets its part alone."""
+  host = jax.device_get({"params": state.params, "constants": state.constants})
+  source = origin.Origin("FILE", pathlib.Path("FILE"), is_run=False)
+  vars(source)["_exported"] = {"variables": host, "step": 2}
+  parts, make = [], jax.make_array_from_callback
+
+  def noted(shape, place, read):
+    assert read(place.devices_indices_map(shape)[jax.devices()[0]]).shape == (
+      place.shard_shape(shape)
+    )
+    parts.append(place.shard_shape(shape) != shape)
+    return make(shape, place, read)
+
+  jax.make_array_from_callback = noted
+  fresh = steps.init()
+  found, line = origin.start(source, fresh, None, steps.model)
+  jax.make_array_from_callback = make
+  assert "after 2 updates" in line and "new" not in line, line
+  assert any(parts)
+  runs.assert_same_bits(jax.device_get(found.params), host["params"])
+  for a, b in zip(
+    *map(jax.tree.leaves, (found.params, state.params)), strict=True
+  ):
+    assert a.sharding == b.sharding
+
+
 def main():
   folder, cases = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
   states = {}
@@ -97,6 +124,7 @@ def main():
     (folder / f"{name}.json").write_text(json.dumps(facts))
     states.setdefault(devices, (state, steps))
   check_restored(folder, [states[1], states[8]])
+  check_placed(*states[8])
 
 
 if __name__ == "__main__":

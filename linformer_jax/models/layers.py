@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _STACKED, _SINGLE = re.compile(r"layers_(\d+)"), re.compile(r"layer_(\d+)")
 
@@ -40,7 +41,7 @@ def unstack(tree: Any) -> Any:
 
 
 def stack(tree: Any, kinds: tuple) -> Any:
-  """Undoes `unstack`.
+  """Undoes `unstack`; stacks of NumPy arrays stay on the host.
 
   Args:
     tree: nested dicts of arrays.
@@ -60,5 +61,10 @@ def stack(tree: Any, kinds: tuple) -> Any:
   left = iter(names)
   for i, (_, run) in enumerate(itertools.groupby(kinds)):
     layers = [tree[name] for name in itertools.islice(left, len(list(run)))]
-    found[f"layers_{i}"] = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+    found[f"layers_{i}"] = jax.tree.map(_joined, *layers)
   return found
+
+
+def _joined(*leaves):
+  on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+  return (np if on_host else jnp).stack(leaves)

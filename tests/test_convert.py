@@ -162,10 +162,11 @@ E = np.random.default_rng(2).normal(size=(H, K, N)).astype(np.float32)
 
 def test_the_same_length_is_the_identity():
   runs.assert_same_bits(convert.stretch_projection(E, N), E)
-  runs.assert_same_bits(convert.stretch_positions(E[0], K), E[0])
-  config, new = convert.stretch(SOFTMAX, variables(), N)
-  assert config == SOFTMAX
-  runs.assert_same_bits(new, variables())
+  for name, longer in convert.POSITIONS.items():
+    runs.assert_same_bits(longer(E[0], K), E[0])
+    config, new = convert.stretch(SOFTMAX, variables(), N, name)
+    assert config == SOFTMAX
+    runs.assert_same_bits(new, variables())
 
 
 @pytest.mark.parametrize("length", [5, 13, 24, 40])
@@ -174,6 +175,12 @@ def test_positions_are_interpolated_between_their_ends(length):
   got = convert.stretch_positions(line, length)
   want = np.outer(np.linspace(-1, 2, length), [1.0, 3.0])
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("length", [5, 13, 24, 40])
+def test_repeated_positions_are_those_of_the_row_modulo_n(length):
+  got = convert.repeat_positions(E[0].T, length)
+  np.testing.assert_array_equal(got, E[0].T[np.arange(length) % N])
 
 
 @pytest.mark.parametrize("length", [5, 13, 24, 40])
@@ -213,8 +220,12 @@ def test_window_means_stretch_to_window_means(times):
 
 
 def test_a_longer_model_takes_longer_texts():
-  for start in ("mean_pool", convert.ADAPTIVE):
-    config, new = convert.stretch(*converted(start=start), 2 * N)
+  for start, positions in (
+    ("mean_pool", "stretch"),
+    (convert.ADAPTIVE, "repeat"),
+  ):
+    model = converted(start=start)
+    config, new = convert.stretch(*model, 2 * N, positions)
     assert config.max_length == 2 * N
     table = new["params"]["encoder"]["embed"]["positions"]
     old = variables()["params"]["encoder"]["embed"]["positions"]

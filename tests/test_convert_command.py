@@ -162,6 +162,10 @@ WRONG = {
   "too many slots": ((SOFT, "--k=33"), "--k=33 is more than"),
   "negative": ((SOFT, "--k=-1"), "--k=-1 must be 0 or more"),
   "start": ((SOFT, "--k=4", "--start=x"), "--start=x is not one of"),
+  "positions": (
+    (SOFT, "--length=64", "--positions=x"),
+    "--positions=x is not one of repeat, stretch",
+  ),
   "layers": ((SOFT, "--k=4", "--layers=a"), "--layers=a is not auto"),
   "range": ((SOFT, "--k=4", "--layers=1,2"), "2 is not within the layers 0 to"),
   "no softmax": (

@@ -9,10 +9,11 @@ and compares.
 import pathlib
 import statistics
 
-from experiments import grid
+from experiments import documents, grid
 from experiments import page as page_lib
-from experiments.convert import measure
+from experiments.convert import longer, measure
 from experiments.convert import time as time_lib
+from experiments.hybrid import measure as hybrid
 
 PAGE = pathlib.Path(__file__).parent / "README.md"
 MARK = "<!-- experiments/convert/render.py: {} -->"
@@ -76,6 +77,20 @@ def times(records: dict) -> str:
   return "\n".join(lines)
 
 
+def lengths(records: dict) -> str:
+  """Returns the loss of our models at each length."""
+  lines = [
+    "| model | n | positions | updates of training on | nats per subword |",
+    "|---|---:|---|---:|---:|",
+  ]
+  for item, record in records.items():
+    loss, low, high = documents.interval(record["documents"])
+    cells = [hybrid.LABELS[item.model], f"{item.n:,}", item.positions]
+    cells += [f"{item.updates:,}", f"{loss:.3f} ({low:.3f} to {high:.3f})"]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def environment(*groups: dict) -> str:
   """Describes the hardware of each file."""
   told = [
@@ -90,13 +105,16 @@ def parts() -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   found = grid.records(measure.RESULTS, measure.Item)
   timed = grid.records(time_lib.RESULTS, time_lib.Item)
-  made = {
+  made = grid.records(longer.RESULTS, longer.Item)
+  stretched = {item: made[item] for item in longer.items() if item in made}
+  texts = {
     "sets": sets(found),
     "similarities": table(found),
     "times": times(timed),
-    "on": environment(found, timed),
+    "lengths": lengths(stretched),
+    "on": environment(found, timed, stretched),
   }
-  return {MARK.format(name): text for name, text in made.items()}
+  return {MARK.format(name): text for name, text in texts.items()}
 
 
 def main():

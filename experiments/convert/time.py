@@ -42,7 +42,7 @@ class Item:
 def encoders(folder: str, n: int) -> dict:
   """Returns jitted encoders by name, and their variables."""
   config, variables = weights.load(folder)
-  config, variables = convert.stretch(config, variables, n)
+  config, variables = convert.stretch(config, variables, n, "stretch")
   layers = dict.fromkeys(range(config.num_layers))
   flash = attention.SoftmaxConfig(implementation="cpu")
   found = {

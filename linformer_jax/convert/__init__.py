@@ -31,6 +31,7 @@ class Options:
     layers: '' for all, 'auto', or indices and ranges such as '0,2-3,5-'.
     window: of local attention in the other layers; 0 leaves them.
     length: the new max_length; 0 keeps it.
+    positions: key of `models.convert.POSITIONS`, for a new length.
     texts: files; '' for none. See `data.text.source.files`.
     updates: of the distillation.
   """
@@ -40,6 +41,7 @@ class Options:
   layers: str = ""
   window: int = 0
   length: int = 0
+  positions: str = "repeat"
   texts: str = ""
   updates: int = 0
 
@@ -49,6 +51,11 @@ class Options:
     if self.start not in starts.STARTS:
       raise ValueError(
         f"--start={self.start} is not one of {', '.join(starts.STARTS)}"
+      )
+    if self.positions not in convert_lib.POSITIONS:
+      raise ValueError(
+        f"--positions={self.positions} is not one of "
+        f"{', '.join(convert_lib.POSITIONS)}"
       )
     for name in ("k", "window", "length", "updates"):
       if getattr(self, name) < 0:
@@ -152,7 +159,9 @@ def convert(run: loading.Run, options: Options) -> loading.Run:
       config, variables, options.k, by, options.window
     )
   if options.length:
-    config, variables = convert_lib.stretch(config, variables, options.length)
+    config, variables = convert_lib.stretch(
+      config, variables, options.length, options.positions
+    )
   causal = isinstance(run.model, models.CausalLM)
   for kind in config.layers:
     kind.check(config.sizes(kind, causal))

@@ -13,6 +13,7 @@ def options(given) -> convert_lib.Options:
     layers=given.layers,
     window=given.window,
     length=given.length,
+    positions=given.positions,
     texts=given.texts or "",
     updates=given.updates,
   )

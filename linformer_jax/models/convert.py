@@ -151,6 +151,19 @@ def stretch_positions(table, length: int) -> np.ndarray:
   return np.ascontiguousarray(stretched, table.dtype)
 
 
+def repeat_positions(table, length: int) -> np.ndarray:
+  """Repeats a table of positions [N, M] from its start up to [length, M].
+
+  Neighbors keep the positions that they were trained with, but where the table
+  begins anew; so did Longformer (arXiv 2004.05150, section 5).
+  """
+  table = np.asarray(table)
+  return np.resize(table, (length, *table.shape[1:]))
+
+
+POSITIONS = {"repeat": repeat_positions, "stretch": stretch_positions}
+
+
 def stretch_projection(weights, length: int) -> np.ndarray:
   """Stretches E [..., K, N] to [..., K, length].
 
@@ -174,18 +187,23 @@ _DENSE = re.compile(r"projection/kernel$")
 
 
 def stretch(
-  config: ModelConfig, variables: Mapping[str, Any], length: int
+  config: ModelConfig,
+  variables: Mapping[str, Any],
+  length: int,
+  positions: str = "repeat",
 ) -> tuple[ModelConfig, dict[str, Any]]:
   """Stretches a model to inputs of `length` rows, or shortens it.
 
-  See `stretch_positions`, which leaves the unused rows at the start of
-  RoBERTa's table as they are, and `stretch_projection`. Neighbors then have
-  positions that are closer than in training, so the model should be trained
-  on long inputs before it is used.
+  E and F are stretched by `stretch_projection`. The unused rows at the start of
+  RoBERTa's position table are left as they are. experiments/convert compares
+  both ways with positions.
 
   Args:
     config, variables: the model.
     length: the new `max_length`.
+    positions: 'repeat' (`repeat_positions`) or 'stretch'
+      (`stretch_positions`), after which neighbors have closer positions than in
+      training, so the model has to be trained on long inputs before it is used.
 
   Returns:
     The config and the variables of the longer model.
@@ -205,7 +223,7 @@ def stretch(
 
   def stretched(path, leaf):
     if path[-2:] == ("embed", "positions"):
-      rows = stretch_positions(leaf[offset:], length)
+      rows = POSITIONS[positions](leaf[offset:], length)
       return jnp.concatenate([leaf[:offset], rows])
     if _DENSE.search("/".join(path)):
       return jnp.asarray(stretch_projection(leaf, length))

@@ -60,7 +60,14 @@ _FLAGS = (
     "integer",
     "length",
     0,
-    "For convert: stretch the model to so many tokens.",
+    "For convert: make the model take so many tokens.",
+  ),
+  (
+    "string",
+    "positions",
+    "repeat",
+    "For convert with --length: 'repeat' begins the table of positions anew, "
+    "'stretch' interpolates it.",
   ),
   (
     "string",

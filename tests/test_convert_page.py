@@ -5,7 +5,7 @@ import pytest
 
 from experiments import grid
 from experiments import page as page_lib
-from experiments.convert import measure, render
+from experiments.convert import compare, measure, render
 from experiments.convert import time as time_lib
 from experiments.convert.measure import Item
 
@@ -29,10 +29,10 @@ def test_every_item_is_there_once_and_of_one_model():
 
 
 def test_ties_have_their_mean_rank():
-  assert measure.ranks([3, 1, 3, 2]).tolist() == [2.5, 0, 2.5, 1]
+  assert compare.ranks([3, 1, 3, 2]).tolist() == [2.5, 0, 2.5, 1]
   a = np.array([0.1, 0.5, 0.2, 0.9])
-  assert measure.spearman(a, a**3) == pytest.approx(1)
-  assert measure.spearman(a, -a) == pytest.approx(-1)
+  assert compare.spearman(a, a**3) == pytest.approx(1)
+  assert compare.spearman(a, -a) == pytest.approx(-1)
 
 
 def test_the_speedup_is_over_the_faster_softmax():

@@ -27,6 +27,7 @@ import optax
 import tokenizers
 
 from experiments import grid
+from experiments.convert import compare
 from linformer_jax.convert import distill, starts, texts
 from linformer_jax.models import convert, weights
 
@@ -47,11 +48,14 @@ class Item:
     start: one of `starts.STARTS`.
     k: slots of each layer.
     minutes: of distillation, on one core.
+    texts: of distillation: 'reviews', or 'mixed', where every other batch has
+      sentences of MRPC and TrecQA, as many tokens in all.
   """
 
   start: str
   k: int
   minutes: int = 0
+  texts: str = "reviews"
 
 
 def items() -> list[Item]:
@@ -59,6 +63,7 @@ def items() -> list[Item]:
   pool = convert.ADAPTIVE
   found = [Item(start, K) for start in starts.STARTS]
   found += [Item(pool, K, minutes) for minutes in MINUTES[1:]]
+  found += [Item(pool, K, minutes, "mixed") for minutes in MINUTES[2:]]
   found += [Item(pool, k) for k in (16, 64, 256)]
   found += [
     Item(start, k)
@@ -71,33 +76,6 @@ def lines(folder: str, part: str, count: int) -> list[dict]:
   """Returns the first lines of PART.jsonl.xz in a folder."""
   with lzma.open(pathlib.Path(folder) / f"{part}.jsonl.xz", "rt") as file:
     return [json.loads(line) for line in itertools.islice(file, count)]
-
-
-def ranks(values) -> np.ndarray:
-  """Returns ranks from zero; equal values have their mean rank."""
-  values = np.asarray(values, np.float64)
-  _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-  return (np.cumsum(count) - (count + 1) / 2)[place]
-
-
-def spearman(a, b) -> float:
-  """Returns Spearman's rank correlation."""
-  return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
-
-
-@dataclasses.dataclass(frozen=True)
-class Set:
-  """Texts with pairs.
-
-  Attributes:
-    texts: all of them.
-    pairs: int [P, 2], indices of the texts.
-    labels: int [P], or None.
-  """
-
-  texts: texts.Texts
-  pairs: np.ndarray
-  labels: np.ndarray | None = None
 
 
 class Subject:
@@ -118,7 +96,18 @@ class Subject:
     }
     self.sets["imdb"] = self._reviews(self._long(given.imdb, "test", REVIEWS))
     self.fitted = self._rows(self._long(given.imdb, "train", 32), LONG)
-    self._train = self._rows(self._long(given.imdb, "train", 512), LONG)
+    self._train = {
+      "reviews": self._rows(self._long(given.imdb, "train", 512), LONG),
+      "sentences": self._rows(
+        [
+          text
+          for folder in (given.mrpc, given.trecqa)
+          for row in lines(folder, "train", 2_000)
+          for text in (row["text"], row["text_pair"])
+        ],
+        SHORT,
+      ),
+    }
     self._runs = {}
 
   def _ids(self, rows, length):
@@ -133,10 +122,10 @@ class Subject:
     sizes = np.array([len(ids) for ids in found])
     return texts.Texts(tokens, np.arange(length) < sizes[:, None])
 
-  def _pairs(self, folder) -> Set:
+  def _pairs(self, folder) -> compare.Set:
     rows = lines(folder, "test", PAIRS)
     both = [row[name] for row in rows for name in ("text", "text_pair")]
-    return Set(
+    return compare.Set(
       self._rows(both, SHORT),
       np.arange(2 * len(rows)).reshape(-1, 2),
       np.array([row["label"] for row in rows]),
@@ -149,9 +138,9 @@ class Subject:
     pairs = zip(found, sizes, strict=True)
     return [text for text, size in pairs if size >= LEAST][:count]
 
-  def _reviews(self, found) -> Set:
+  def _reviews(self, found) -> compare.Set:
     pairs = np.stack(np.triu_indices(len(found), 1), axis=1)
-    return Set(self._rows(found, LONG), pairs)
+    return compare.Set(self._rows(found, LONG), pairs)
 
   def converted(self, item: Item) -> distill.Encoder:
     """Returns the encoder with slots, before distillation."""
@@ -169,19 +158,32 @@ class Subject:
 
   def run(self, item: Item) -> "Run":
     """Returns the distillation of an item's start and k."""
-    name = item.start, item.k
+    name = item.start, item.k, item.texts
     if name not in self._runs or self._runs[name].minutes > item.minutes:
-      self._runs = {name: Run(self, self.converted(item))}  # one at a time
+      run = Run(self, item)
+      self._runs = {name: run}  # one at a time
     return self._runs[name]
 
-  def stream(self):
-    """Returns batches of long reviews."""
-    return distill.batches(self._train.tokens, self._train.mask, BATCH)
+  def stream(self, name: str):
+    """Returns batches of `Item.texts`."""
+    reviews, sentences = (
+      distill.batches(found.tokens, found.mask, rows)
+      for found, rows in (
+        (self._train["reviews"], BATCH),
+        (self._train["sentences"], BATCH * LONG // SHORT),
+      )
+    )
+    if name == "reviews":
+      return reviews
+    both = zip(reviews, sentences, strict=False)
+    return itertools.chain.from_iterable(both)
 
   @functools.cached_property
   def exact(self) -> dict[str, np.ndarray]:
     """Embeddings [B, M] by the original."""
-    return {name: embed(self.original, x) for name, x in self.sets.items()}
+    return {
+      name: compare.embed(self.original, x) for name, x in self.sets.items()
+    }
 
   def measure(self, item: Item) -> dict:
     """Compares a converted encoder with the original."""
@@ -189,8 +191,8 @@ class Subject:
     run.advance(item.minutes)
     found = {}
     for name, chosen in self.sets.items():
-      got, exact = embed(run.encoder, chosen), self.exact[name]
-      found[name] = compare(chosen, got, exact)
+      got, exact = compare.embed(run.encoder, chosen), self.exact[name]
+      found[name] = compare.agreement(chosen, got, exact)
     return {
       "updates": run.updates,
       "loss": run.loss,
@@ -202,20 +204,21 @@ class Subject:
 class Run:
   """A distillation that is advanced minute by minute."""
 
-  def __init__(self, subject: Subject, encoder: distill.Encoder):
-    self.encoder, self.updates, self.loss, self.minutes = encoder, 0, None, 0
+  def __init__(self, subject: Subject, item: Item):
+    self.encoder = subject.converted(item)
+    self.updates, self.loss, self.minutes = 0, None, 0
     schedule = optax.linear_schedule(0.0, RATE, WARMUP)
     self._distillation = distill.Distillation(
-      subject.original, encoder, schedule
+      subject.original, self.encoder, schedule
     )
-    self._stream = subject.stream()
-    self._ready = False
+    self._stream = subject.stream(item.texts)
+    self._shapes = len({"reviews", item.texts})  # of batches
 
   def advance(self, minutes: int):
     """Trains until the run has had so many minutes; compiling is not timed."""
-    if minutes and not self._ready:
-      self._distillation.update(*next(self._stream))  # at a rate of zero
-      self._ready = True
+    while minutes and self._shapes:
+      self._distillation.update(*next(self._stream))  # the first at rate zero
+      self._shapes -= 1
     losses, start = [], time.process_time()
     while time.process_time() - start < 60 * (minutes - self.minutes):
       losses.append(float(self._distillation.update(*next(self._stream))))
@@ -229,31 +232,6 @@ class Run:
       )
 
 
-def embed(encoder: distill.Encoder, chosen: Set) -> np.ndarray:
-  """Returns the mean rows [B, M] of texts, of norm one."""
-  rows = texts.means(encoder, chosen.texts).astype(np.float64)
-  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def compare(chosen: Set, got, exact) -> dict:
-  """Returns the agreement of two embeddings of a set."""
-  a, b = chosen.pairs.T
-  ours, theirs = (np.sum(x[a] * x[b], axis=1) for x in (got, exact))
-  found = {
-    "spearman": spearman(ours, theirs),
-    "cosine": float(np.mean(np.sum(got * exact, axis=1))),
-  }
-  if chosen.labels is not None:
-    found["labels"] = spearman(ours, chosen.labels)
-    found["labels_original"] = spearman(theirs, chosen.labels)
-  found = {name: round(value, 5) for name, value in found.items()}
-  return found | {
-    "pairs": len(chosen.pairs),
-    "tokens": round(float(chosen.texts.mask.sum(1).mean()), 1),
-    "tokens_sha256": hashlib.sha256(chosen.texts.tokens.tobytes()).hexdigest(),
-  }
-
-
 def tell(line: dict) -> str:
   """Returns a line of progress."""
   found = ", ".join(
@@ -261,7 +239,7 @@ def tell(line: dict) -> str:
   )
   return (
     f"{line['start']}, k = {line['k']}, {line['minutes']} minutes "
-    f"({line['updates']} updates): {found}"
+    f"({line['updates']} updates, {line['texts']}): {found}"
   )
 
 

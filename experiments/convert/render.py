@@ -23,7 +23,8 @@ NAMES = {"mrpc": "MRPC", "trecqa": "TrecQA", "imdb": "IMDB"}
 def _line(item: measure.Item, record: dict) -> str:
   sets = [record["sets"][name] for name in NAMES]
   updates = f"{record['updates']:,}" if item.minutes else ""
-  cells = [item.start, str(item.k), str(item.minutes), updates]
+  minutes = f"{item.minutes}, mixed" if item.texts == "mixed" else item.minutes
+  cells = [item.start, str(item.k), str(minutes), updates]
   cells += [f"{one['spearman']:.4f}" for one in sets]
   cells += [f"{one['cosine']:.3f}" for one in sets]
   cells += [f"{one['labels']:.3f}" for one in sets if "labels" in one]

@@ -31,9 +31,10 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           tokenizer; --dtype=bfloat16 halves the file
   predict --workdir=DIR --input=TEXTS.jsonl --to=LABELS.jsonl
                           labels of a classifier with probabilities; it resumes
-  fill --workdir=DIR TEXT the likeliest tokens at each <mask> of a text, for
-                          example ./launch.sh fill --workdir=runs/smoke \
-                            'the United <mask> of America'
+  fill [--workdir=DIR] TEXT
+                          the likeliest tokens at each <mask> of a text, for
+                          example ./launch.sh fill 'The senate <mask> the bill.';
+                          by a small model of the repository without --workdir
   convert --from=DIR --to=FOLDER --k=K [--texts=FILES --updates=N] [--length=N]
                           a model with softmax attention gets K slots, a model
                           gets longer; distilled on texts; --help lists flags
@@ -147,6 +148,12 @@ case "$command" in
     ;;
   train | evaluate | export | fill | predict | convert)
     setup
+    case "$*" in
+      "fill "*--workdir* | "fill "*--help*) ;;
+      fill | "fill "*)
+        set -- "$@" --workdir="$root/experiments/checkpoints/mixed-small"
+        ;;
+    esac
     start python -m linformer_jax.main "$@"
     ;;
   plan)

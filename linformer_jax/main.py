@@ -28,7 +28,7 @@ fill      the likeliest tokens at each <mask> of texts, by a masked language
           model: a run, or what export wrote.
 convert   a model with softmax attention gets k slots in its layers (--k), and
           a model gets longer (--length). With --texts it is compared with the
-          original, and --updates=N distill the original into it. Not resumed.
+          original, and --updates=N distill the original into it. It resumes.
 
 export, predict and fill take the best checkpoint of a run that keeps it
 (run.keep_best, as configs/finetune.py has it) and the newest of any other;

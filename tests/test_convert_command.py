@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from linformer_jax import convert as convert_lib
 from linformer_jax.convert import distill, starts, texts
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.models import fits
+from linformer_jax.run import preemption
 from tests import runs
 
 N = 32
@@ -104,6 +106,32 @@ def test_an_encoder_alone_is_distilled(convert, folder):
   runs.assert_same_bits(new.variables["params"]["embed"], old["embed"])
   found = origin.find(str(folder / "encoder"))
   assert all(name.startswith("encoder/") for name in found.shapes())
+
+
+def test_a_stopped_distillation_resumes_bit_for_bit(
+  command, convert, folder, tmp_path, monkeypatch
+):
+  words = ("--k=2", TEXTS, "--updates=6")
+  _, whole = convert("encoder", *words)
+  (tmp_path / "new").rename(tmp_path / "whole")
+  asked = itertools.count(1)
+
+  def after_two(signals, step):
+    return signal.SIGTERM if next(asked) == 2 else None
+
+  monkeypatch.setattr(preemption.Signals, "received", after_two)
+  call = ["convert", f"--from={folder / 'encoder'}", "--to={tmp}/new"]
+  call += [word.replace("{folder}", str(folder)) for word in words]
+  status, _, err = command(*call)
+  assert status == 128 + signal.SIGTERM
+  assert "saved at update 2; the same command resumes" in err
+  status, _, err = command(*call, "--k=3")
+  assert status == 2 and "holds a conversion with other flags" in err
+  out, resumed = convert("encoder", *words)
+  assert "resuming at update 2 of 6" in out
+  runs.assert_same_bits(resumed.variables, whole.variables)
+  names = [{x.name for x in (tmp_path / d).iterdir()} for d in ("new", "whole")]
+  assert names[0] == names[1]
 
 
 def test_one_layer_gets_slots_and_another_a_window(convert, tmp_path):

@@ -61,6 +61,7 @@ esac
 MAIN = "python -m linformer_jax.main "
 SMOKE = MAIN + "train --config={root}/configs/smoke.py"
 SMOKE += " --workdir={root}/runs/smoke"
+SMALL = "{root}/experiments/checkpoints/mixed-small"
 READY = ["venv", "pip -r requirements.txt"]
 PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4"
 PYTEST += " --dist=loadfile --no-loadscope-reorder "
@@ -73,6 +74,8 @@ PYTEST += " --dist=loadfile --no-loadscope-reorder "
     (["--new", "--config.seed=1"], [SMOKE + " --new --config.seed=1"]),
     (["train", "--workdir=x"], [MAIN + "train --workdir=x"]),
     (["evaluate", "--workdir=x"], [MAIN + "evaluate --workdir=x"]),
+    (["fill", "--workdir=x", "a"], [MAIN + "fill --workdir=x a"]),
+    (["fill", "a"], [f"{MAIN}fill a --workdir={SMALL}"]),
     (["plan", "--topology=h100"], [MAIN + "plan --topology=h100"]),
     (
       ["plan", "--topology=v5e:1"],

@@ -6,6 +6,7 @@ What E and F start as, which layers are converted and what is measured on texts;
 
 import copy
 import dataclasses
+import pathlib
 import re
 from typing import Any
 
@@ -137,11 +138,19 @@ def _projections(options: Options, original, texts) -> dict[int, Any]:
   return convert_lib.projections(options.start, config, options.k, layers)
 
 
-def convert(run: loading.Run, options: Options) -> loading.Run:
+def convert(
+  run: loading.Run, options: Options, folder: pathlib.Path | None = None
+) -> loading.Run:
   """Returns a run's model converted; prints what is measured on texts.
+
+  Args:
+    run: the model.
+    options: what to do with it.
+    folder: where distillation saves and resumes; see `distill.distill`.
 
   Raises:
     ValueError: in one line, for a model, files or options that do not fit.
+    preemption.Interrupted: at a signal, once the distillation is saved.
   """
   config, variables = run.model.config, run.variables
   if options.k > config.max_length:
@@ -172,11 +181,17 @@ def convert(run: loading.Run, options: Options) -> loading.Run:
   _tell(run, new, (original, made), measured, "before distillation")
   if not options.updates:
     return new
-  return _distilled(run, new, (original, made), fit, measured, options.updates)
+  params = _distilled(original, made, fit, options.updates, folder)
+  made = dataclasses.replace(
+    made, variables=made.variables | {"params": params}
+  )
+  new = _with_layers(new, params)
+  _tell(run, new, (original, made), measured, "after distillation")
+  return new
 
 
-def _distilled(run, new, encoders, fit, measured, updates):
-  """Returns the run after distillation."""
+def _distilled(original, made, fit, updates, folder):
+  """Returns the parameters of the encoder after distillation."""
 
   def tell(done, loss, left):
     report.say(
@@ -184,24 +199,16 @@ def _distilled(run, new, encoders, fit, measured, updates):
       f"{report.clock(left)} left"
     )
 
-  original, made = encoders
-  params = distill.distill(
-    original,
-    made,
-    distill.batches(fit.tokens, fit.mask, texts_lib.BATCH),
-    updates,
-    RATE,
-    tell,
-  )
-  made = dataclasses.replace(
-    made, variables=made.variables | {"params": params}
-  )
+  stream = distill.batches(fit.tokens, fit.mask, texts_lib.BATCH)
+  return distill.distill(original, made, stream, updates, RATE, tell, folder)
+
+
+def _with_layers(new: loading.Run, params) -> loading.Run:
+  """Returns a run with these parameters of its encoder, layer by layer."""
   config = new.model.config
   old = layers_lib.unstack(new.variables)["params"]
   params = {**old, "encoder": params} if "encoder" in old else params
   variables = new.variables | {"params": params}
   if config.scan_layers:
     variables = layers_lib.stack(layers_lib.unstack(variables), config.layers)
-  new = dataclasses.replace(new, variables=variables)
-  _tell(run, new, (original, made), measured, "after distillation")
-  return new
+  return dataclasses.replace(new, variables=variables)

@@ -1,6 +1,9 @@
 """Trains a converted model to have the hidden states of the original."""
 
+import contextlib
 import dataclasses
+import itertools
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +16,10 @@ import optax
 from linformer_jax import models
 from linformer_jax.models import encoder as encoder_lib
 from linformer_jax.models import fits
+from linformer_jax.run import checkpoint, preemption, report
 from linformer_jax.tools import spectrum
 
+_SECONDS = 300  # between checkpoints
 _MAPS = ("query", "key", "value")
 
 
@@ -160,12 +165,57 @@ class Distillation:
   def params(self):
     return self._kept | self._layers
 
+  @property
+  def state(self):
+    """The layers and the optimizer's state, to save and to restore."""
+    return {"layers": self._layers, "optimizer": self._state}
+
+  @state.setter
+  def state(self, state):
+    self._layers, self._state = state["layers"], state["optimizer"]
+
   def update(self, tokens, mask) -> jax.Array:
     """Makes an update; returns the loss before it."""
     self._layers, self._state, value = self._update(
       self._layers, self._state, self._rows(tokens, mask), tokens, mask
     )
     return value
+
+
+class _Keep:
+  """Saves a distillation and restores it; a context manager."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._saved = checkpoint.Checkpoints(folder)
+    self._signals = preemption.Signals()
+    self._last = time.monotonic()
+
+  def __enter__(self):
+    self._signals.__enter__()
+    return self
+
+  def __exit__(self, *error):
+    self._signals.__exit__(*error)
+    self._saved.__exit__(*error)
+
+  def restore(self, run: Distillation) -> int:
+    """Restores the newest state; returns its updates, or 0."""
+    found = self._saved.restore(jax.eval_shape(lambda x: x, run.state))
+    if found is None:
+      return 0
+    run.state, note = found
+    return note["updates"]
+
+  def save(self, updates: int, run: Distillation):
+    """Saves if it is time, or at a signal, which it raises."""
+    number = self._signals.received(updates)
+    if number is None and time.monotonic() - self._last < _SECONDS:
+      return
+    self._last = time.monotonic()
+    self._saved.save(updates, run.state, {"updates": updates})
+    if number is not None:
+      self._saved.wait()
+      raise preemption.Interrupted(number, updates)
 
 
 def distill(
@@ -175,6 +225,7 @@ def distill(
   updates: int,
   rate: float,
   tell: Callable[[int, float, float], Any] = lambda *_: None,
+  folder: pathlib.Path | None = None,
 ):
   """Returns the parameters of the converted encoder after a `Distillation`.
 
@@ -188,16 +239,31 @@ def distill(
     rate: the largest learning rate.
     tell: called twenty times with the updates done, the mean loss since the
       last call, and the seconds left.
+    folder: where to save every few minutes and at SIGTERM or SIGINT, and
+      where to resume from; None saves nothing.
+
+  Raises:
+    preemption.Interrupted: at a signal, once the state is saved.
   """
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, rate, max(1, updates // 20), updates
   )
   run = Distillation(original, converted, schedule)
-  start, losses = time.monotonic(), []
-  for i, batch in zip(range(1, updates + 1), stream, strict=False):
-    losses.append(run.update(*batch))
-    if i == updates or i % max(1, updates // 20) == 0:
-      mean = float(jnp.mean(jnp.stack(losses)))
-      tell(i, mean, (time.monotonic() - start) / i * (updates - i))
-      losses = []
+  with contextlib.ExitStack() as stack:
+    keep = stack.enter_context(_Keep(folder)) if folder else None
+    first = keep.restore(run) if keep else 0
+    if first:
+      report.say(f"resuming at update {first:,} of {updates:,}")
+    start, losses = time.monotonic(), []
+    for i, batch in enumerate(
+      itertools.islice(stream, first, updates), first + 1
+    ):
+      losses.append(run.update(*batch))
+      if i == updates or i % max(1, updates // 20) == 0:
+        mean = float(jnp.mean(jnp.stack(losses)))
+        left = (time.monotonic() - start) / (i - first) * (updates - i)
+        tell(i, mean, left)
+        losses = []
+      if keep:
+        keep.save(i, run)
   return run.params

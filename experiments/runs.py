@@ -5,6 +5,7 @@ An item has `point()`, a `perplexity.panels.Point`, and `tokens` (a key of
 trained when the first of its checkpoints is asked for.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -70,9 +71,16 @@ class Runs:
     """Returns the tokenized text of a run."""
     return _prepared(json.dumps(self.run(item).config.data.to_dict()))
 
-  def sums(self, item, variables):
-    """Returns the sums of each document of weights of an item's model."""
+  def sums(self, item, variables, model=None):
+    """Returns the sums of each document of weights of an item's model.
+
+    Args:
+      item: of the grid.
+      variables: of the model.
+      model: its ModelConfig, if it is not that of the run.
+    """
     task = step.task_of(self.run(item).config)
+    task = dataclasses.replace(task, model=model or task.model)
     corpus = self.corpus(item)
     rows = max(1, 8 * 1_024 // item.n)
     return documents.losses(task, variables, corpus, rows, EVERY[item.tokens])

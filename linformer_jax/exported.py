@@ -4,6 +4,7 @@ A model with RoBERTa's architecture is written under RoBERTa's names, so that
 `transformers` opens it too; any other under the paths of its parameters here.
 """
 
+import copy
 import dataclasses
 import json
 import pathlib
@@ -38,6 +39,12 @@ _SPECIAL = (
   ("eos_token", "sep_token"),
   ("unk_token",),
   ("mask_token",),
+)
+
+# Fields with places on the machine of the run, which mean nothing elsewhere.
+_PLACES = tuple(
+  "data.files data.validation_files data.tfds_data_dir data.tokenizer_path "
+  "data.cache_dir train.init_from".split()
 )
 
 
@@ -91,7 +98,9 @@ def write(run, folder: pathlib.Path, dtype: str = "float32") -> str:
 def _described(run) -> dict[str, Any]:
   """Returns what `_read_ours` or `_read_alone` builds the model from."""
   if run.config is not None:
-    return {"config": run.config.to_dict()}
+    config = copy.deepcopy(run.config)
+    config.update_from_flattened_dict(dict.fromkeys(_PLACES, ""))
+    return {"config": config.to_dict()}
   model = run.model.config
   values = {
     field.name: getattr(model, field.name)

@@ -26,8 +26,8 @@ def test_a_model_is_small_and_has_its_card(folder):
 @pytest.mark.parametrize("folder", folders(), ids=lambda path: path.name)
 def test_a_model_fills_a_mask(folder):
   run = linformer_jax.load(str(folder))
-  (places,) = run.fill("It was the best film I have <mask> seen.", top=5)
-  assert "ever" in [word.strip() for word, _ in places]
+  (place,) = run.fill("The President of the United <mask>", top=1)
+  assert place[0][0] == " States"
   model, variables, tokenizer = run
   assert tokenizer.get_vocab_size() == model.config.vocab_size
 

@@ -17,11 +17,18 @@ TEXT = "bada <mask> gosu"
 
 
 def test_an_export_gives_what_the_run_gives(run, tmp_path):
+  """But for the places of files on the machine of the run."""
+  place = tmp_path / "run" / "config.json"
+  stored = json.loads(place.read_text())
+  stored["data"]["cache_dir"] = "/here/cache"
+  place.write_text(json.dumps(stored))
   status, out, err = run(*EXPORT)
   assert status == 0, err
   assert "MaskedLM after 4 updates" in out and "linformer_jax.load opens" in out
   old = loading.load(str(tmp_path / "run"))
   new = loading.load(str(tmp_path / "out"))
+  assert old.config.data.cache_dir == "/here/cache"
+  old.config.data.cache_dir = ""
   assert new.step == 4 and new.config == old.config
   runs.assert_same_bits(new.variables, old.variables)
   assert new.fill(TEXT) == old.fill(TEXT)

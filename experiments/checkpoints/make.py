@@ -25,7 +25,7 @@ DTYPE = "bfloat16"
 # folder: model of experiments/finetune
 NAMES = {
   "softmax-small": "softmax",
-  "linformer-small": "none",
+  "linformer-small": "half",
   "mixed-small": "mixed",
 }
 
@@ -43,6 +43,7 @@ def make(name: str, made: measure.Runs) -> dict:
   rounded = loading.load(str(folder))
   corpus = made.corpus(item)
   manifest = files.folder(made.text) / "manifest.json"
+  sums = made.sums(item, rounded.variables, rounded.model.config)
   return hardware.environment() | {
     "name": name,
     "model": item.model,
@@ -50,9 +51,7 @@ def make(name: str, made: measure.Runs) -> dict:
     "parameters": models.num_parameters(whole.variables["params"]),
     "data_sha256": corpus.record.sha256,
     "sources": json.loads(manifest.read_text())["sources"],
-    "documents": [
-      [round(loss, 3), int(n)] for loss, n in made.sums(item, rounded.variables)
-    ],
+    "documents": [[round(loss, 3), int(n)] for loss, n in sums],
   }
 
 

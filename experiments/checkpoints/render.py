@@ -38,6 +38,12 @@ def card(line: dict, records) -> str:
     records: those of experiments/finetune.
   """
   scores, seeds = _scores(records, line["model"])
+  told = "Its fine-tuned scores are not measured yet."
+  if seeds:
+    told = (
+      "Fine-tuned, with the mean and the standard deviation\nof "
+      f"{seeds} seeds in percent:\n\n{scores}"
+    )
   perplexity, low, high = map(math.exp, make.nats(line))
   return _CARD.read_text().format(
     name=line["name"],
@@ -55,8 +61,7 @@ def card(line: dict, records) -> str:
     perplexity=perplexity,
     low=low,
     high=high,
-    seeds=seeds,
-    scores=scores,
+    scores=told,
   )
 
 

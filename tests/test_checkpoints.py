@@ -4,6 +4,7 @@ import pytest
 
 import linformer_jax
 from experiments.checkpoints import make, render
+from experiments.finetune import data
 from experiments.finetune.measure import Item
 
 MEGABYTES = 12
@@ -43,8 +44,14 @@ def test_a_card_tells_perplexity_and_scores():
     "cpu": "a", "python": "b", "commit": "c", "jax": "d", "device": "e",
     "host": "f",
   }  # fmt: skip
-  item = Item("sst2", "softmax", render.measure.CHOSEN)
-  records = {item: {"answers": "0110", "labels": "0111"}}
+  assert "scores are not measured" in render.card(line, {})
+  records = {
+    Item(task, "softmax", render.measure.CHOSEN): {
+      "answers": "0110",
+      "labels": "0111",
+    }
+    for task in data.TASKS
+  }
   text = render.card(line, records)
   assert "**20.1** (20.1 to 20.1)" in text  # exp(3)
   assert "75.0" in text and "| s | 3 | 2.0 | x |" in text

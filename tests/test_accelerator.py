@@ -40,6 +40,10 @@ def choices():
   yield "pooled", pooled
   yield "local", attention.LocalConfig(window=9)
   yield "linear", attention.LinearConfig()
+  yield (
+    "transformer_ls",
+    attention.TransformerLSConfig(projected_length=64, window=9),
+  )
 
 
 CHOICES = dict(choices())

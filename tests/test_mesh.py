@@ -58,6 +58,13 @@ MODELS = {
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
   },
+  "transformer_ls": NO_DROPOUT
+  | {
+    "attention": "transformer_ls",
+    "attention.projected_length": 8,
+    "attention.window": 3,
+    "model.remat": True,
+  },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {

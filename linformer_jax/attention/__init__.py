@@ -29,6 +29,10 @@ from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
 from linformer_jax.attention.projection import Projection, project_sequence
 from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
+from linformer_jax.attention.transformer_ls import (
+  TransformerLSConfig,
+  TransformerLSSelfAttention,
+)
 
 __all__ = [
   "ATTENTIONS",
@@ -45,6 +49,8 @@ __all__ = [
   "Sizes",
   "SoftmaxConfig",
   "SoftmaxSelfAttention",
+  "TransformerLSConfig",
+  "TransformerLSSelfAttention",
   "fields",
   "from_fields",
   "project_sequence",

@@ -26,6 +26,7 @@ CHOICES = {
   "local": attention.LocalConfig(window=3),
   "linear": attention.LinearConfig(),
   "transformer_ls": attention.TransformerLSConfig(projected_length=6, window=2),
+  "fnet": attention.FNetConfig(),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]
 SIZES = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)

@@ -65,6 +65,13 @@ MODELS = {
     "attention.window": 3,
     "model.remat": True,
   },
+  "fnet": {"attention": "fnet", "model.norm_position": "pre"},
+  "fnet in blocks": {
+    "attention": "fnet",
+    "model.dropout_rate": 0.0,
+    "model.query_block": 3,
+    "model.remat": True,
+  },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {

@@ -14,6 +14,7 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 """
 
 from linformer_jax.attention.base import AttentionConfig, Sizes
+from linformer_jax.attention.fnet import FNetConfig, FNetMixing
 from linformer_jax.attention.functional import projected_attention
 from linformer_jax.attention.groups import (
   ATTENTIONS,
@@ -38,6 +39,8 @@ __all__ = [
   "ATTENTIONS",
   "DEFAULT",
   "AttentionConfig",
+  "FNetConfig",
+  "FNetMixing",
   "LinearConfig",
   "LinearSelfAttention",
   "LinformerConfig",

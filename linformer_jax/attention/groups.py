@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from linformer_jax.attention import (
+  fnet,
   linear,
   linformer_config,
   local,
@@ -24,6 +25,7 @@ ATTENTIONS = {
     local.LocalConfig,
     linear.LinearConfig,
     transformer_ls.TransformerLSConfig,
+    fnet.FNetConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

@@ -44,6 +44,7 @@ def choices():
     "transformer_ls",
     attention.TransformerLSConfig(projected_length=64, window=9),
   )
+  yield "luna", attention.LunaConfig(projected_length=64)
   yield "fnet", attention.FNetConfig()
 
 

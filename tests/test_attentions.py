@@ -26,6 +26,7 @@ CHOICES = {
   "local": attention.LocalConfig(window=3),
   "linear": attention.LinearConfig(),
   "transformer_ls": attention.TransformerLSConfig(projected_length=6, window=2),
+  "luna": attention.LunaConfig(projected_length=6),
   "fnet": attention.FNetConfig(),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]

@@ -42,6 +42,7 @@ ALL = {
     {"projected_length": sizes.K, "window": WINDOW},
     {},
   ),
+  "luna": ("luna", {"projected_length": sizes.K}, {}),
   "local in blocks": ("local", {"window": WINDOW}, {"query_block": 3}),
 }
 

@@ -28,6 +28,7 @@ from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
 from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
+from linformer_jax.attention.luna import LunaConfig, LunaSelfAttention
 from linformer_jax.attention.projection import Projection, project_sequence
 from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 from linformer_jax.attention.transformer_ls import (
@@ -47,6 +48,8 @@ __all__ = [
   "LinformerSelfAttention",
   "LocalConfig",
   "LocalSelfAttention",
+  "LunaConfig",
+  "LunaSelfAttention",
   "MultiHeadAttention",
   "Projection",
   "Sizes",

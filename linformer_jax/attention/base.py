@@ -102,6 +102,8 @@ class AttentionConfig:
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
     shares: whether layers share something; see `shared`.
+    carries: whether a layer changes what it shares for the next layer that has
+      this attention; the module then has `carry(shared, summary)`.
     parameters: (suffix of a parameter's path, its logical axes). The path ends
       below the attention's module; the rest is replicated.
     projections: suffixes of the names of modules whose parameters
@@ -112,6 +114,7 @@ class AttentionConfig:
   name: ClassVar[str]
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
+  carries: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
     ("(query|key|value)/kernel", ("embed", "heads")),
     ("(query|key|value)/bias", ("heads",)),

@@ -12,6 +12,7 @@ from linformer_jax.attention import (
   linear,
   linformer_config,
   local,
+  luna,
   softmax,
   transformer_ls,
 )
@@ -25,6 +26,7 @@ ATTENTIONS = {
     local.LocalConfig,
     linear.LinearConfig,
     transformer_ls.TransformerLSConfig,
+    luna.LunaConfig,
     fnet.FNetConfig,
   )
 }

@@ -185,9 +185,13 @@ def test_what_it_does_not_go_with():
     with pytest.raises(ValueError, match=message):
       encoder(attention.LunaConfig(**fields))
 
-  refused("projected_length 0 must be at least 1", projected_length=0)
-  refused("sharing 'layerwise' is not one of key_value", sharing="layerwise")
-  refused("dropout_rate 1.0", dropout_rate=1.0)
+  refused("projected_length 0 must lie between 1", projected_length=0)
+  refused("14 must lie between 1 and the max_length 13", projected_length=N + 1)
+  few = dict(projected_length=K)
+  refused(
+    "sharing 'layerwise' is not one of key_value", sharing="layerwise", **few
+  )
+  refused("dropout_rate 1.0", dropout_rate=1.0, **few)
   two = LUNA, LUNA, attention.LunaConfig(projected_length=K + 1)
   with pytest.raises(ValueError, match="length = 3.*length = 4"):
     encoder(two)

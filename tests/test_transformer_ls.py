@@ -172,8 +172,11 @@ def test_what_it_does_not_go_with():
     with pytest.raises(ValueError, match=message):
       config.check(attention.Sizes(M, H, N), length, shards)
 
-  refused("projected_length -1 must be at least 0", projected_length=-1)
-  refused("window -1 must be at least 0", window=-1)
+  refused("projected_length -1 must lie between 0", projected_length=-1)
+  refused("14 must lie between.*max_length 13", projected_length=N + 1)
+  refused("window -1 must be at least 0", projected_length=K, window=-1)
   refused("projected_length 0 and window 0", projected_length=0, window=0)
   refused("dropout_rate 1.0", dropout_rate=1.0)
-  refused("window 9 is more than the 8 rows", 32, 4, window=9)
+  refused(
+    "window 4 is more than the 3 rows", 12, 4, projected_length=K, window=4
+  )

@@ -36,6 +36,15 @@ def require_rate(name: str, value):
     raise ValueError(f"{name} {value} must lie in [0, 1)")
 
 
+def require_slots(length: int, max_length: int, least: int = 1):
+  """Raises a ValueError unless there are at most as many slots as rows."""
+  if not least <= length <= max_length:
+    raise ValueError(
+      f"projected_length {length} must lie between {least} and the max_length "
+      f"{max_length}"
+    )
+
+
 def require_shards(name: str, size: int, shards: int):
   """Raises a ValueError unless devices that share a sequence divide a size."""
   if size % shards:

@@ -113,7 +113,7 @@ class LunaSelfAttention(heads.MultiHeadAttention):
 class LunaConfig(base.AttentionConfig):
   """Attributes as of `LunaSelfAttention`."""
 
-  projected_length: int = 128
+  projected_length: int = 16
   sharing: str = "key_value"
   dropout_rate: float = 0.0
 
@@ -130,7 +130,7 @@ class LunaConfig(base.AttentionConfig):
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)
     base.require_rate("dropout_rate", self.dropout_rate)
-    base.require_range("projected_length", self.projected_length, 1)
+    base.require_slots(self.projected_length, sizes.max_length)
     base.require_choice("sharing", self.sharing, SHARING)
 
   def shared(self, sizes):

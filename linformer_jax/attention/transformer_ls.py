@@ -116,7 +116,7 @@ class TransformerLSSelfAttention(heads.MultiHeadAttention):
 class TransformerLSConfig(base.AttentionConfig):
   """Attributes as of `TransformerLSSelfAttention`."""
 
-  projected_length: int = 128
+  projected_length: int = 32
   window: int = 64
   dropout_rate: float = 0.0
 
@@ -131,7 +131,7 @@ class TransformerLSConfig(base.AttentionConfig):
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)
     base.require_rate("dropout_rate", self.dropout_rate)
-    base.require_range("projected_length", self.projected_length, 0)
+    base.require_slots(self.projected_length, sizes.max_length, least=0)
     base.require_range("window", self.window, 0)
     if not self.projected_length and not self.window:
       raise ValueError(

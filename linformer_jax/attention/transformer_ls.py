@@ -36,10 +36,10 @@ class TransformerLSSelfAttention(heads.MultiHeadAttention):
   and V'_i = P_i^T V_i; head_i = softmax(Q_i [LN_G(K'_i); LN_L(K_i near)]^T /
   sqrt(D)) [LN_G(V'_i); LN_L(V_i near)]. O(N (K + w)).
 
-  Each query has a window of its own, where the paper gives all queries of a
-  segment that of the segment. Slots are projections of keys and values that are
-  not normalized, as in the paper and the authors' autoregressive code; their
-  other code projects normalized ones.
+  Each query has a window of its own; in the paper all queries of a segment have
+  that of the segment. Slots are projections of keys and values that are not yet
+  normalized, as in the authors' autoregressive code; their code for images and
+  Long Range Arena projects normalized ones.
 
   Attributes:
     num_heads: H; must divide the width M of the input.

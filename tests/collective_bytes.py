@@ -47,7 +47,7 @@ def compile_layer(mesh, kind, fields, length):
 
   x, shared = on_rows(BATCH, length, WIDTH), None
   mask = on_rows(BATCH, length, dtype=bool)
-  if kind.shares:
+  if kind.shares and not kind.carries:
     by = kind.projection
     shape = projection.weights_shape(by, length, K, WIDTH // HEADS)
     weights = None

@@ -40,6 +40,12 @@ def choices():
   yield "pooled", pooled
   yield "local", attention.LocalConfig(window=9)
   yield "linear", attention.LinearConfig()
+  yield (
+    "transformer_ls",
+    attention.TransformerLSConfig(projected_length=64, window=9),
+  )
+  yield "luna", attention.LunaConfig(projected_length=64)
+  yield "fnet", attention.FNetConfig()
 
 
 CHOICES = dict(choices())

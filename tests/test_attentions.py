@@ -25,6 +25,9 @@ CHOICES = {
   ),
   "local": attention.LocalConfig(window=3),
   "linear": attention.LinearConfig(),
+  "transformer_ls": attention.TransformerLSConfig(projected_length=6, window=2),
+  "luna": attention.LunaConfig(projected_length=6),
+  "fnet": attention.FNetConfig(),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]
 SIZES = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
@@ -201,6 +204,47 @@ def test_patterns_that_do_not_fit():
     attention.from_fields(group, 2)
   with pytest.raises(ValueError, match="'fft' is not one of"):
     smoke.get_config("attention=local+fft")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHOICES)
+def test_scan_remat_and_bfloat16(name):
+  """Scanned layers that recompute are the layers; in bfloat16 nearly so."""
+  x = arrays.draw(B, N, M)
+  mask = np.arange(N) < np.array([[N], [SHORT]])
+
+  def run(variables=None, **fields):
+    kind = CHOICES[name]
+    config = models.ModelConfig(9, N, 2, M, H, 8, kind, **fields)
+    encoder = models.Encoder(config)
+    variables = variables or arrays.filled(encoder, x)
+
+    def loss(variables, x):
+      out = encoder.apply(variables, x, mask)
+      out = jnp.where(mask[..., None], out.astype(jnp.float32), 0)
+      return jnp.sum(jnp.sin(out)), out
+
+    gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    (by_variables, by_x), out = gradient(variables, x)
+    return variables, by_variables["params"], by_x, out
+
+  stacked, by_stack, *scanned = run(remat=True)
+  params = dict(stacked["params"])
+  stack = params.pop("layers_0")
+  for i in range(2):
+    params[f"layer_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
+  _, by_layers, *unrolled = run({"params": params}, scan_layers=False)
+  lengths = 2 * M, D, N, M, M, 8, M, B * N
+  for got, want in zip(scanned, unrolled, strict=True):
+    arrays.close(got, want, *lengths)
+  for i in range(2):
+    jax.tree.map(
+      lambda got, want, i=i: arrays.close(got[i], want, *lengths),
+      by_stack["layers_0"],
+      by_layers[f"layer_{i}"],
+    )
+  *_, half = run(stacked, dtype="bfloat16")
+  assert np.linalg.norm(half - scanned[-1]) < 3e-2 * np.linalg.norm(half)
 
 
 def test_lengths_by_layer_are_not_for_one_layer():

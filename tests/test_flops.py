@@ -110,6 +110,8 @@ def jaxpr_flops(jaxpr):
 OTHERS = {
   "softmax": attention.SoftmaxConfig(),
   "feature map": attention.LinearConfig(),
+  "dynamic": attention.TransformerLSConfig(projected_length=6, window=0),
+  "packed": attention.LunaConfig(projected_length=6),
 }
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]

@@ -36,8 +36,10 @@ OTHERS = {
   "softmax": attention.SoftmaxConfig(),
   "near": attention.LocalConfig(window=2),
   "feature map": attention.LinearConfig(),
+  "dynamic": attention.TransformerLSConfig(projected_length=K, window=0),
+  "packed": attention.LunaConfig(projected_length=K),
 }
-ALL_KINDS = KINDS + [("near", ""), ("feature map", "")]
+ALL_KINDS = KINDS + [(kind, "") for kind in OTHERS if kind != "softmax"]
 
 
 def quick(cases):
@@ -147,7 +149,8 @@ def test_block_with_the_projection_of_all_layers():
 
 
 @pytest.mark.parametrize(
-  ("kind", "sharing"), quick([*KINDS, ("feature map", "")])
+  ("kind", "sharing"),
+  quick([*KINDS, ("feature map", ""), ("dynamic", ""), ("packed", "")]),
 )
 def test_attention_to_a_memory(kind, sharing):
   """The mask covers the memory; every query is real, and none is masked."""

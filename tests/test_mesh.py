@@ -58,6 +58,34 @@ MODELS = {
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
   },
+  "transformer_ls": NO_DROPOUT
+  | {
+    "attention": "transformer_ls",
+    "attention.projected_length": 8,
+    "attention.window": 3,
+    "model.remat": True,
+  },
+  "luna": {"attention": "luna", "attention.projected_length": 8},
+  "luna in turn": {
+    "attention": "luna+local",
+    "attention.luna.projected_length": 6,
+    "attention.luna.sharing": "none",
+    "attention.luna.dropout_rate": 0.0,
+    "attention.local.window": 2,
+    "attention.local.dropout_rate": 0.0,
+    "model.num_layers": 4,
+    "model.scan_layers": False,
+    "model.norm_position": "pre",
+    "model.dropout_rate": 0.0,
+    "model.remat": True,
+  },
+  "fnet": {"attention": "fnet", "model.norm_position": "pre"},
+  "fnet in blocks": {
+    "attention": "fnet",
+    "model.dropout_rate": 0.0,
+    "model.query_block": 3,
+    "model.remat": True,
+  },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {

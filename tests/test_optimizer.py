@@ -81,6 +81,9 @@ def test_values_out_of_range_are_named(changes, message):
     ("softmax", {"model.norm_position": "pre"}, 0),
     ("local", {}, 0),
     ("linear", {}, 0),
+    ("transformer_ls", {}, 0),
+    ("luna", {}, 0),
+    ("fnet", {}, 0),
     ("local+linformer", {}, 2 * 8 * 32),
   ],
 )

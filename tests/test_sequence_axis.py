@@ -37,6 +37,12 @@ ALL = {
   "local window in blocks": projected(
     local_window=WINDOW, model={"query_block": 2}
   ),
+  "transformer_ls": (
+    "transformer_ls",
+    {"projected_length": sizes.K, "window": WINDOW},
+    {},
+  ),
+  "luna": ("luna", {"projected_length": sizes.K}, {}),
   "local in blocks": ("local", {"window": WINDOW}, {"query_block": 3}),
 }
 

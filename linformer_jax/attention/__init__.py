@@ -14,6 +14,7 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 """
 
 from linformer_jax.attention.base import AttentionConfig, Sizes
+from linformer_jax.attention.fnet import FNetConfig, FNetMixing
 from linformer_jax.attention.functional import projected_attention
 from linformer_jax.attention.groups import (
   ATTENTIONS,
@@ -27,24 +28,35 @@ from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
 from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
+from linformer_jax.attention.luna import LunaConfig, LunaSelfAttention
 from linformer_jax.attention.projection import Projection, project_sequence
 from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
+from linformer_jax.attention.transformer_ls import (
+  TransformerLSConfig,
+  TransformerLSSelfAttention,
+)
 
 __all__ = [
   "ATTENTIONS",
   "DEFAULT",
   "AttentionConfig",
+  "FNetConfig",
+  "FNetMixing",
   "LinearConfig",
   "LinearSelfAttention",
   "LinformerConfig",
   "LinformerSelfAttention",
   "LocalConfig",
   "LocalSelfAttention",
+  "LunaConfig",
+  "LunaSelfAttention",
   "MultiHeadAttention",
   "Projection",
   "Sizes",
   "SoftmaxConfig",
   "SoftmaxSelfAttention",
+  "TransformerLSConfig",
+  "TransformerLSSelfAttention",
   "fields",
   "from_fields",
   "project_sequence",

@@ -36,6 +36,15 @@ def require_rate(name: str, value):
     raise ValueError(f"{name} {value} must lie in [0, 1)")
 
 
+def require_slots(length: int, max_length: int, least: int = 1):
+  """Raises a ValueError unless there are at most as many slots as rows."""
+  if not least <= length <= max_length:
+    raise ValueError(
+      f"projected_length {length} must lie between {least} and the max_length "
+      f"{max_length}"
+    )
+
+
 def require_shards(name: str, size: int, shards: int):
   """Raises a ValueError unless devices that share a sequence divide a size."""
   if size % shards:
@@ -102,6 +111,8 @@ class AttentionConfig:
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
     shares: whether layers share something; see `shared`.
+    carries: whether a layer changes what it shares for the next layer that has
+      this attention; the module then has `carry(shared, summary)`.
     parameters: (suffix of a parameter's path, its logical axes). The path ends
       below the attention's module; the rest is replicated.
     projections: suffixes of the names of modules whose parameters
@@ -112,6 +123,7 @@ class AttentionConfig:
   name: ClassVar[str]
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
+  carries: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
     ("(query|key|value)/kernel", ("embed", "heads")),
     ("(query|key|value)/bias", ("heads",)),

@@ -7,7 +7,15 @@ A group has the `name` of an attention and that attention's fields, or the name
 import dataclasses
 from typing import Any
 
-from linformer_jax.attention import linear, linformer_config, local, softmax
+from linformer_jax.attention import (
+  fnet,
+  linear,
+  linformer_config,
+  local,
+  luna,
+  softmax,
+  transformer_ls,
+)
 from linformer_jax.attention.base import AttentionConfig
 
 ATTENTIONS = {
@@ -17,6 +25,9 @@ ATTENTIONS = {
     linformer_config.LinformerConfig,
     local.LocalConfig,
     linear.LinearConfig,
+    transformer_ls.TransformerLSConfig,
+    luna.LunaConfig,
+    fnet.FNetConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

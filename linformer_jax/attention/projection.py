@@ -60,11 +60,7 @@ def weights_shape(
       divide N.
   """
   base.require_choice("projection", kind, KINDS)
-  if not 1 <= projected_length <= max_length:
-    raise ValueError(
-      f"projected_length {projected_length} must lie between 1 and the "
-      f"max_length {max_length}"
-    )
+  base.require_slots(projected_length, max_length)
   if kind in WHOLE:
     return (projected_length, max_length) if kind in DENSE else None
   if max_length % projected_length:

@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from linformer_jax.attention import base, heads, masks
 from linformer_jax.models import config as model_config
@@ -83,20 +84,28 @@ class Block(nn.Module):
     return x + mlp(self.mlp_norm(x))
 
   def __call__(self, x, mask=None, shared=None, deterministic=True):
-    """[B, N, M] -> [B, N, M]; same arguments as the attention modules."""
+    """[B, N, M] -> [B, N, M]; same arguments as the attention modules.
+
+    If the attention carries `shared` and is given it, the layer also returns
+    what the next one is given.
+    """
     mask = masks.check(mask, x.shape[:2])
     memory = x = heads.select_real(x, mask)
     if self.config.norm_position == "pre":
       memory = heads.select_real(self.attention_norm(x), mask)
+    summary = self.attention.summarise(memory, mask, shared=shared)
     x = heads.in_query_blocks(
       self,
       lambda self, *args: self._from_queries(*args, deterministic),
       x,
-      self.attention.summarise(memory, mask, shared=shared),
+      summary,
       self.config.query_block,
       remat=self.config.remat,
     )
-    return layout.constrain(x, "batch", "sequence")
+    x = layout.constrain(x, "batch", "sequence")
+    if shared is None or not self.kind.carries:
+      return x
+    return x, self.attention.carry(shared, summary)
 
 
 class _ScannedBlock(nn.Module):
@@ -107,7 +116,8 @@ class _ScannedBlock(nn.Module):
   causal: bool
 
   @nn.compact
-  def __call__(self, x, mask, shared, deterministic):
+  def __call__(self, carry, mask, shared, deterministic):
+    x, carried = carry
     block = Block
     # A layer with query blocks recomputes each block instead.
     in_blocks = blocks.is_longer(x, self.config.query_block)
@@ -117,7 +127,9 @@ class _ScannedBlock(nn.Module):
         Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
       )
     block = block(self.config, self.kind, self.causal, name="block")
-    return block(x, mask, shared, deterministic), None
+    if self.kind.carries:
+      return block(x, mask, carried, deterministic), None
+    return (block(x, mask, shared, deterministic), carried), None
 
 
 class Encoder(nn.Module):
@@ -184,10 +196,15 @@ class Encoder(nn.Module):
     if config.norm_position == "post":
       x = self.norm(x)
     x = self.drop(x.astype(config.dtype), deterministic=deterministic)
-    shared = None
+    shared = carried = None
     if self.shared is not None:
       shared = self.shared(config.embed_dim // config.num_heads)
+    if any(kind.carries for kind in config.layers):  # one for each sequence
+      carried = jnp.broadcast_to(
+        shared.astype(config.dtype), (len(x), *shared.shape)
+      )
+      carried, shared = layout.constrain(carried, "batch"), None
     for group in self.groups:
       given = shared if group.kind.shares else None
-      x, _ = group(x, mask, given, deterministic)
+      (x, carried), _ = group((x, carried), mask, given, deterministic)
     return self.norm(x) if config.norm_position == "pre" else x

@@ -110,6 +110,15 @@ def jaxpr_flops(jaxpr):
 OTHERS = {
   "softmax": attention.SoftmaxConfig(),
   "feature map": attention.LinearConfig(),
+  "resolutions": attention.AdaMRAConfig(
+    ratios=(1, 3), compression="convolution"
+  ),
+  "resolutions of heads": attention.AdaMRAConfig(
+    ratios=(1, 4),
+    compression="linear",
+    kernel="softmax",
+    heads="coarse_to_fine",
+  ),
 }
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]

@@ -13,6 +13,7 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 `AttentionConfig`, and add the config to `ATTENTIONS`.
 """
 
+from linformer_jax.attention.adamra import AdaMRAConfig, AdaMRASelfAttention
 from linformer_jax.attention.base import AttentionConfig, Sizes
 from linformer_jax.attention.functional import projected_attention
 from linformer_jax.attention.groups import (
@@ -33,6 +34,8 @@ from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 __all__ = [
   "ATTENTIONS",
   "DEFAULT",
+  "AdaMRAConfig",
+  "AdaMRASelfAttention",
   "AttentionConfig",
   "LinearConfig",
   "LinearSelfAttention",

@@ -7,7 +7,13 @@ A group has the `name` of an attention and that attention's fields, or the name
 import dataclasses
 from typing import Any
 
-from linformer_jax.attention import linear, linformer_config, local, softmax
+from linformer_jax.attention import (
+  adamra,
+  linear,
+  linformer_config,
+  local,
+  softmax,
+)
 from linformer_jax.attention.base import AttentionConfig
 
 ATTENTIONS = {
@@ -17,6 +23,7 @@ ATTENTIONS = {
     linformer_config.LinformerConfig,
     local.LocalConfig,
     linear.LinearConfig,
+    adamra.AdaMRAConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

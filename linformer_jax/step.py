@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from linformer_jax import attention, models, optimizer, tasks
 from linformer_jax.data import buckets
 from linformer_jax.parallel import sharding
+from linformer_jax.tasks import auxiliary
 
 
 @flax.struct.dataclass
@@ -141,7 +142,8 @@ def _accumulated(sums_of, params, batch, key, parts):
     def loss(params):
       # Row i of a microbatch is row i * parts + part of the batch.
       sums = sums_of(params, rows, jax.random.fold_in(key, indices[0]))
-      return sums["loss"], sums
+      terms = [sums[name] for name in ("loss", "auxiliary") if name in sums]
+      return sum(terms[1:], terms[0]), sums
 
     return jax.grad(loss, has_aux=True)(params)
 
@@ -223,7 +225,8 @@ def build_steps(
   def train(state, batch):
     def sums_of(params, rows, key):
       variables = {"params": params, "constants": state.constants}
-      return task.sums(variables, rows, key if model_cfg.has_dropout else None)
+      key = key if model_cfg.has_dropout else None
+      return auxiliary.sums_of(task, variables, rows, key)
 
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     with sharding.on_mesh(mesh, config.mesh.float32_gradients):

@@ -28,6 +28,14 @@ CHOICES = {
   "transformer_ls": attention.TransformerLSConfig(projected_length=6, window=2),
   "luna": attention.LunaConfig(projected_length=6),
   "fnet": attention.FNetConfig(),
+  "adamra": attention.AdaMRAConfig(ratios=(1, 4)),
+  "adamra hard": attention.AdaMRAConfig(
+    ratios=(1, 4),
+    compression="linear",
+    kernel="softmax",
+    route="hard",
+    heads="coarse_to_fine",
+  ),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]
 SIZES = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
@@ -55,8 +63,9 @@ def test_a_short_input_is_that_input_padded_and_masked(name):
   module, variables, x = case(name)
   x[:, SHORT:] = np.nan
   mask = np.arange(N)[None].repeat(B, 0) < SHORT
-  alone = module.apply(variables, x[:, :SHORT])
-  padded = module.apply(variables, x, None, mask)
+  apply = jax.jit(module.apply)
+  alone = apply(variables, x[:, :SHORT])
+  padded = apply(variables, x, None, mask)
   arrays.close(padded[:, :SHORT], alone, M, D, N, M)
 
 
@@ -70,7 +79,7 @@ def test_no_gradient_goes_to_padding(name):
     out = module.apply(variables, x, None, mask)
     return jnp.sum(jnp.where(mask[..., None], jnp.sin(out), 0))
 
-  gradient = np.asarray(jax.grad(loss)(x))
+  gradient = np.asarray(jax.jit(jax.grad(loss))(x))
   assert np.all(gradient[~mask] == 0)
   assert np.all(np.any(gradient[mask] != 0, axis=-1))
 

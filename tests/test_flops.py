@@ -112,6 +112,15 @@ OTHERS = {
   "feature map": attention.LinearConfig(),
   "dynamic": attention.TransformerLSConfig(projected_length=6, window=0),
   "packed": attention.LunaConfig(projected_length=6),
+  "resolutions": attention.AdaMRAConfig(
+    ratios=(1, 3), compression="convolution"
+  ),
+  "resolutions of heads": attention.AdaMRAConfig(
+    ratios=(1, 4),
+    compression="linear",
+    kernel="softmax",
+    heads="coarse_to_fine",
+  ),
 }
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]

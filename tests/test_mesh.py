@@ -84,6 +84,20 @@ MODELS = {
     "attention": "fnet",
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
+  "adamra": {
+    "attention": "adamra",
+    "attention.ratios": (1, 4),
+    "attention.compression": "linear",
+    "model.dropout_rate": 0.0,
+    "model.query_block": 2,
+  },
+  "adamra hard": {
+    "attention": "adamra",
+    "attention.ratios": (1, 4),
+    "attention.route": "hard",
+    "attention.heads": "coarse_to_fine",
+    "attention.balance": 0.5,
+    "train.accumulation_steps": 2,
     "model.remat": True,
   },
 }

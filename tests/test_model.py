@@ -18,6 +18,7 @@ KINDS = [
   attention.SoftmaxConfig(),
   attention.LocalConfig(window=2),
   attention.LinearConfig(),
+  attention.AdaMRAConfig(ratios=(1, 4)),
 ]
 TINY = models.ModelConfig(V, N, 3, 8, 2, 16, KINDS[0])
 BASE = models.ModelConfig(

@@ -34,6 +34,7 @@ ALL = {
     model={"norm_position": "pre", "query_block": 3, "remat": True}
   ),
   "linear": ("linear", {}, {}),
+  "resolutions": ("adamra", {"ratios": (1, 4)}, {}),
   "local window in blocks": projected(
     local_window=WINDOW, model={"query_block": 2}
   ),

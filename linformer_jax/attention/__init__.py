@@ -13,6 +13,7 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 `AttentionConfig`, and add the config to `ATTENTIONS`.
 """
 
+from linformer_jax.attention.adamra import AdaMRAConfig, AdaMRASelfAttention
 from linformer_jax.attention.base import AttentionConfig, Sizes
 from linformer_jax.attention.fnet import FNetConfig, FNetMixing
 from linformer_jax.attention.functional import projected_attention
@@ -39,6 +40,8 @@ from linformer_jax.attention.transformer_ls import (
 __all__ = [
   "ATTENTIONS",
   "DEFAULT",
+  "AdaMRAConfig",
+  "AdaMRASelfAttention",
   "AttentionConfig",
   "FNetConfig",
   "FNetMixing",

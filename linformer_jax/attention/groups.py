@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from linformer_jax.attention import (
+  adamra,
   fnet,
   linear,
   linformer_config,
@@ -28,6 +29,7 @@ ATTENTIONS = {
     transformer_ls.TransformerLSConfig,
     luna.LunaConfig,
     fnet.FNetConfig,
+    adamra.AdaMRAConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

@@ -27,6 +27,8 @@ class HeadDense(nn.Module):
   def __call__(self, x, head_dim, between=None):
     """Returns x W + b; with `between`, the pair (between(x W) + b, x W + b).
 
+    `between` returns an array or a tree of arrays [B, K, H, D].
+
     x is [B, N, M], or [B, N, H, M] if each head has its own rows. The bias
     comes last in both orders of contraction, so K = (E X) W + b as in the
     authors' code; E (X W + b) would add (E 1) b instead.
@@ -44,7 +46,8 @@ class HeadDense(nn.Module):
     bias = gradients.cast(bias.reshape(self.num_heads, head_dim), self.dtype)
     if between is None:
       return gradients.add(y, bias)
-    return gradients.add(between(y), bias), gradients.add(y, bias)
+    mapped = jax.tree.map(lambda rows: gradients.add(rows, bias), between(y))
+    return mapped, gradients.add(y, bias)
 
 
 class OutDense(nn.Module):

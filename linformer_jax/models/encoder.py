@@ -159,7 +159,7 @@ class Encoder(nn.Module):
       if config.scan_layers:
         scanned = nn.scan(
           _ScannedBlock,
-          variable_axes={"params": 0, "constants": 0},
+          variable_axes={"params": 0, "constants": 0, "losses": 0},
           split_rngs={"params": True, "dropout": True},
           in_axes=nn.broadcast,
           length=depth,

@@ -229,6 +229,9 @@ class Window:
       "train/parameter_norm": values["parameter_norm"],
       "train/memory_bytes": metrics.memory_bytes(),
     }
+    if "auxiliary" in self._sums:
+      weight = max(self._sums["weight"], 1)
+      row["train/auxiliary"] = self._sums["auxiliary"] / weight
     row |= self._throughput.read(self._sums["steps"])
     self._writer.scalars(step, row)
     self._progress.train(step, row)

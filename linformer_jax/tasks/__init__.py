@@ -92,7 +92,8 @@ class Task(Protocol):
 
     Returns:
       'loss', whose gradient divided by 'weight' the optimizer takes; 'weight';
-      and what the metrics need.
+      and what the metrics need. Layers' auxiliary losses reach training if
+      the module is applied by `auxiliary.apply`.
     """
 
   def metrics(self, sums: dict[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from linformer_jax.data.text import special as special_lib
+from linformer_jax.tasks import auxiliary
 from linformer_jax.tasks.field import Field
 
 
@@ -110,7 +111,8 @@ class TokenRows:
 
   def logits(self, variables, batch, key, **arguments) -> jax.Array:
     """Applies the module to a batch; a dropout key of None is deterministic."""
-    return self.module().apply(
+    return auxiliary.apply(
+      self.module(),
       variables,
       batch["tokens"],
       batch.get("mask"),

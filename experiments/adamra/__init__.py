@@ -1,0 +1,1 @@
+"""Which resolution does a query choose? Two tasks in one (AdaMRA)."""

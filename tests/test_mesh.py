@@ -84,6 +84,7 @@ MODELS = {
     "attention": "fnet",
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
+  },
   "adamra": {
     "attention": "adamra",
     "attention.ratios": (1, 4),

@@ -52,8 +52,8 @@ MODELS = {
   ),
 }
 UNTRAINED = "untrained"  # softmax attention without pretraining
-RATES = (1e-4, 3e-4, 1e-3)
-CHOSEN = 3e-4  # the best of the pilots
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+CHOSEN = 1e-3  # the best of the pilots
 PILOTS = (("softmax", "sst2"), ("softmax", "mrpc"), ("none", "sst2"))
 PRETRAINING = "masked_lm"  # the task of an item that tells pretraining's loss
 SEEDS = (0, 1, 2)

@@ -52,8 +52,9 @@ def test_a_short_input_is_that_input_padded_and_masked(name):
   module, variables, x = case(name)
   x[:, SHORT:] = np.nan
   mask = np.arange(N)[None].repeat(B, 0) < SHORT
-  alone = module.apply(variables, x[:, :SHORT])
-  padded = module.apply(variables, x, None, mask)
+  apply = jax.jit(module.apply)
+  alone = apply(variables, x[:, :SHORT])
+  padded = apply(variables, x, None, mask)
   arrays.close(padded[:, :SHORT], alone, M, D, N, M)
 
 
@@ -67,7 +68,7 @@ def test_no_gradient_goes_to_padding(name):
     out = module.apply(variables, x, None, mask)
     return jnp.sum(jnp.where(mask[..., None], jnp.sin(out), 0))
 
-  gradient = np.asarray(jax.grad(loss)(x))
+  gradient = np.asarray(jax.jit(jax.grad(loss))(x))
   assert np.all(gradient[~mask] == 0)
   assert np.all(np.any(gradient[mask] != 0, axis=-1))
 
@@ -82,7 +83,7 @@ def test_no_gradient_goes_to_a_later_row(name, block):
   def loss(x):
     return jnp.sum(jnp.sin(module.apply(variables, x)[:, row]))
 
-  gradient = np.asarray(jax.grad(loss)(x))
+  gradient = np.asarray(jax.jit(jax.grad(loss))(x))
   assert np.all(gradient[:, row + 1 :] == 0)
   assert np.all(np.any(gradient[:, row - 3 : row + 1] != 0, axis=-1))
 
@@ -122,9 +123,14 @@ def test_query_blocks_change_neither_value_nor_gradient(name, block):
 @pytest.mark.parametrize("name", CHOICES)
 def test_attend_to_some_rows_is_those_rows_of_all(name):
   module, variables, x = case(name)
-  summary = module.apply(variables, x, method="summarise")
-  rows = module.apply(variables, x[:, 7:13], summary, 7, method="attend")
-  arrays.close(rows, module.apply(variables, x)[:, 7:13], M, D, N, M)
+
+  @jax.jit
+  def run(variables, x):
+    summary = module.apply(variables, x, method="summarise")
+    rows = module.apply(variables, x[:, 7:13], summary, 7, method="attend")
+    return rows, module.apply(variables, x)[:, 7:13]
+
+  arrays.close(*run(variables, x), M, D, N, M)
 
 
 def test_a_mixed_stack_is_its_layers_in_turn():

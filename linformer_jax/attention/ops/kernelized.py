@@ -7,12 +7,14 @@ are features: float32 [B, N, H, F].
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import masks
 from linformer_jax.parallel import blocks, layout
 
 _LEAST_CHUNK = 16
+_LEAST_WEIGHT = 1e-30  # and its inverse is far from overflow
 
 
 def chunk_length(head_dim: int) -> int:
@@ -65,7 +67,7 @@ def summarise(k, v, mask=None, causal=False):
 def attend(q, summary, start=0, causal=False):
   """Returns the weighted means of values, [B, N, H, D] for phi(Q) [B, N, H, F].
 
-  They are zero where all weights are.
+  A query whose weights sum to less than 1e-30 gets zero.
 
   Args:
     q: phi(Q), nonnegative.
@@ -79,7 +81,12 @@ def attend(q, summary, start=0, causal=False):
     kv, k = summary
     total = jnp.einsum("bnhf,bhfd->bnhd", q, kv)
     weight = jnp.einsum("bnhf,bhf->bnh", q, k)
-  return total / jnp.where(weight > 0, weight, 1)[..., None]
+  some = (weight > _LEAST_WEIGHT)[..., None]
+  weight = jnp.where(some, weight[..., None], 1)
+  # Divide twice: the gradient of one division would divide by weight^2, which
+  # is 0 in float32 for a weight below 1e-19.
+  scale = jax.lax.stop_gradient(weight)
+  return jnp.where(some, total / scale, 0) / (weight / scale)
 
 
 def _in_chunks(x, chunk):

@@ -14,6 +14,10 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 """
 
 from linformer_jax.attention.base import AttentionConfig, Sizes
+from linformer_jax.attention.cosformer import (
+  CosformerConfig,
+  CosformerSelfAttention,
+)
 from linformer_jax.attention.functional import projected_attention
 from linformer_jax.attention.groups import (
   ATTENTIONS,
@@ -27,6 +31,10 @@ from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
 from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
+from linformer_jax.attention.performer import (
+  PerformerConfig,
+  PerformerSelfAttention,
+)
 from linformer_jax.attention.projection import Projection, project_sequence
 from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 
@@ -34,6 +42,8 @@ __all__ = [
   "ATTENTIONS",
   "DEFAULT",
   "AttentionConfig",
+  "CosformerConfig",
+  "CosformerSelfAttention",
   "LinearConfig",
   "LinearSelfAttention",
   "LinformerConfig",
@@ -41,6 +51,8 @@ __all__ = [
   "LocalConfig",
   "LocalSelfAttention",
   "MultiHeadAttention",
+  "PerformerConfig",
+  "PerformerSelfAttention",
   "Projection",
   "Sizes",
   "SoftmaxConfig",

@@ -99,6 +99,7 @@ class AttentionConfig:
     name: key of `ATTENTIONS`, the value of `config.attention.name`.
     Module: the module, with the interface of `heads.MultiHeadAttention`.
     causal: whether a causal task can use it; the module then has `causal`.
+    sparse: whether a real row within reach may have weight zero.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
     shares: whether layers share something; see `shared`.
@@ -112,6 +113,7 @@ class AttentionConfig:
   name: ClassVar[str]
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
+  sparse: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
     ("(query|key|value)/kernel", ("embed", "heads")),
     ("(query|key|value)/bias", ("heads",)),

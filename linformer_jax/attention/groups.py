@@ -7,7 +7,14 @@ A group has the `name` of an attention and that attention's fields, or the name
 import dataclasses
 from typing import Any
 
-from linformer_jax.attention import linear, linformer_config, local, softmax
+from linformer_jax.attention import (
+  cosformer,
+  linear,
+  linformer_config,
+  local,
+  performer,
+  softmax,
+)
 from linformer_jax.attention.base import AttentionConfig
 
 ATTENTIONS = {
@@ -17,6 +24,8 @@ ATTENTIONS = {
     linformer_config.LinformerConfig,
     local.LocalConfig,
     linear.LinearConfig,
+    performer.PerformerConfig,
+    cosformer.CosformerConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

@@ -25,6 +25,8 @@ CHOICES = {
   ),
   "local": attention.LocalConfig(window=3),
   "linear": attention.LinearConfig(),
+  "nystrom": attention.NystromConfig(num_landmarks=4, kernel_size=5),
+  "nystrom exact": attention.NystromConfig(num_landmarks=16),
   "performer": attention.PerformerConfig(num_features=12),
   "cosformer": attention.CosformerConfig(),
 }

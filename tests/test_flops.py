@@ -110,6 +110,9 @@ def jaxpr_flops(jaxpr):
 OTHERS = {
   "softmax": attention.SoftmaxConfig(),
   "feature map": attention.LinearConfig(),
+  "landmarks": attention.NystromConfig(num_landmarks=6),
+  "random features": attention.PerformerConfig(num_features=6),
+  "cosine": attention.CosformerConfig(),
 }
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]

@@ -49,12 +49,34 @@ MODELS = {
   "local": NO_DROPOUT
   | {"attention": "local", "attention.window": 2, "model.query_block": 2},
   "linear": {"attention": "linear"},
+  "nystrom": {
+    "attention": "nystrom",
+    "attention.num_landmarks": 6,
+    "attention.kernel_size": 5,
+    "model.dropout_rate": 0.0,
+  },
+  "performer": {
+    "attention": "performer",
+    "attention.num_features": 12,
+    "model.remat": True,
+  },
+  "cosformer": {
+    "attention": "cosformer",
+    "model.query_block": 2,
+    "model.dropout_rate": 0.0,
+  },
   "causal": {
     "task": "causal_lm",
     "attention": "softmax+local",
     "attention.softmax.dropout_rate": 0.0,
     "attention.local.window": 4,
     "attention.local.dropout_rate": 0.0,
+    "model.dropout_rate": 0.0,
+    "model.query_block": 3,
+  },
+  "causal sums": {
+    "task": "causal_lm",
+    "attention": "performer+cosformer",
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
   },

@@ -31,6 +31,7 @@ from linformer_jax.attention.linear import LinearConfig, LinearSelfAttention
 from linformer_jax.attention.linformer import LinformerSelfAttention
 from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
+from linformer_jax.attention.nystrom import NystromConfig, NystromSelfAttention
 from linformer_jax.attention.performer import (
   PerformerConfig,
   PerformerSelfAttention,
@@ -51,6 +52,8 @@ __all__ = [
   "LocalConfig",
   "LocalSelfAttention",
   "MultiHeadAttention",
+  "NystromConfig",
+  "NystromSelfAttention",
   "PerformerConfig",
   "PerformerSelfAttention",
   "Projection",

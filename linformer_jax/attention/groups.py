@@ -12,6 +12,7 @@ from linformer_jax.attention import (
   linear,
   linformer_config,
   local,
+  nystrom,
   performer,
   softmax,
 )
@@ -24,6 +25,7 @@ ATTENTIONS = {
     linformer_config.LinformerConfig,
     local.LocalConfig,
     linear.LinearConfig,
+    nystrom.NystromConfig,
     performer.PerformerConfig,
     cosformer.CosformerConfig,
   )

@@ -5,8 +5,8 @@ Two layers of width 256, eight heads with an E and an F each, n = 64, k = 32,
 initially attend to neighbors and E picks every second row; see
 linformer_jax/models/initializers.py.
 
-Argument: attention=linformer (softmax, local, linear; local+linformer for
-layers in turn).
+Argument: attention=linformer (softmax, local, linear, performer, cosformer,
+nystrom; local+linformer for layers in turn).
 
 Command: ./launch.sh
 Hardware: two CPU cores.

@@ -127,6 +127,8 @@ class PerformerConfig(base.AttentionConfig):
   name: ClassVar[str] = "performer"
   Module: ClassVar = PerformerSelfAttention
   causal: ClassVar[bool] = True
+  # So trained softmax attention, which has no w, can start this one.
+  projections: ClassVar[tuple[str, ...]] = ("directions",)
 
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)

@@ -2,7 +2,8 @@
 
 Predicts each token from those before it, at the size of configs/smoke.py.
 
-Argument: attention=softmax (local; softmax+local for layers in turn).
+Argument: attention=softmax (local, linear, performer, cosformer; softmax+local
+for layers in turn).
 
 Command: ./launch.sh train --config=configs/causal_lm.py --workdir=runs/causal
 Hardware: two CPU cores.

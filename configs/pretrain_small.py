@@ -25,9 +25,9 @@ in what the panel compares. The model is smaller than the paper's:
 * Unrolled layers (`scan_layers=False`): a scan is a fifth slower on a CPU.
 
 Argument, any of: n=128, k=32, attention=linformer (softmax, local,
-linear; local+linformer for layers in turn), sharing=none
-(headwise, key_value, layerwise), projection=linear (convolution, mean_pool,
-max_pool, adaptive_pool, random), updates=1200.
+linear, performer, cosformer, nystrom; local+linformer for layers in turn),
+sharing=none (headwise, key_value, layerwise), projection=linear (convolution,
+mean_pool, max_pool, adaptive_pool, random), updates=1200.
 
 Command: one panel,
   .venv/bin/python -m experiments.perplexity.sweep --panel=a --text='GLOB'

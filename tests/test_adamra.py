@@ -296,7 +296,7 @@ def test_the_router_starts_uniform():
 @pytest.mark.parametrize("compression", ["mean_pool", "convolution"])
 def test_its_cost_is_linear_in_the_length(compression):
   """FLOPs double with n but for the last addends, and nothing is [n, n]."""
-  width, heads, n = 64, 2, 132
+  width, heads, n = 128, 2, 132
   config = attention.AdaMRAConfig(ratios=RATIOS, compression=compression)
 
   def lowered(n):

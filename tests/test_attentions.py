@@ -36,6 +36,10 @@ CHOICES = {
     route="hard",
     heads="coarse_to_fine",
   ),
+  "nystrom": attention.NystromConfig(num_landmarks=4, kernel_size=5),
+  "nystrom exact": attention.NystromConfig(num_landmarks=16),
+  "performer": attention.PerformerConfig(num_features=12),
+  "cosformer": attention.CosformerConfig(),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]
 SIZES = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
@@ -87,16 +91,17 @@ def test_no_gradient_goes_to_padding(name):
 @pytest.mark.parametrize("block", [0, 5])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_no_gradient_goes_to_a_later_row(name, block):
-  """Exactly zero; an earlier row within reach has some."""
+  """Exactly zero; an earlier row within reach has some, if it has a weight."""
   module, variables, x = case(name, causal=True, query_block=block)
   row = 9
 
   def loss(x):
     return jnp.sum(jnp.sin(module.apply(variables, x)[:, row]))
 
-  gradient = np.asarray(jax.grad(loss)(x))
+  gradient = np.asarray(jax.jit(jax.grad(loss))(x))
   assert np.all(gradient[:, row + 1 :] == 0)
-  assert np.all(np.any(gradient[:, row - 3 : row + 1] != 0, axis=-1))
+  seen = np.any(gradient[:, row - 3 : row + 1] != 0, axis=-1)
+  assert np.any(seen) if CHOICES[name].sparse else np.all(seen)
 
 
 def test_others_say_that_they_are_not_causal():
@@ -134,9 +139,14 @@ def test_query_blocks_change_neither_value_nor_gradient(name, block):
 @pytest.mark.parametrize("name", CHOICES)
 def test_attend_to_some_rows_is_those_rows_of_all(name):
   module, variables, x = case(name)
-  summary = module.apply(variables, x, method="summarise")
-  rows = module.apply(variables, x[:, 7:13], summary, 7, method="attend")
-  arrays.close(rows, module.apply(variables, x)[:, 7:13], M, D, N, M)
+
+  @jax.jit
+  def run(variables, x):
+    summary = module.apply(variables, x, method="summarise")
+    rows = module.apply(variables, x[:, 7:13], summary, 7, method="attend")
+    return rows, module.apply(variables, x)[:, 7:13]
+
+  arrays.close(*run(variables, x), M, D, N, M)
 
 
 def test_a_mixed_stack_is_its_layers_in_turn():

@@ -141,7 +141,15 @@ def test_transformer_differs_by_attention_alone(n, size):
 
 @pytest.mark.parametrize("module", [smoke, pretrain_small, causal_lm])
 @pytest.mark.parametrize(
-  "names", ["softmax", "local", "softmax+local", "linear", "linformer+linear"]
+  "names",
+  [
+    "softmax",
+    "local",
+    "softmax+local",
+    "linear",
+    "linformer+linear",
+    "nystrom+performer",
+  ],
 )
 def test_the_attention_is_an_argument(module, names):
   config = module.get_config(f"attention={names}")

@@ -121,6 +121,9 @@ OTHERS = {
     kernel="softmax",
     heads="coarse_to_fine",
   ),
+  "landmarks": attention.NystromConfig(num_landmarks=6),
+  "random features": attention.PerformerConfig(num_features=6),
+  "cosine": attention.CosformerConfig(),
 }
 CASES = [("linear", sharing) for sharing in linformer.SHARING] + [
   (kind, "headwise") for kind in projection_lib.KINDS[1:]

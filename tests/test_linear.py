@@ -57,6 +57,27 @@ def test_a_memory_of_padding_gives_the_bias():
   np.testing.assert_array_equal(out, np.broadcast_to(bias, out.shape))
 
 
+def test_causal_attention_is_that_of_the_rows_so_far():
+  """Each row is the last row of attention to its prefix."""
+  x = arrays.draw(B, N, M)
+  module = attention.LinearSelfAttention(H)
+  causal = attention.LinearSelfAttention(H, causal=True)
+  variables = arrays.filled(module, x)
+  mask = np.arange(N) % 4 > 0  # the first row sees nothing
+
+  @jax.jit
+  def last(x, real):
+    return module.apply(variables, x, x, real)
+
+  got = jax.jit(causal.apply)(variables, x, None, np.stack([mask] * B))
+  for row in range(N):
+    real = np.stack([mask & (np.arange(N) <= row)] * B)
+    if mask[row]:
+      arrays.close(got[:, row], last(x, real)[:, row], M, D, N, D, M)
+  with pytest.raises(ValueError, match="attention to itself"):
+    causal.apply(variables, x, x)
+
+
 def test_it_has_no_weights_to_drop():
   with pytest.raises(TypeError, match="dropout_rate"):
     attention.LinearSelfAttention(H, dropout_rate=0.1)

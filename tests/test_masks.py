@@ -2,8 +2,7 @@
 
 Row 0 of a batch ends early, row 1 has holes, row 2 is wholly padded, row 3 is
 full. One program sees pads that are random, NaN and infinite: its results must
-agree in every bit. It mostly runs operation by operation, since all cases share
-their compiled operations but would each compile a program.
+agree in every bit.
 """
 
 import jax
@@ -38,6 +37,9 @@ OTHERS = {
   "feature map": attention.LinearConfig(),
   "dynamic": attention.TransformerLSConfig(projected_length=K, window=0),
   "packed": attention.LunaConfig(projected_length=K),
+  "landmarks": attention.NystromConfig(num_landmarks=3, kernel_size=3),
+  "random features": attention.PerformerConfig(num_features=12),
+  "cosine": attention.CosformerConfig(),
 }
 ALL_KINDS = KINDS + [(kind, "") for kind in OTHERS if kind != "softmax"]
 
@@ -81,6 +83,7 @@ def check_self(module, lengths):
     out = module.apply(variables, x, mask=MASK)
     return jnp.sum(jnp.where(MASK[..., None], out * toward, 0)), out
 
+  @jax.jit
   def run(variables, x):
     gradients, out = jax.grad(value, (0, 1), has_aux=True)(variables, x)
     return out, *gradients
@@ -95,7 +98,7 @@ def check_self(module, lengths):
     dirty = run(variables, np.where(MASK[..., None], x, poison))
     np.testing.assert_array_equal(out[MASK], dirty[0][MASK])
     jax.tree.map(np.testing.assert_array_equal, clean[1:], dirty[1:])
-  alone = module.apply(variables, x[:1, :SHORT])
+  alone = jax.jit(module.apply)(variables, x[:1, :SHORT])
   arrays.close(out[:1, :SHORT], alone, *lengths)
 
 
@@ -150,7 +153,15 @@ def test_block_with_the_projection_of_all_layers():
 
 @pytest.mark.parametrize(
   ("kind", "sharing"),
-  quick([*KINDS, ("feature map", ""), ("dynamic", ""), ("packed", "")]),
+  quick(
+    [
+      *KINDS,
+      ("feature map", ""),
+      ("random features", ""),
+      ("dynamic", ""),
+      ("packed", ""),
+    ]
+  ),
 )
 def test_attention_to_a_memory(kind, sharing):
   """The mask covers the memory; every query is real, and none is masked."""
@@ -165,6 +176,7 @@ def test_attention_to_a_memory(kind, sharing):
     out = module.apply(variables, x, memory, MASK)
     return jnp.sum(jnp.sin(out)), out
 
+  @jax.jit
   def run(variables, x, memory):
     gradient = jax.grad(value, (0, 1, 2), has_aux=True)
     gradients, out = gradient(variables, x, memory)
@@ -179,7 +191,7 @@ def test_attention_to_a_memory(kind, sharing):
   for poison in (np.nan, -np.inf):
     dirty = run(variables, x, np.where(MASK[..., None], memory, poison))
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
-  alone = module.apply(variables, x[:1], memory[:1, :SHORT])
+  alone = jax.jit(module.apply)(variables, x[:1], memory[:1, :SHORT])
   arrays.close(out[:1], alone, M, N, M // H, N, M)
   # With no slot to attend to, only the output's bias is left.
   bias = variables["params"]["out"]["bias"]

@@ -49,6 +49,22 @@ MODELS = {
   "local": NO_DROPOUT
   | {"attention": "local", "attention.window": 2, "model.query_block": 2},
   "linear": {"attention": "linear"},
+  "nystrom": {
+    "attention": "nystrom",
+    "attention.num_landmarks": 6,
+    "attention.kernel_size": 5,
+    "model.dropout_rate": 0.0,
+  },
+  "performer": {
+    "attention": "performer",
+    "attention.num_features": 12,
+    "model.remat": True,
+  },
+  "cosformer": {
+    "attention": "cosformer",
+    "model.query_block": 2,
+    "model.dropout_rate": 0.0,
+  },
   "causal": {
     "task": "causal_lm",
     "attention": "softmax+local",
@@ -100,6 +116,12 @@ MODELS = {
     "attention.balance": 0.5,
     "train.accumulation_steps": 2,
     "model.remat": True,
+  },
+  "causal sums": {
+    "task": "causal_lm",
+    "attention": "performer+cosformer",
+    "model.dropout_rate": 0.0,
+    "model.query_block": 3,
   },
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.

@@ -19,6 +19,9 @@ KINDS = [
   attention.LocalConfig(window=2),
   attention.LinearConfig(),
   attention.AdaMRAConfig(ratios=(1, 4)),
+  attention.NystromConfig(num_landmarks=4, kernel_size=3),
+  attention.PerformerConfig(num_features=12),
+  attention.CosformerConfig(),
 ]
 TINY = models.ModelConfig(V, N, 3, 8, 2, 16, KINDS[0])
 BASE = models.ModelConfig(

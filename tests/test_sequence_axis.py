@@ -35,6 +35,9 @@ ALL = {
   ),
   "linear": ("linear", {}, {}),
   "resolutions": ("adamra", {"ratios": (1, 4)}, {}),
+  "performer": ("performer", {"num_features": 12}, {}),
+  "cosformer": ("cosformer", {}, {}),
+  "nystrom": ("nystrom", {"num_landmarks": 6, "kernel_size": WINDOW}, {}),
   "local window in blocks": projected(
     local_window=WINDOW, model={"query_block": 2}
   ),
@@ -97,7 +100,7 @@ def test_a_window_exchanges_the_rows_at_the_borders_alone(quick):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_no_way_through_a_layer_depends_on_n(every, name):
-  if name.startswith("adaptive_pool"):
+  if name.startswith(("adaptive_pool", "nystrom")):
     # To count the real rows before each, devices exchange the mask, as int32.
     for way, n in itertools.product(every[name].values(), range(2)):
       mask = FLOAT * sizes.BATCH * sizes.LENGTHS[n]

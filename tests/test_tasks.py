@@ -163,7 +163,7 @@ def test_a_causal_gradient_reaches_no_later_row():
 
 
 def test_what_no_task_is_refused():
-  for names in ("linformer", "linear", "softmax+linformer"):
+  for names in ("linformer", "linear+linformer", "softmax+linformer"):
     with pytest.raises(ValueError, match="not causal.*choose .* 'softmax'"):
       step.abstract_shapes(config_of("causal_lm", names))
   config = config_of("masked_lm")

@@ -15,6 +15,10 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 
 from linformer_jax.attention.adamra import AdaMRAConfig, AdaMRASelfAttention
 from linformer_jax.attention.base import AttentionConfig, Sizes
+from linformer_jax.attention.cosformer import (
+  CosformerConfig,
+  CosformerSelfAttention,
+)
 from linformer_jax.attention.fnet import FNetConfig, FNetMixing
 from linformer_jax.attention.functional import projected_attention
 from linformer_jax.attention.groups import (
@@ -30,6 +34,11 @@ from linformer_jax.attention.linformer import LinformerSelfAttention
 from linformer_jax.attention.linformer_config import LinformerConfig
 from linformer_jax.attention.local import LocalConfig, LocalSelfAttention
 from linformer_jax.attention.luna import LunaConfig, LunaSelfAttention
+from linformer_jax.attention.nystrom import NystromConfig, NystromSelfAttention
+from linformer_jax.attention.performer import (
+  PerformerConfig,
+  PerformerSelfAttention,
+)
 from linformer_jax.attention.projection import Projection, project_sequence
 from linformer_jax.attention.softmax import SoftmaxConfig, SoftmaxSelfAttention
 from linformer_jax.attention.transformer_ls import (
@@ -43,6 +52,8 @@ __all__ = [
   "AdaMRAConfig",
   "AdaMRASelfAttention",
   "AttentionConfig",
+  "CosformerConfig",
+  "CosformerSelfAttention",
   "FNetConfig",
   "FNetMixing",
   "LinearConfig",
@@ -54,6 +65,10 @@ __all__ = [
   "LunaConfig",
   "LunaSelfAttention",
   "MultiHeadAttention",
+  "NystromConfig",
+  "NystromSelfAttention",
+  "PerformerConfig",
+  "PerformerSelfAttention",
   "Projection",
   "Sizes",
   "SoftmaxConfig",

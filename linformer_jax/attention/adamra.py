@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from linformer_jax.attention import base, heads, linear, ops
 from linformer_jax.attention import projection as projection_lib
+from linformer_jax.attention.ops import kernelized
 
 COMPRESSIONS = ("mean_pool", "convolution", "linear")
 KERNELS = ("elu", "softmax")
@@ -155,7 +156,7 @@ class AdaMRASelfAttention(heads.MultiHeadAttention):
       if self.kernel == "softmax":
         summary.append((*heads.by_head(k, v), slots))
       else:
-        summary.append(linear.sums(k, v, slots))
+        summary.append(kernelized.summarise(linear.feature_map(k), v, slots))
     return tuple(summary)
 
   def attend(self, x, summary, start=0, *, deterministic=True):
@@ -174,7 +175,7 @@ class AdaMRASelfAttention(heads.MultiHeadAttention):
       if self.kernel == "softmax":
         read = ops.attend(own, *resolution, dropout=dropout)
       else:
-        read = linear.read(own, *resolution)
+        read = kernelized.attend(linear.feature_map(own), resolution)
       out.append(read * weights[..., r])
     if self.heads == "all":
       return sum(out).astype(q.dtype)

@@ -108,6 +108,7 @@ class AttentionConfig:
     name: key of `ATTENTIONS`, the value of `config.attention.name`.
     Module: the module, with the interface of `heads.MultiHeadAttention`.
     causal: whether a causal task can use it; the module then has `causal`.
+    sparse: whether a real row within reach may have weight zero.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
     shares: whether layers share something; see `shared`.
@@ -124,6 +125,7 @@ class AttentionConfig:
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
   carries: ClassVar[bool] = False
+  sparse: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
     ("(query|key|value)/kernel", ("embed", "heads")),
     ("(query|key|value)/bias", ("heads",)),

@@ -9,11 +9,14 @@ from typing import Any
 
 from linformer_jax.attention import (
   adamra,
+  cosformer,
   fnet,
   linear,
   linformer_config,
   local,
   luna,
+  nystrom,
+  performer,
   softmax,
   transformer_ls,
 )
@@ -30,6 +33,9 @@ ATTENTIONS = {
     luna.LunaConfig,
     fnet.FNetConfig,
     adamra.AdaMRAConfig,
+    nystrom.NystromConfig,
+    performer.PerformerConfig,
+    cosformer.CosformerConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

@@ -163,6 +163,8 @@ class MultiHeadAttention(nn.Module, kw_only=True):
       memory: whether keys and values come from other rows than the queries.
     """
     split_width(features, self.num_heads)
+    if memory and getattr(self, "causal", False):
+      raise ValueError("causal attention is for attention to itself")
 
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns what queries attend to, as a pytree of arrays [B, ...].

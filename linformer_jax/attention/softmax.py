@@ -21,11 +21,6 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
   causal: bool = False
   implementation: str = "xla"
 
-  def check(self, features, *, memory):
-    super().check(features, memory=memory)
-    if self.causal and memory:
-      raise ValueError("causal attention is for attention to itself")
-
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns k, v [B, H, N, D], and the mask."""
     del shared

@@ -18,26 +18,47 @@ def _numbered(tree: Mapping, pattern: re.Pattern) -> list[str]:
   return sorted(found, key=lambda name: int(pattern.fullmatch(name)[1]))
 
 
+def _depths(tree: Any) -> dict[str, int]:
+  """Returns the layers of each stack of a tree, by its name."""
+  found = {}
+  if isinstance(tree, Mapping):
+    for name, value in tree.items():
+      if _STACKED.fullmatch(name):
+        found[name] = jax.tree.leaves(value)[0].shape[0]
+      else:
+        found |= _depths(value)
+  return found
+
+
 def unstack(tree: Any) -> Any:
   """Replaces stacks layers_0, ... [L, ...] by layer_0, ..., at any depth.
 
   Args:
-    tree: nested dicts of arrays, such as variables of a model with scanned
-      layers; others are returned as they are.
+    tree: nested dicts of arrays, such as all variables of a model with scanned
+      layers; others are returned as they are. A collection may lack stacks that
+      another has, as constants do.
   """
+  depths = _depths(tree)
+  first, count = {}, 0
+  for name in _numbered(depths, _STACKED):
+    first[name] = count
+    count += depths[name]
+  return _unstack(tree, first)
+
+
+def _unstack(tree, first):
+  """Does what `unstack` does, given the number of each stack's first layer."""
   if not isinstance(tree, Mapping):
     return tree
-  stacks = _numbered(tree, _STACKED)
-  found = {
-    name: unstack(value) for name, value in tree.items() if name not in stacks
-  }
-  layers = []
-  for name in stacks:
-    depth = jax.tree.leaves(tree[name])[0].shape[0]
-    layers += [
-      jax.tree.map(lambda x, i=i: x[i], tree[name]) for i in range(depth)
-    ]
-  return found | {f"layer_{i}": layer for i, layer in enumerate(layers)}
+  found = {}
+  for name, value in tree.items():
+    if name not in first:
+      found[name] = _unstack(value, first)
+      continue
+    for i in range(jax.tree.leaves(value)[0].shape[0]):
+      layer = jax.tree.map(lambda x, i=i: x[i], value)
+      found[f"layer_{first[name] + i}"] = layer
+  return found
 
 
 def stack(tree: Any, kinds: tuple) -> Any:
@@ -58,10 +79,11 @@ def stack(tree: Any, kinds: tuple) -> Any:
   }
   if not names:
     return found
-  left = iter(names)
-  for i, (_, run) in enumerate(itertools.groupby(kinds)):
-    layers = [tree[name] for name in itertools.islice(left, len(list(run)))]
-    found[f"layers_{i}"] = jax.tree.map(_joined, *layers)
+  numbered = enumerate(kinds)
+  for i, (_, run) in enumerate(itertools.groupby(numbered, lambda at: at[1])):
+    layers = [tree.get(f"layer_{j}") for j, _ in run]
+    if layers[0] is not None:
+      found[f"layers_{i}"] = jax.tree.map(_joined, *layers)
   return found
 
 

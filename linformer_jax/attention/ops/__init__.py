@@ -2,7 +2,7 @@
 
 An implementation computes softmax(q k^T) v for scaled queries [B, N, H, D] and
 head-major keys and values [B, H, K, D]; `IMPLEMENTATIONS` says what each
-supports. `window` attends to near rows.
+supports. `window` attends to near rows, `kernelized` to sums over rows.
 """
 
 import dataclasses

@@ -162,7 +162,7 @@ def json_lines(builder, folder, **changes):
 
 SAME = [
   (TinySorted, "array_record"),
-  (TinySorted, "tfrecord"),
+  pytest.param(TinySorted, "tfrecord", marks=pytest.mark.slow),
   (TinyScores, "array_record"),
   (TinyScores, "tfrecord"),
   (TinyDoubles, "array_record"),

@@ -94,6 +94,7 @@ def test_what_is_no_run_is_refused(finished, tmp_path):
     loading.load(str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_the_weights(run, tmp_path):
   still = ("--config.train.num_steps=1", "--config.optimizer.warmup_steps=0")
   still += ("--config.optimizer.learning_rate=1e-30", "--config.seed=5")

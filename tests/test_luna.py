@@ -133,6 +133,7 @@ def test_layers_hand_on_what_they_packed(scanned):
   assert np.all(by_variables["params"]["packed"]["embedding"] != 0)
 
 
+@pytest.mark.slow
 def test_unrolled_layers_compute_the_same(scanned):
   x, variables, out, (by_variables, by_x) = scanned
   params = variables["params"]

@@ -10,6 +10,8 @@ import sys
 import time
 import types
 
+import pytest
+
 from linformer_jax import main
 from tests import runs
 
@@ -121,6 +123,7 @@ def test_late_errors_of_other_files_are_silent(monkeypatch):
   assert shown == [other]
 
 
+@pytest.mark.slow
 def test_a_damaged_summary_is_made_anew(command, tmp_path):
   assert command(*TINY, RUN)[0] == 0
   path = tmp_path / "run" / "result.json"

@@ -8,6 +8,7 @@ from linformer_jax.tools import aot, plan
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_kept_for_backward_counts_what_grows_with_the_batch():
   """Attention weights [H, N, K] and their mask in each layer; no parameters."""
 

@@ -17,7 +17,7 @@ FOLDERS = ("", "configs", "launch", "linformer_jax/run")
 PAGES = [page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")]
 PAGES += [
   page
-  for depth in ("*.md", "*/*.md")
+  for depth in ("*.md", "*/*.md", "*/*/*.md")
   for page in (ROOT / "experiments").glob(depth)
 ]
 TEXTS = {

@@ -115,6 +115,7 @@ def test_text_that_changed_is_named(run, tmp_path):
   refused(run(*EVALUATE), "another order")
 
 
+@pytest.mark.slow
 def test_the_same_text_in_another_place_goes_on(run, tmp_path, monkeypatch):
   before = perplexity(run(*EVALUATE))
   os.utime(tmp_path / "text" / "a.jsonl", ns=(1, 1))

@@ -132,6 +132,7 @@ def run(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_read_at_its_start_and_its_checkpoints(run, tmp_path, capsys):
   results = tmp_path / "run.jsonl"
   line = [f"--workdir={run}", f"--results={results}", "--blocks=3"]

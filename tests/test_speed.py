@@ -98,6 +98,7 @@ def test_out_of_memory_is_a_result(cell):
   assert record == {"out_of_memory": True, "limit_bytes": 3 * 10**9}
 
 
+@pytest.mark.slow
 def test_another_failure_is_told():
   wrong = cells.Cell("layer", "linformer_layerwise", 64, 128)  # k above n
   with pytest.raises(RuntimeError, match="between 1 and the max_length 64"):

@@ -79,9 +79,8 @@ def test_a_start_is_logged_at_the_step_of_each_resume(run):
   assert starts == [0, 0, 4, 4]
 
 
-@pytest.mark.parametrize(
-  "fast", ["true", pytest.param("false", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", ["true", "false"])
 def test_tensorboard_itself_shows_each_step_once(run, fast):
   server = subprocess.Popen(
     [sys.executable, "-m", "tensorboard.main", "--logdir", str(run.parent)]

@@ -13,6 +13,8 @@ from linformer_jax.parallel import gradients, sharding
 from linformer_jax.tools import aot
 from tests import compiling, eight_devices, summed_gradients
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {"model.dtype": "bfloat16", "model.num_layers": 1}
 FLOAT32 = {"mesh.float32_gradients": True}
 # Sizes of `tiny`: of a dense layer, of its bias, and of E.

@@ -147,6 +147,7 @@ def test_a_damaged_model_is_one_line(run, tmp_path, damage):
   assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_head_of_other_classes_is_one_line(run, tmp_path):
   labeled.write(tmp_path / "train.jsonl")
   assert run(*TUNE, "--workdir={tmp}/c")[0] == 0

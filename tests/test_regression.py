@@ -68,9 +68,8 @@ def write(path, of):
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize(
-  "of", [pytest.param(float, marks=pytest.mark.slow), int]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [float, int])
 def test_a_run_learns_the_numbers_of_words(run, tmp_path, of):
   """Floats, and integers, which the data take for classes 0, 1 and 2."""
   write(tmp_path / "train.jsonl", of)

@@ -261,8 +261,9 @@ def start(origin: Origin, state, mesh, model) -> tuple[Any, str]:
   """
   source, seen = origin.variables(mesh)
   target = {"params": state.params, "constants": state.constants}
-  shapes = jax.eval_shape(lambda x: x, target)
-  here, there = _by_path(shapes), origin.shapes()
+  here, there = (
+    _by_path(jax.eval_shape(lambda x: x, tree)) for tree in (target, source)
+  )
   heads = _other_heads(here, there)
   taken = {
     name

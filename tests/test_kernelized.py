@@ -67,7 +67,7 @@ def test_later_rows_change_no_bit():
   """However large they are: they are in no sum that is subtracted later."""
   q, k, v = inputs()
   row = C + 3
-  before = compiled(q, k, v, REAL, True)
+  before = jax.block_until_ready(compiled(q, k, v, REAL, True))
   for x in (q, k, v):
     x[:, row + 1 :] *= 1e12
   after = compiled(q, k, v, REAL, True)

@@ -200,7 +200,7 @@ def test_a_text_does_not_depend_on_others_of_its_batch():
   """The first Z is scaled for each A, and not for all by the largest."""
   module, variables, x = case()
   run = jax.jit(module.apply)
-  before = run(variables, x, None, REAL)
+  before = jax.block_until_ready(run(variables, x, None, REAL))
   x[1] *= 5
   after = run(variables, x, None, REAL)
   np.testing.assert_array_equal(after[0], before[0])

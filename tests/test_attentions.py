@@ -248,11 +248,14 @@ def test_scan_remat_and_bfloat16(name):
     return variables, by_variables["params"], by_x, out
 
   stacked, by_stack, *scanned = run(remat=True)
-  params = dict(stacked["params"])
-  stack = params.pop("layers_0")
-  for i in range(2):
-    params[f"layer_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
-  _, by_layers, *unrolled = run({"params": params}, scan_layers=False)
+  layers = {}
+  for collection, tree in stacked.items():  # params, and constants of some
+    tree = dict(tree)
+    stack = tree.pop("layers_0")
+    for i in range(2):
+      tree[f"layer_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
+    layers[collection] = tree
+  _, by_layers, *unrolled = run(layers, scan_layers=False)
   lengths = 2 * M, D, N, M, M, 8, M, B * N
   for got, want in zip(scanned, unrolled, strict=True):
     arrays.close(got, want, *lengths)

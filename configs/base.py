@@ -140,6 +140,7 @@ def get_config() -> config_dict.ConfigDict:
   # Lengths that batches of labeled texts are padded to, N and its halves, in
   # place of N alone; 0: off. A batch then holds texts of like length.
   data.length_buckets = 0
+  data.separate_pairs = False  # encode each text of a pair alone, for matching
   data.holdout_fraction = 0.05  # of text in bytes, for validation
   data.vocab_size = model.get_oneway_ref("vocab_size")
   data.tokenizer_path = ""  # tokenizer.json, vocab.txt; '' trains one

@@ -17,7 +17,7 @@ from linformer_jax.data.text import json_lines
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
 from linformer_jax.run import console
-from linformer_jax.tasks import classification, regression
+from linformer_jax.tasks import classification, matching, regression
 
 _BATCH = 32
 _SHORTEST = 32  # tokens in a row; longer rows have twice as many, up to N
@@ -95,12 +95,15 @@ class Predictor:
     Raises:
       ValueError: if it is no classifier.
     """
-    if not isinstance(run.model, models.Classifier):
+    if not isinstance(run.model, (models.Classifier, models.Matcher)):
       name = type(run.model).__name__
       raise ValueError(f"this is a {name}, which does not classify texts")
     self._run, config = run, run.model.config
     size = run.model.num_classes
-    made = regression.Config() if size == 1 else classification.Config(size)
+    if isinstance(run.model, models.Matcher):
+      made = matching.Config(size)
+    else:
+      made = regression.Config() if size == 1 else classification.Config(size)
     self._task = made.build(config, config.max_length)
     self.labels = () if size == 1 else run.labels or tuple(range(size))
     self._data = pipeline.Dataset((), (), special=special_lib.of(run.tokenizer))
@@ -123,29 +126,35 @@ class Predictor:
     examples = []
     for row in rows:
       text, pair = next(encoded), next(encoded)
-      room = self._data.special.room(self._task.length, bool(len(pair)))
-      if len(text) + len(pair) > room:
+      size, joined = len(text) + len(pair), bool(len(pair))
+      if self._task.separate:
+        if not joined:
+          raise ValueError(
+            f"{row.place}: there is no second text, and the model matches two"
+          )
+        size, joined = max(len(text), len(pair)), False
+      room = self._data.special.room(self._task.length, joined)
+      if size > room:
         self.truncated += 1
         if not self._truncate:
           raise ValueError(
-            f"{row.place}: the row has {len(text) + len(pair):,} tokens, and "
-            f"the model takes {room:,}: shorten it, or leave --truncate"
+            f"{row.place}: the row has {size:,} tokens, and the model takes "
+            f"{room:,}: shorten it, or leave --truncate"
           )
       record = {"text": text, "pair": pair, "label": 0}
       examples.append(self._task.example(record, None, self._data))
-    longest = max(example["mask"].sum() for example in examples)
+    longest = max(example["mask"].sum(-1).max() for example in examples)
     length = _SHORTEST
     while length < longest:
       length *= 2
     length = min(length, self._task.length)
     examples += [self._task.filler()] * (_BATCH - len(examples))
-    tokens, mask, segments = (
-      np.stack([example[name][:length] for example in examples])
-      if name in examples[0]
-      else None
+    inputs = {
+      name: np.stack([example[name][..., :length] for example in examples])
       for name in ("tokens", "mask", "segments")
-    )
-    found = self._apply(self._run.variables, tokens, mask, segments)
+      if name in examples[0]
+    }
+    found = self._apply(self._run.variables, **inputs)
     return np.asarray(found)[: len(rows)]
 
   def lines(self, rows: Iterator[Row]) -> Iterator[str]:

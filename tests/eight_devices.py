@@ -21,15 +21,20 @@ from linformer_jax.data import pipeline
 from linformer_jax.parallel import sharding
 from linformer_jax.run import checkpoint
 from linformer_jax.tools import hlo
-from tests import runs, tiny
+from tests import labeled, runs, tiny
 
 
-def make_config(fields):
+def make_config(folder, fields):
   fields = dict(fields)
   config = tiny.get_config(fields.pop("attention", "linformer"))
   if task := fields.pop("task", None):
     with config.unlocked():
       config.task = {"name": task}
+      if task == "matching":
+        config.task.update(num_classes=3, metric="accuracy")
+        config.data.source, config.data.separate_pairs = "labeled", True
+        path = labeled.write(folder / "pairs.jsonl", pair=True)
+        config.data.files = str(path)
   config.train.batch_size = 16
   config.run.eval_batch_size = 16
   config.update_from_flattened_dict(fields)
@@ -118,7 +123,7 @@ def main():
   folder, cases = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
   states = {}
   for name, (fields, devices) in cases.items():
-    config = make_config(fields)
+    config = make_config(folder, fields)
     arrays, state, steps, facts = updates(config, jax.devices()[:devices])
     np.savez(folder / f"{name}.npz", **arrays)
     (folder / f"{name}.json").write_text(json.dumps(facts))

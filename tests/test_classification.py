@@ -226,7 +226,7 @@ def test_f1_and_matthews_are_those_of_the_answers(seed):
 
 def test_a_constant_answer_has_the_score_of_the_floor():
   labels = np.array([0, 1, 1, 0, 1])
-  rows = types.SimpleNamespace(labels=labels)
+  rows = types.SimpleNamespace(labels=labels, separate=False)
   data = types.SimpleNamespace(labels=(0, 1), train=rows, validation=rows)
   sums = {"loss": 1.0, "weight": 5, "correct": 3, "answered": 5, "labeled": 3}
   for metric in ("accuracy", "f1", "matthews"):

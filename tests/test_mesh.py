@@ -123,6 +123,7 @@ MODELS = {
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
   },
+  "matching": {"task": "matching"},
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.
 COMMON = {

@@ -21,6 +21,7 @@ GROUPS = {
   "causal_lm": ({}, "softmax"),
   "classification": ({"num_classes": 3, "metric": "accuracy"}, "linformer"),
   "regression": ({}, "linformer"),
+  "matching": ({"num_classes": 3, "metric": "accuracy"}, "linformer"),
 }
 
 
@@ -29,6 +30,7 @@ def config_of(name, names=None):
   config = tiny.get_config(names or allowed)
   with config.unlocked():
     config.task = {"name": name} | fields
+    config.data.separate_pairs = name == "matching"
   return config
 
 
@@ -50,7 +52,11 @@ def corpora(tmp_path_factory):
   path = folder / "b.jsonl"
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   config.data.files = str(path)
-  return found | {"regression": data_of(config)}
+  found["regression"] = data_of(config)
+  config = config_of("matching")
+  config.data.source = "labeled"
+  config.data.files = str(labeled.write(folder / "c.jsonl", pair=True))
+  return found | {"matching": data_of(config)}
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ class DataConfig:
       refuses them.
     length_buckets: for 'labeled', the number of lengths that batches are padded
       to, N and its halves; 0 pads all to N. See `buckets`.
+    separate_pairs: for 'labeled', whether each text of a pair is a row of up to
+      N tokens, for the task 'matching', and not both one row.
   """
 
   source: str
@@ -63,6 +65,7 @@ class DataConfig:
   pair_feature: str = ""
   truncate: bool = True
   length_buckets: int = 0
+  separate_pairs: bool = False
 
   def __post_init__(self):
     self._check_source()
@@ -134,6 +137,11 @@ class DataConfig:
       raise ValueError(
         f"data.length_buckets is for source 'labeled'; {self.source!r} packs"
         " its text into blocks: leave data.length_buckets"
+      )
+    if self.separate_pairs and self.source in _BLOCKS:
+      raise ValueError(
+        f"data.separate_pairs is for source 'labeled'; {self.source!r} has no"
+        " pairs: leave data.separate_pairs"
       )
     if self.pair_feature and self.pair_feature == self.text_feature:
       raise ValueError(

@@ -56,6 +56,7 @@ class Rows:
     labels: int64 [rows], or float64 [rows] if there are no classes.
     lengths: int64 [rows, 2], n and m of each row.
     sequence_length: N, the length the task builds its examples at.
+    separate: whether each text of a pair has N tokens of its own.
   """
 
   def __init__(
@@ -72,6 +73,7 @@ class Rows:
     self.lengths = np.ascontiguousarray(rows["lengths"])
     self.labels = np.ascontiguousarray(rows["label"])
     self.sequence_length = config.sequence_length
+    self.separate = config.separate_pairs
     self._ends = np.cumsum(self.lengths).reshape(-1, 2)
     self._starts = self._ends - self.lengths
 
@@ -79,7 +81,12 @@ class Rows:
     return len(self.labels)
 
   def sizes(self, special: special_lib.Special) -> np.ndarray:
-    """Returns int [rows], the tokens of each whole row with special ones."""
+    """Returns int [rows], the tokens of each whole row with special ones.
+
+    Of separate pairs, those of the longer text.
+    """
+    if self.separate:
+      return self.lengths.max(1) - special.room(0, False)
     added = (-special.room(0, paired) for paired in (True, False))
     return self.lengths.sum(1) + np.where(self.lengths[:, 1] > 0, *added)
 
@@ -181,8 +188,8 @@ def _refuse_long(data: LabeledTexts, config: DataConfig) -> None:
       same = (row for is_held, row in splits if is_held == held)
       place = next(itertools.islice(same, first, None)).place
     raise ValueError(
-      f"{place}: the row has {rows.lengths[first].sum():,} tokens, more than "
-      f"fit data.sequence_length {rows.sequence_length} ({len(long):,} such "
+      f"{place}: the row has {rows.sizes(data.special)[first]:,} tokens, more "
+      f"than data.sequence_length {rows.sequence_length} ({len(long):,} such "
       f"{split} rows): shorten them, set a larger data.sequence_length, or "
       "leave data.truncate"
     )

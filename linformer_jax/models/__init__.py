@@ -6,6 +6,7 @@ from linformer_jax.models.heads import (
   CausalLM,
   Classifier,
   MaskedLM,
+  Matcher,
   TokenEncoder,
   num_parameters,
 )
@@ -16,6 +17,7 @@ __all__ = [
   "Classifier",
   "Encoder",
   "MaskedLM",
+  "Matcher",
   "ModelConfig",
   "TokenEncoder",
   "num_parameters",

@@ -1,6 +1,5 @@
-"""Token encoders and their heads: masked and causal LM, classification."""
+"""Token encoders and their heads: language models, classes, matching."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -130,16 +129,52 @@ class Classifier(nn.Module):
   @nn.compact
   def __call__(self, tokens, mask=None, segments=None, deterministic=True):
     """tokens int [B, N] -> logits float32 [B, C]; see `TokenEncoder`."""
-    config = self.config
-    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-    encoder = TokenEncoder(config, name="encoder")
+    encoder = TokenEncoder(self.config, name="encoder")
     x = encoder(tokens, mask, segments, deterministic)[:, 0]
-    dense = functools.partial(
-      encoder_lib.Dense, kernel_init=config.kernel_init()
+    return _classify(self.config, self.num_classes, x, deterministic)
+
+
+class Matcher(nn.Module):
+  """Two towers with one set of weights, and a head on both first positions.
+
+  Each text is encoded alone, as for retrieval in the Long Range Arena (arXiv
+  2011.04006). The head is RoBERTa's, on the rows u and v and on u * v and
+  u - v (Mou et al. 2016, arXiv 1512.08422).
+
+  Attributes:
+    config: sizes and choices.
+    num_classes: C.
+  """
+
+  config: ModelConfig
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, tokens, mask=None, deterministic=True):
+    """tokens int [B, 2, N] -> logits float32 [B, C]; see `TokenEncoder`."""
+    encoder = TokenEncoder(self.config, name="encoder")
+    rows = (-1, tokens.shape[-1])
+    if mask is not None:
+      mask = masks.check(mask, tokens.shape).reshape(rows)
+    x = encoder(tokens.reshape(rows), mask, deterministic=deterministic)[:, 0]
+    u, v = jnp.moveaxis(x.reshape(-1, 2, x.shape[-1]), 1, 0)
+    x = jnp.concatenate([u, v, u * v, u - v], axis=-1)
+    return _classify(self.config, self.num_classes, x, deterministic)
+
+
+def _classify(config: ModelConfig, num_classes: int, x, deterministic):
+  """Returns logits float32 [B, C] of x [B, ...] by RoBERTa's head."""
+  drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+
+  def dense(features, dtype, name):
+    kernel_init = config.kernel_init()
+    return encoder_lib.Dense(
+      features, dtype=dtype, kernel_init=kernel_init, name=name
     )
-    x = dense(config.embed_dim, dtype=config.dtype, name="head_dense")(drop(x))
-    x = drop(jnp.tanh(x)).astype(jnp.float32)
-    return dense(self.num_classes, dtype=jnp.float32, name="head_out")(x)
+
+  x = dense(config.embed_dim, config.dtype, "head_dense")(drop(x))
+  x = drop(jnp.tanh(x)).astype(jnp.float32)
+  return dense(num_classes, jnp.float32, "head_out")(x)
 
 
 def num_parameters(params: Any) -> int:

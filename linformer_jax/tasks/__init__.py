@@ -19,6 +19,7 @@ from linformer_jax.tasks import (
   causal_lm,
   classification,
   masked_lm,
+  matching,
   regression,
 )
 from linformer_jax.tasks.field import Field
@@ -30,6 +31,7 @@ TASKS = {
   "causal_lm": causal_lm.Config,
   "classification": classification.Config,
   "regression": regression.Config,
+  "matching": matching.Config,
 }
 
 

@@ -126,10 +126,11 @@ class Classification(texts.TextRows):
     for all, or Matthews' coefficient, 0.
 
     Raises:
-      ValueError: if labels are floats, or if there are more labels than the
-        head has classes.
+      ValueError: if labels are floats, if there are more labels than the head
+        has classes, or as `check_pairs`.
     """
     del batches
+    self.check_pairs(data)
     if not data.labels:
       raise ValueError(
         "the labels are floats, such as "

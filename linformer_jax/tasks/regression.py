@@ -79,9 +79,10 @@ class Regression(texts.TextRows):
     """Returns 0, the correlation of a constant answer.
 
     Raises:
-      ValueError: if the labels are names.
+      ValueError: if the labels are names, or as `check_pairs`.
     """
     del batches
+    self.check_pairs(data)
     if data.labels and not all(isinstance(x, int) for x in data.labels):
       raise ValueError(
         f"the labels are names, such as {data.labels[0]!r}, and a regression "

@@ -39,6 +39,7 @@ class TextRows(language.TokenRows):
   larger_is_better: ClassVar[bool] = True
   short: ClassVar[bool] = True
   label_type: ClassVar[Any] = np.int32
+  separate: ClassVar[bool] = False  # whether texts of a pair are two rows
 
   def spec(self, masked: bool) -> dict[str, Field]:
     """Tokens, their mask and segments, the label and its weight."""
@@ -78,6 +79,15 @@ class TextRows(language.TokenRows):
       "weight": np.float32(1),
     }
     return row | label
+
+  def check_pairs(self, data) -> None:
+    """Raises a ValueError unless `data` counts the tokens of these rows."""
+    if data.train.separate != self.separate:
+      raise ValueError(
+        f"data.separate_pairs is {data.train.separate}, and the task makes of a"
+        f" pair {'two rows' if self.separate else 'one row'}: set "
+        f"data.separate_pairs={self.separate}"
+      )
 
   def label_of(self, record, data) -> int | float:
     """Returns the target of a record."""

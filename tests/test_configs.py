@@ -15,6 +15,7 @@ from configs import (
   finetune,
   hybrid,
   linformer,
+  lra,
   pretrain_small,
   smoke,
   transformer,
@@ -45,6 +46,7 @@ MODULES = [
   causal_lm,
   classification,
   finetune,
+  lra,
 ]
 
 
@@ -71,6 +73,32 @@ def test_every_task_of_finetune_has_its_data_and_metric(name):
   assert warmup == pytest.approx(0.06, rel=0.01)
 
 
+@pytest.mark.parametrize("objective", lra.OBJECTIVES)
+@pytest.mark.parametrize("name", lra.TASKS)
+def test_every_task_of_the_arena_is_built(name, objective):
+  """With rows for its longest texts; pretraining gives the same encoder."""
+  config = lra.get_config(f"task={name},objective={objective},folder=x")
+  assert config.data.validation_files == "x/valid.jsonl"
+  pipeline.DataConfig(**config.data.to_dict())
+  task, model = step.task_of(config), step.model_config(config)
+  assert model.max_length == lra.TASKS[name][1] + 2
+  assert task.short == (objective == "label")
+  encoder = step.abstract_shapes(config).params["encoder"]
+  label = step.abstract_shapes(lra.get_config(f"task={name}")).params["encoder"]
+  assert jax.tree.leaves(encoder) == jax.tree.leaves(label)
+
+
+def test_reviews_come_from_tfds_unless_there_is_a_folder():
+  data = lra.get_config("task=text").data
+  assert data.tfds_name == "imdb_reviews" and not data.files
+  assert "test" not in data.tfds_validation_split
+  assert lra.get_config("task=text,folder=a").data.files == "a/train.jsonl"
+  with pytest.raises(ValueError, match="task='x' is not one of listops, text"):
+    lra.get_config("task=x")
+  with pytest.raises(ValueError, match="objective='x' is not one of label"):
+    lra.get_config("objective=x")
+
+
 def test_finetune_knows_its_tasks():
   with pytest.raises(ValueError, match="'sst' is not one of sst2, imdb"):
     finetune.get_config("task=sst")
@@ -86,6 +114,7 @@ def test_every_config_file_is_tested():
     "finetune",
     "hybrid",
     "linformer",
+    "lra",
     "pretrain_small",
     "smoke",
     "transformer",

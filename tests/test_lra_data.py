@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from experiments.lra import listops, pixels
+from experiments.lra import listops, pixels, retrieval
 from experiments.lra import words as words_lib
 from linformer_jax.data.text import special
 from linformer_jax.data.text import tokenizer as tokenizer_lib
@@ -102,6 +103,93 @@ def test_images_are_words_of_gray_levels(tmp_path):
 def test_white_is_white_and_black_is_black():
   colors = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0]], np.uint8)
   assert pixels.gray(colors).tolist() == [0, 255, 76]
+
+
+def release_images(folder, count=30):
+  """Images as Pathfinder's release has them: two lists of a folder each."""
+  rng, found = np.random.default_rng(0), {}
+  (folder / "metadata").mkdir(parents=True)
+  for part in range(2):
+    (folder / "imgs" / str(part)).mkdir(parents=True)
+    lines = []
+    for i in range(count // 2):
+      pixel = rng.integers(0, 256, (4, 5)).astype(np.uint8)
+      name, label = f"sample_{i}.png", int(rng.integers(2))
+      PIL.Image.fromarray(pixel).save(folder / "imgs" / str(part) / name)
+      lines.append(f"imgs/{part} {name} {i} {label} 2 0.5")
+      found[tuple(pixel.ravel().tolist())] = label
+    (folder / "metadata" / f"{part}.npy").write_text("\n".join(lines) + "\n")
+  return found
+
+
+def test_pathfinder_is_read_as_released(tmp_path, capsys):
+  known = release_images(tmp_path / "hard")
+  words = ["--images=pathfinder", f"--released={tmp_path / 'hard'}"]
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    assert (
+      pixels.main([*words, f"--to={tmp_path / name}", f"--seed={seed}"]) == 0
+    )
+  read = {
+    name: [
+      (tmp_path / name / f"{split}.jsonl").read_text().splitlines()
+      for split in words_lib.SIZES
+    ]
+    for name in "abc"
+  }
+  assert read["a"] == read["b"] != read["c"]
+  assert [len(rows) for rows in read["a"]] == [24, 3, 3]
+  rows = [json.loads(line) for line in sum(read["a"], [])]
+  found = {tuple(map(int, row["text"].split())): row["label"] for row in rows}
+  assert found == known
+
+
+def test_a_release_that_is_not_one_is_told_in_a_line(tmp_path, capsys):
+  words = ["--images=pathfinder", f"--to={tmp_path / 'to'}"]
+  with pytest.raises(SystemExit):
+    pixels.main(words)
+  assert "needs --released=FOLDER" in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    pixels.main([*words, f"--released={tmp_path}"])
+  assert "has no metadata/*.npy" in capsys.readouterr().err
+  release_images(tmp_path / "hard")
+  (tmp_path / "hard" / "metadata" / "1.npy").write_text("imgs/1 a.png 0 2\n")
+  with pytest.raises(SystemExit):
+    pixels.main([*words, f"--released={tmp_path / 'hard'}"])
+  assert "1.npy, line 1: not a folder" in capsys.readouterr().err
+  assert not (tmp_path / "to").exists()
+
+
+def release_pairs(folder):
+  folder.mkdir()
+  rows = {"train": 5, "eval": 2, "test": 3}
+  for name, count in rows.items():
+    lines = [
+      f'{i % 2}.0\tP{i}\tQ{i}\t{name} "one {i}\tÉtude, {i}'
+      for i in range(count)
+    ]
+    path = folder / f"new_aan_pairs.{name}.tsv"
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_pairs_of_documents_are_read_as_released(tmp_path, capsys):
+  release_pairs(tmp_path / "tsv")
+  words = [f"--released={tmp_path / 'tsv'}", f"--to={tmp_path / 'to'}"]
+  assert retrieval.main(words) == 0
+  counts = []
+  for split in words_lib.SIZES:
+    lines = (tmp_path / "to" / f"{split}.jsonl").read_text().splitlines()
+    counts.append(len(lines))
+  assert counts == [5, 2, 3]
+  row = {"text": 'test "one 1', "text_pair": "Étude, 1", "label": 1}
+  assert json.loads(lines[1]) == row
+  (tmp_path / "tsv" / "new_aan_pairs.test.tsv").write_text("0.0\ta\tb\tc\n")
+  with pytest.raises(SystemExit):
+    retrieval.main(words)
+  assert "test.tsv, line 1: not a label" in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    retrieval.main([f"--released={tmp_path}", f"--to={tmp_path / 'x'}"])
+  assert "is missing: --released names" in capsys.readouterr().err
+  assert not (tmp_path / "x").exists()
 
 
 _MOCKED = """

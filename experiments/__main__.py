@@ -21,6 +21,7 @@ EXPERIMENTS = {
   "mechanism": ("mechanism.measure", "mechanism.render"),
   "hybrid": ("hybrid.measure", "hybrid.render"),
   "probes": ("hybrid.probe", "hybrid.render"),
+  "lra": ("lra.measure", "lra.render"),
   "adamra": ("adamra.measure", "adamra.render"),
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),

@@ -155,6 +155,7 @@ def test_an_update_has_the_same_gradient(experiment):
     np.testing.assert_allclose(found[0][name], found[1][name], **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(experiment, tmp_path, at):
   folders = tmp_path / "whole", tmp_path / "stopped"
 

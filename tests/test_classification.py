@@ -152,6 +152,7 @@ def test_padding_is_masked_in_training_as_in_evaluation(tmp_path):
   runs.assert_same_bits(*found)
 
 
+@pytest.mark.slow
 def test_a_run_learns_more_than_the_majority(command, tmp_path):
   labeled.write(tmp_path / "train.jsonl", 600, pair=True)
   more = ("--config.train.num_steps=200", "--config.run.eval_every_steps=0")

@@ -108,6 +108,7 @@ def test_an_encoder_alone_is_distilled(convert, folder):
   assert all(name.startswith("encoder/") for name in found.shapes())
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_resumes_bit_for_bit(
   command, convert, folder, tmp_path, monkeypatch
 ):

@@ -41,6 +41,7 @@ def test_no_cycle_is_shorter_than_its_warm_up(restarts):
     rates(10, restarts)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_end(run, tmp_path, capsys):
   status, out, err = run(*FLAGS, *MORE)
   assert status == 0, err

@@ -57,6 +57,7 @@ def test_an_export_is_a_start_like_its_run(run, tmp_path):
   assert_same(new, old, old.keys())
 
 
+@pytest.mark.slow
 def test_a_roberta_is_a_start(run, tmp_path):
   """By its file; test_a_damaged_model_is_one_line names folders."""
   soft = [word.replace("tiny.py", "tiny.py:softmax") for word in NEW]
@@ -72,8 +73,9 @@ def test_a_roberta_is_a_start(run, tmp_path):
   assert_same(new, old, old.keys())
 
 
-def test_a_classifier_takes_encoder_and_config(run, tmp_path):
-  """Of a model with other sizes than its own config; the head is new."""
+@pytest.fixture
+def tuned(run, tmp_path):
+  """A classifier that took a model with other sizes than its own config."""
   labeled.write(tmp_path / "train.jsonl")
   wide = ("--config.model.mlp_dim=48", "--config.attention.projected_length=4")
   assert run(*NEW, *wide, "--workdir={tmp}/lm")[0] == 0
@@ -81,6 +83,10 @@ def test_a_classifier_takes_encoder_and_config(run, tmp_path):
   status, out, err = run(*command, "--init_from={tmp}/lm")
   assert status == 0, err
   assert "with a new head" in out
+  return command
+
+
+def test_a_classifier_takes_encoder_and_config(tuned, tmp_path):
   old, new = leaves(tmp_path / "lm"), leaves(tmp_path / "c")
   encoder = {name for name in old if name.startswith("encoder/")}
   assert encoder == {name for name in new if name.startswith("encoder/")}
@@ -91,14 +97,18 @@ def test_a_classifier_takes_encoder_and_config(run, tmp_path):
   assert stored["model"]["dropout_rate"] == 0.2  # its own
   assert stored["attention"]["dropout_rate"] == 0.2
   assert stored["attention"]["projected_length"] == 4
-  # It resumes, and is a start itself.
-  assert run(*command)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_classifier_resumes_and_is_a_start_itself(run, tuned, tmp_path):
+  assert run(*tuned)[0] == 0
   status, out, err = run(
     *TUNE, "--workdir={tmp}/d", "--init_from={tmp}/c",
     "--config.data.sequence_length=24",
   )  # fmt: skip
   assert status == 0 and "new head" not in out, err
-  assert_same(leaves(tmp_path / "d"), new, new.keys())
+  old, new = leaves(tmp_path / "c"), leaves(tmp_path / "d")
+  assert_same(new, old, old.keys())
 
 
 def test_flags_come_after_the_model_that_is_taken(run, tmp_path):

@@ -152,6 +152,7 @@ def use(python, site, folder):
   return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_requirements_are_enough(tmp_path):
   link(closure(asked(PAGE.read_text().splitlines())), tmp_path / "site")
   printed = use(sys.executable, tmp_path / "site", tmp_path / "data")

@@ -34,7 +34,10 @@ def test_every_field_is_given():
     field.name
     for field in dataclasses.fields(pipeline.DataConfig)
     if field.default is not dataclasses.MISSING
-  ] == ["validation_files", "pair_feature", "truncate", "length_buckets"]
+  ] == [
+    "validation_files", "pair_feature", "truncate", "length_buckets",
+    "separate_pairs",
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

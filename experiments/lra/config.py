@@ -45,9 +45,6 @@ class _Unmasked(classification.Classification):
     return row | {"mask": np.ones_like(row["mask"])}
 
 
-tasks.TASKS["unmasked"] = Unmasked
-
-
 def get_config(argument: str = ""):
   """See the module's docstring."""
   given = base.parse_argument(
@@ -79,6 +76,8 @@ def get_config(argument: str = ""):
   else:
     data.source = "labeled"
     name = given["objective"]
+    if name == "unmasked":
+      tasks.TASKS[name] = Unmasked
     with config.unlocked():
       config.task = {
         "name": "classification" if name == "label" else name,

@@ -20,7 +20,7 @@ EXPERIMENTS = {
   "perplexity": ("perplexity.sweep", "perplexity.render"),
   "mechanism": ("mechanism.measure", "mechanism.render"),
   "hybrid": ("hybrid.measure", "hybrid.render"),
-  "probes": ("hybrid.probe", "hybrid.render"),
+  "probes": ("probes.measure", "probes.render"),
   "lra": ("lra.measure", "lra.render"),
   "adamra": ("adamra.measure", "adamra.render"),
   "gap": ("gap.measure", "gap.render"),

@@ -167,7 +167,7 @@ def test_how_far_e_has_moved():
 
 
 def test_a_copy_asks_for_the_token_half_a_sequence_before():
-  tokens, segments, answers = probe.draw("copy", jax.random.key(0), 5)
+  tokens, segments, _, answers, _ = probe.draw("copy", jax.random.key(0), 5)
   half = probe.N // 2
   assert segments is None
   np.testing.assert_array_equal(tokens[:, :half], answers)
@@ -175,7 +175,7 @@ def test_a_copy_asks_for_the_token_half_a_sequence_before():
 
 
 def test_recall_asks_for_the_value_beside_each_key():
-  tokens, values, answers = probe.draw("recall", jax.random.key(0), 5)
+  tokens, values, _, answers, _ = probe.draw("recall", jax.random.key(0), 5)
   half = probe.N // 2
   assert not values[:, half:].any()
   for row, held, wanted in zip(tokens, values, answers, strict=True):

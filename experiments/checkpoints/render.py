@@ -18,15 +18,15 @@ from experiments.finetune.measure import Item
 _CARD = make.HERE / "card.txt"
 
 
-def _scores(records, model: str) -> tuple[str, int]:
-  """Returns the row of the fine-tuned model, and its number of seeds."""
+def _scores(records, model: str) -> tuple[str, list[int]]:
+  """Returns the row of the fine-tuned model, and its seeds for each task."""
   lines = finetune.scores(records).splitlines()
   label = finetune.LABELS[model]
   row = [line for line in lines if line.startswith(f"| {label} |")]
-  seeds = min(
+  seeds = [
     sum(Item(task, model, measure.CHOSEN, s) in records for s in measure.SEEDS)
     for task in data.TASKS
-  )
+  ]
   return "\n".join([*lines[:2], *row]), seeds
 
 
@@ -39,10 +39,10 @@ def card(line: dict, records) -> str:
   """
   scores, seeds = _scores(records, line["model"])
   told = "Its fine-tuned scores are not measured yet."
-  if seeds:
+  if any(seeds):
     told = (
-      "Fine-tuned, with the mean and the standard deviation\nof "
-      f"{seeds} seeds in percent:\n\n{scores}"
+      "Fine-tuned, in percent, with the mean\nand the standard deviation over "
+      f"{max(seeds)} seeds, or what has been run:\n\n{scores}"
     )
   perplexity, low, high = map(math.exp, make.nats(line))
   return _CARD.read_text().format(

@@ -27,6 +27,30 @@ def machines(records, *packages: str, cpu: bool = False) -> str:
   )
 
 
+def runs(records) -> str:
+  """Returns how many runs there are, their time, and the machines.
+
+  Args:
+    records: with the fields of `hardware.environment` and `run_seconds`.
+  """
+  found = list(records)
+  if not found:
+    return "Not run yet."
+  seconds = sum(record["run_seconds"] for record in found)
+  time = f"{seconds / 3600:.1f} hours"
+  if seconds < 3600:
+    time = f"{seconds / 60:.0f} minutes"
+  return (
+    f"{len(found)} runs, {time} of updates. On {machines(found, cpu=True)}."
+  )
+
+
+def write(page: pathlib.Path, parts: dict[str, str]):
+  """Renews a page, and says so."""
+  page.write_text(renew(page.read_text(), parts))
+  print(f"rendered {page.relative_to(ROOT)}")
+
+
 def renew(page: str, parts: dict[str, str]) -> str:
   """Returns a page with the text between its markers replaced.
 

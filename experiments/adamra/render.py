@@ -103,24 +103,12 @@ def figure(records, to=FIGURE):
   drawing.savefig(to, dpi=100)
 
 
-def environment(records) -> str:
-  """Describes the runs and the hardware."""
-  if not records:
-    return "Not run yet."
-  found = list(records.values())
-  minutes = sum(record["run_seconds"] for record in found) / 60
-  return (
-    f"{len(found)} runs, {minutes:.0f} minutes. On "
-    f"{page_lib.machines(found, cpu=True)}."
-  )
-
-
 def parts(records) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {
     "answers": answers(records),
     "routes": routes(records),
-    "on": environment(records),
+    "on": page_lib.runs(records.values()),
   }
   return {MARK.format(name): text for name, text in made.items()}
 
@@ -128,10 +116,9 @@ def parts(records) -> dict[str, str]:
 def main():
   """Renders the page and its figure."""
   records = grid.records(measure.RESULTS, Item)
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(records)))
+  page_lib.write(PAGE, parts(records))
   if records:
     figure(records)
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

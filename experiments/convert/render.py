@@ -120,8 +120,7 @@ def parts() -> dict[str, str]:
 
 def main():
   """Renders the page."""
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts()))
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+  page_lib.write(PAGE, parts())
 
 
 if __name__ == "__main__":

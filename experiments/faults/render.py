@@ -40,8 +40,7 @@ def environment(found: dict) -> str:
 def main():
   """Renders the page."""
   found = campaign.records()
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+  page_lib.write(PAGE, parts(found))
 
 
 if __name__ == "__main__":

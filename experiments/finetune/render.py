@@ -222,18 +222,6 @@ def pilots(records) -> str:
   return "\n".join(lines)
 
 
-def environment(records) -> str:
-  """Describes the runs and the hardware."""
-  found = [record for record in records.values() if record.get("run_seconds")]
-  if not found:
-    return "Not run yet."
-  hours = sum(record["run_seconds"] for record in found) / 3600
-  return (
-    f"{len(found)} runs, {hours:.1f} hours of updates. On "
-    f"{page_lib.machines(found, cpu=True)}."
-  )
-
-
 def parts(records) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {
@@ -241,7 +229,9 @@ def parts(records) -> dict[str, str]:
     "against": against(records),
     "pretraining": pretraining(records),
     "pilots": pilots(records),
-    "on": environment(records),
+    "on": page_lib.runs(
+      record for record in records.values() if record.get("run_seconds")
+    ),
   }
   return {MARK.format(name): text for name, text in made.items()}
 
@@ -249,8 +239,7 @@ def parts(records) -> dict[str, str]:
 def main():
   """Renders the page."""
   records = grid.records(measure.RESULTS, Item)
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(records)))
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+  page_lib.write(PAGE, parts(records))
 
 
 if __name__ == "__main__":

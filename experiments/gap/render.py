@@ -259,8 +259,7 @@ def parts(records) -> dict[str, str]:
 def main():
   """Renders the page."""
   records = grid.records(measure.RESULTS, Item)
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(records)))
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+  page_lib.write(PAGE, parts(records))
 
 
 if __name__ == "__main__":

@@ -195,10 +195,9 @@ def parts(found: Found) -> dict[str, str]:
 def main():
   """Renders the page and its figure."""
   found = Found()
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(found)))
+  page_lib.write(PAGE, parts(found))
   figures.figure(found)
   figures.summary(found, mechanism_page.Cuts())
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -205,17 +205,6 @@ def figure(records, timed, to=FIGURE):
   drawing.savefig(to, dpi=150, metadata={"Software": None})
 
 
-def environment(records) -> str:
-  """Describes the runs and the hardware."""
-  if not records:
-    return "Not run yet."
-  hours = sum(record["run_seconds"] for record in records.values()) / 3600
-  return (
-    f"{len(records)} runs, {hours:.1f} hours of updates. On "
-    f"{page_lib.machines(records.values(), cpu=True)}."
-  )
-
-
 def parts(records, timed) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {
@@ -223,7 +212,7 @@ def parts(records, timed) -> dict[str, str]:
     "starts": starts(records),
     "costs": costs(timed),
     "pilots": pilots(records),
-    "on": environment(records),
+    "on": page_lib.runs(records.values()),
   }
   return {MARK.format(name): text for name, text in made.items()}
 
@@ -232,10 +221,9 @@ def main():
   """Renders the page and the figure."""
   records = grid.records(measure.RESULTS, Item)
   timed = grid.records(cost.RESULTS, cost.Item)
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(records, timed)))
+  page_lib.write(PAGE, parts(records, timed))
   if records and timed:
     figure(records, timed)
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -199,9 +199,8 @@ def parts(cuts: Cuts) -> dict[str, str]:
 def main():
   """Renders the page and its figure."""
   cuts = Cuts()
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(cuts)))
+  page_lib.write(PAGE, parts(cuts))
   figure(cuts)
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

@@ -77,23 +77,12 @@ def distances(records) -> str:
   return "\n".join(lines)
 
 
-def environment(records) -> str:
-  """Describes the runs and the hardware."""
-  if not records:
-    return "Not run yet."
-  minutes = sum(record["run_seconds"] for record in records.values()) / 60
-  return (
-    f"{len(records)} runs, {minutes:.0f} minutes. On "
-    f"{page_lib.machines(records.values(), cpu=True)}."
-  )
-
-
 def parts(records) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {
     "answers": answers(records),
     "distances": distances(records),
-    "on": environment(records),
+    "on": page_lib.runs(records.values()),
   }
   return {MARK.format(name): text for name, text in made.items()}
 
@@ -101,8 +90,7 @@ def parts(records) -> dict[str, str]:
 def main():
   """Renders the page."""
   records = grid.records(measure.RESULTS, Item)
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), parts(records)))
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
+  page_lib.write(PAGE, parts(records))
 
 
 if __name__ == "__main__":

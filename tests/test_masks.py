@@ -40,6 +40,14 @@ OTHERS = {
   "landmarks": attention.NystromConfig(num_landmarks=3, kernel_size=3),
   "random features": attention.PerformerConfig(num_features=12),
   "cosine": attention.CosformerConfig(),
+  "resolutions": attention.AdaMRAConfig(ratios=(1, 3)),
+  "resolutions of heads": attention.AdaMRAConfig(
+    ratios=(1, 4),
+    compression="linear",
+    kernel="softmax",
+    route="hard",
+    heads="coarse_to_fine",
+  ),
 }
 ALL_KINDS = KINDS + [(kind, "") for kind in OTHERS if kind != "softmax"]
 

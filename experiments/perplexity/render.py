@@ -244,13 +244,12 @@ def sections(results: pathlib.Path = curves.RESULTS) -> dict[str, str]:
 
 def main():
   """Renders the page, and the figures and curves of panels with results."""
-  PAGE.write_text(page_lib.renew(PAGE.read_text(), sections()))
+  page_lib.write(PAGE, sections())
   TABLE.write_text(curves_table())
   for name in panels.PANELS:
     found = Curves(name)
     if found.records:
       figures.draw(found)
-  print(f"rendered {PAGE.relative_to(page_lib.ROOT)}")
 
 
 if __name__ == "__main__":

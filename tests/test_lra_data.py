@@ -1,6 +1,8 @@
 """ListOps and images as texts, for the Long Range Arena."""
 
+import itertools
 import json
+import math
 import random
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments.lra import listops, pixels, retrieval
+from experiments.lra import listops, pathfinder, pixels, retrieval
 from experiments.lra import words as words_lib
 from linformer_jax.data.text import special
 from linformer_jax.data.text import tokenizer as tokenizer_lib
@@ -141,6 +143,43 @@ def test_pathfinder_is_read_as_released(tmp_path, capsys):
   rows = [json.loads(line) for line in sum(read["a"], [])]
   found = {tuple(map(int, row["text"].split())): row["label"] for row in rows}
   assert found == known
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_path_touches_another_and_dots_are_at_their_ends(seed):
+  recipe = pathfinder.Recipe()
+  paths = pathfinder.draw_paths(random.Random(seed), recipe)
+  assert [*map(len, paths)] == [14, 14, 4, 4, 4, 4, 4]
+  points = [pathfinder.points_of(path) for path in paths]
+  for one, other in itertools.combinations(points, 2):
+    least = min(math.dist(a, b) for a in one for b in other)
+    assert least > recipe.apart - 0.5  # cells are quarters of a pixel
+  for one in points:
+    for i, j in itertools.combinations(range(len(one)), 2):
+      if j // 3 - i // 3 > 1:  # dashes that do not follow each other
+        assert math.dist(one[i], one[j]) >= recipe.apart
+  first, second = paths[:2]
+  for label, other in ((1, first), (0, second)):
+    drawn = pathfinder.image(random.Random(seed), recipe, label)
+    gray = np.asarray(drawn)
+    assert gray.shape == (32, 32) and gray.dtype == np.uint8
+    for x, y in (first[0][0], other[-1][1]):
+      assert gray[int(y), int(x)] > 200
+    full = np.argwhere(gray == 255)  # nothing but dots fills a pixel
+    ends = [first[0][0], other[-1][1]]
+    for y, x in full:
+      assert min(math.dist((x + 0.5, y + 0.5), end) for end in ends) < 2
+
+
+def test_drawn_paths_are_read_like_the_release(tmp_path):
+  words = [f"--to={tmp_path / 'a'}", "--count=20", "--dashes=6"]
+  assert pathfinder.main([*words, "--distractors=1"]) == 0
+  rows = pixels.listed(tmp_path / "a")
+  assert len(rows) == 20 and {label for _, label in rows} == {0, 1}
+  given = ["--images=pathfinder", f"--released={tmp_path / 'a'}"]
+  assert pixels.main([*given, f"--to={tmp_path / 'b'}"]) == 0
+  lines = (tmp_path / "b" / "train.jsonl").read_text().splitlines()
+  assert len(json.loads(lines[0])["text"].split()) == 1_024
 
 
 def test_a_release_that_is_not_one_is_told_in_a_line(tmp_path, capsys):

@@ -6,6 +6,7 @@ from linformer_jax.data.text import special
 
 # Of ListOps in the Arena.
 SIZES = {"train": 96_000, "valid": 2_000, "test": 2_000}
+PATHS = 200_000  # images of Pathfinder in the Arena, of one difficulty
 
 
 def tokenizer(words) -> tokenizers.Tokenizer:

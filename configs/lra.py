@@ -2,22 +2,22 @@
 
 Lists of digits to evaluate, reviews as bytes, pairs of papers as bytes, images
 as gray levels, and paths in images. Sizes, batches, updates and warmup are
-those of the authors' released configs, and the peak of their learning rate is
-ours; after it ours falls linearly to 0. Theirs falls with the square root of
-the update (images: a cosine), and the query, key and value of their pathfinder
-are half as wide. Rows are padded and masked, which their Linformer does not.
+those of the authors' released configs, and so is the peak of the learning rate,
+which then falls linearly to 0. Theirs falls with the inverse square root of the
+update, or as a cosine for images, and their queries, keys and values for
+pathfinder are half as wide. Padding is masked, unlike in their Linformer.
 
 Argument, any of: task=listops (text, retrieval, image, pathfinder),
 attention=softmax (any other, or several as in local+linformer), k=256,
-folder=runs/lra/TASK, objective=label (masked_lm: pretrain on the same texts,
-then --init_from of a run of objective=label).
+folder=runs/lra/TASK, objective=label (masked_lm pretrains on the same texts; a
+run of objective=label then starts from it by --init_from).
 
 The folder has train.jsonl and valid.jsonl, and tokenizer.json where a word is a
 token: `python -m experiments.lra.listops`, `.pixels` and `.retrieval` write it.
 text reads imdb_reviews by TensorFlow Datasets unless a folder is given; it has
 no validation split, so a tenth of the training texts validates. No run reads
-the test split; score it once, with --config.data.validation_files=TEST.jsonl
-from the start, when all is chosen.
+the test split. When all is chosen, train once more with
+--config.data.validation_files=FOLDER/test.jsonl to score it.
 
 Command:
   .venv/bin/python -m experiments.lra.listops --to=runs/lra/listops

@@ -79,6 +79,22 @@ def parser(doc: str, results: pathlib.Path) -> argparse.ArgumentParser:
   return made
 
 
+def main(doc, results, items, measure, tell, words=None) -> int:
+  """Runs the command line of a grid that has no flags of its own.
+
+  Args:
+    doc: help of the command.
+    results: default of --results.
+    items, measure, tell: as of `work`.
+    words: the flags; by default, those of the process.
+
+  Returns:
+    The exit status.
+  """
+  work(items, parser(doc, results).parse_args(words), measure, tell)
+  return 0
+
+
 def work(items: list, given, measure: Callable, tell: Callable):
   """Measures the missing items, appends a line for each, and prints progress.
 

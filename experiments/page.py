@@ -2,6 +2,8 @@
 
 import pathlib
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).parent.parent
 END = "<!-- end -->"
 
@@ -25,6 +27,15 @@ def machines(records, *packages: str, cpu: bool = False) -> str:
     f"{machine}, commit{'s' * (len(found) > 1)} {', '.join(sorted(found))}"
     for machine, found in sorted(commits.items())
   )
+
+
+def spread(values) -> str:
+  """Returns the mean, and the standard deviation if there are several."""
+  values = np.asarray(values)
+  if not values.size:
+    return ""
+  deviation = f" ± {values.std(ddof=1):.1f}" if values.size > 1 else ""
+  return f"{values.mean():.1f}{deviation}"
 
 
 def runs(records) -> str:

@@ -216,9 +216,7 @@ def tell(line: dict) -> str:
 
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  given = grid.parser(__doc__, RESULTS).parse_args(words)
-  grid.work(items(), given, measure, tell)
-  return 0
+  return grid.main(__doc__, RESULTS, items(), measure, tell, words)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,7 @@ def scores(records) -> str:
         continue
       values = 100 * score(task.metric, *_answers(found))
       means.append(values.mean())
-      spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-      cells.append(f"{values.mean():.1f}{spread}")
+      cells.append(page_lib.spread(values))
     if any(cells):
       whole = len(means) == len(data.TASKS)
       cells.append(f"{np.mean(means):.1f}" if whole else "")

@@ -22,18 +22,15 @@ import itertools
 import pathlib
 import sys
 
-import jax
-import jax.numpy as jnp
-
 from experiments import grid
 from experiments.probes import loop
+from experiments.probes import measure as probes
 from linformer_jax import models
 from linformer_jax.attention import ATTENTIONS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "probes.jsonl"
-N = 64
+N, ASK = probes.N, probes.ASK
 SYMBOLS = 64  # tokens that are copied, keys, and values
-ASK = 0  # the token of a row that asks for a copy
 WINDOW = 8
 LENGTHS = (4, 8, 16, 32)  # k
 RATE = 1e-3
@@ -120,29 +117,10 @@ def draw(task: str, key, rows: int) -> loop.Batch:
     key: of the random numbers.
     rows: sequences, B.
   """
-  half = N // 2
-  asked = jnp.broadcast_to(jnp.arange(half, N), (rows, half))
-  if task == "copy":
-    drawn = jax.random.randint(key, (rows, half), 1, SYMBOLS + 1)
-    tokens = jnp.pad(drawn, [(0, 0), (0, half)], constant_values=ASK)
-    return loop.Batch(tokens, None, asked, drawn)
-  keys, values, order = jax.random.split(key, 3)
-
-  def permuted(key, of):
-    return jax.vmap(lambda key: jax.random.permutation(key, of))(
-      jax.random.split(key, rows)
-    )
-
-  names = 1 + permuted(keys, SYMBOLS)[:, :half]
-  held = jax.random.randint(values, (rows, half), 1, SYMBOLS + 1)
-  order = permuted(order, half)
-  tokens = jnp.concatenate([names, jnp.take_along_axis(names, order, 1)], 1)
-  return loop.Batch(
-    tokens,
-    jnp.pad(held, [(0, 0), (0, half)]),
-    asked,
-    jnp.take_along_axis(held, order, 1),
-  )
+  batch = probes.TASKS[task](key, rows, SYMBOLS)
+  # The model that copies has no segments.
+  segments = None if task == "copy" else batch.segments
+  return batch._replace(segments=segments, distance=None)
 
 
 def measure(item: Item) -> dict:
@@ -164,9 +142,7 @@ def tell(line: dict) -> str:
 
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  given = grid.parser(__doc__, RESULTS).parse_args(words)
-  grid.work(items(), given, measure, tell)
-  return 0
+  return grid.main(__doc__, RESULTS, items(), measure, tell, words)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def tell(line: dict) -> str:
 
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  parser = grid.parser(__doc__, RESULTS)
-  grid.work(items(), parser.parse_args(words), run, tell)
-  return 0
+  return grid.main(__doc__, RESULTS, items(), run, tell, words)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import pathlib
 import random
 import statistics
 import sys
-import time
 
 from experiments.lra import words as words_lib
 from linformer_jax.run import report
@@ -31,7 +30,6 @@ OPERATORS = {
 END = "]"
 WORDS = (*OPERATORS, END, *map(str, range(10)))
 _OPERATOR_SHARE = 0.25
-_SECONDS = 10  # between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,21 +103,15 @@ def texts(count: int, recipe: Recipe, seed: int):
 def write(folder: pathlib.Path, sizes: dict[str, int], recipe: Recipe, seed=0):
   """Writes a file for each split, with so many texts, and the tokenizer."""
   folder.mkdir(parents=True, exist_ok=True)
-  made = texts(sum(sizes.values()), recipe, seed)
-  done, start = 0, time.monotonic()
-  told = start
+  count = sum(sizes.values())
+  made = words_lib.told(texts(count, recipe, seed), count, "texts")
   for split, size in sizes.items():
     with (folder / f"{split}.jsonl").open("w") as file:
       for _ in range(size):
         text, value = next(made)
         file.write(json.dumps({"text": text, "label": value}) + "\n")
-        done += 1
-        if time.monotonic() - told > _SECONDS:
-          told = time.monotonic()
-          left = (told - start) / done * (sum(sizes.values()) - done)
-          report.say(f"{done:,} texts, {report.clock(left)} left")
   words_lib.tokenizer(WORDS).save(str(folder / "tokenizer.json"))
-  report.say(f"{done:,} texts in {folder}")
+  report.say(f"{count:,} texts in {folder}")
 
 
 def main(words=None) -> int:

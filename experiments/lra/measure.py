@@ -206,7 +206,7 @@ def _digits(folder: pathlib.Path, data: pathlib.Path):
 def _reviews(folder: pathlib.Path, data: pathlib.Path):
   folder.mkdir(parents=True, exist_ok=True)
   rows = reviews.divide("imdb", data)
-  for split, name in zip(("train", "validation", "test"), LISTS, strict=True):
+  for split, name in zip(reviews.SPLITS, LISTS, strict=True):
     text = "".join(json.dumps(row) + "\n" for row in rows[split])
     (folder / f"{name}.jsonl").write_text(text)
 

@@ -21,7 +21,6 @@ import math
 import pathlib
 import random
 import sys
-import time
 
 import PIL.Image
 import PIL.ImageDraw
@@ -31,7 +30,6 @@ from linformer_jax.run import report
 
 _SCALE = 4  # drawn so much larger, then reduced
 _TRIES = 60  # of a path, before the image is begun anew
-_SECONDS = 10  # between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,16 +168,11 @@ def write(folder: pathlib.Path, count: int, recipe: Recipe, seed: int = 0):
   (folder / "imgs" / "0").mkdir(parents=True, exist_ok=True)
   (folder / "metadata").mkdir(exist_ok=True)
   rng, lines = random.Random(seed), []
-  start = told = time.monotonic()
-  for i in range(count):
+  for i in words_lib.told(range(count), count, "images"):
     label = rng.randrange(2)
     name = f"sample_{i}.png"
     image(rng, recipe, label).save(folder / "imgs" / "0" / name)
     lines.append(f"imgs/0 {name} {i} {label}\n")
-    if time.monotonic() - told > _SECONDS:
-      told = time.monotonic()
-      left = (told - start) / (i + 1) * (count - i - 1)
-      report.say(f"{i + 1:,} images, {report.clock(left)} left")
   (folder / "metadata" / "0.npy").write_text("".join(lines))
   report.say(f"{count:,} images in {folder}")
 

@@ -86,12 +86,11 @@ def listed(folder: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
 def _pathfinder(folder: pathlib.Path, seed: int):
   rows = listed(folder)
   random.Random(seed).shuffle(rows)
-  images = []
-  for i, (path, _) in enumerate(rows):
-    images.append(np.asarray(PIL.Image.open(path).convert("L")))
-    if (i + 1) % 20_000 == 0:
-      report.say(f"read {i + 1:,} of {len(rows):,} images")
-  images, labels = np.stack(images), np.array([label for _, label in rows])
+  images = np.stack([
+    np.asarray(PIL.Image.open(path).convert("L"))
+    for path, _ in words_lib.told(rows, len(rows), "images")
+  ])  # fmt: skip
+  labels = np.array([label for _, label in rows])
   cut = len(rows) * 9 // 10  # of which `write` takes a ninth to validate
   return {
     "train": (images[:cut], labels[:cut]),

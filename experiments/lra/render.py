@@ -54,14 +54,6 @@ def shares(records, task: str, model: str, pretrained=False) -> np.ndarray:
   )
 
 
-def _cell(values: np.ndarray) -> str:
-  """Returns the mean, and the standard deviation if there are several."""
-  if not values.size:
-    return ""
-  spread = f" ± {values.std(ddof=1):.1f}" if values.size > 1 else ""
-  return f"{values.mean():.1f}{spread}"
-
-
 def scores(records) -> str:
   """Returns the accuracy of each model on each task, beside published ones."""
   published = paper()
@@ -88,7 +80,7 @@ def scores(records) -> str:
     for task, column in BESIDE.items():
       row = published.get(THEIRS.get(model))
       cells += [
-        _cell(shares(records, task, model)),
+        page_lib.spread(shares(records, task, model)),
         f"{row[column]} ({row['source']})" if row else "",
       ]
     if any(cells[::2]):
@@ -110,7 +102,7 @@ def starts(records) -> str:
       for pretrained in (False, True)
     ]
     if any(values.size for values in found[1::2]):
-      cells = " | ".join(map(_cell, found))
+      cells = " | ".join(map(page_lib.spread, found))
       lines.append(f"| {measure.MODELS[model][0]} | {cells} |")
   return "\n".join(lines)
 

@@ -101,8 +101,8 @@ def _second_half(rows: int):
   return jnp.broadcast_to(jnp.arange(HALF, N), (rows, HALF))
 
 
-def _symbols(key, shape):
-  return jax.random.randint(key, shape, 1, SYMBOLS + 1)
+def _symbols(key, shape, symbols: int = SYMBOLS):
+  return jax.random.randint(key, shape, 1, symbols + 1)
 
 
 def _permuted(key, rows: int, size: int):
@@ -111,9 +111,9 @@ def _permuted(key, rows: int, size: int):
   return jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
 
 
-def copy(key, rows: int) -> loop.Batch:
+def copy(key, rows: int, symbols: int = SYMBOLS) -> loop.Batch:
   """The token half a row before."""
-  drawn = _symbols(key, (rows, HALF))
+  drawn = _symbols(key, (rows, HALF), symbols)
   tokens = jnp.pad(drawn, [(0, 0), (0, HALF)], constant_values=ASK)
   asked = _second_half(rows)
   return loop.Batch(
@@ -121,15 +121,15 @@ def copy(key, rows: int) -> loop.Batch:
   )
 
 
-def recall(key, rows: int) -> loop.Batch:
+def recall(key, rows: int, symbols: int = SYMBOLS) -> loop.Batch:
   """The value that stands with a key, anywhere in the first half.
 
   Multi-query associative recall (Arora et al. 2023, arXiv 2312.04927), with a
   key and its value in one row.
   """
   keys, values, order = jax.random.split(key, 3)
-  names = 1 + _permuted(keys, rows, SYMBOLS)[:, :HALF]
-  held = _symbols(values, (rows, HALF))
+  names = 1 + _permuted(keys, rows, symbols)[:, :HALF]
+  held = _symbols(values, (rows, HALF), symbols)
   place = _permuted(order, rows, HALF)
   queries = jnp.take_along_axis(names, place, 1)
   asked = _second_half(rows)
@@ -200,9 +200,7 @@ def tell(line: dict) -> str:
 
 def main(words=None) -> int:
   """Runs the command line; returns the exit status."""
-  given = grid.parser(__doc__, RESULTS).parse_args(words)
-  grid.work(items(), given, measure, tell)
-  return 0
+  return grid.main(__doc__, RESULTS, items(), measure, tell, words)
 
 
 if __name__ == "__main__":

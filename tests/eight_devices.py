@@ -24,7 +24,7 @@ from linformer_jax.tools import hlo
 from tests import labeled, runs, tiny
 
 
-def make_config(folder, fields):
+def make_config(fields, folder=None):
   fields = dict(fields)
   config = tiny.get_config(fields.pop("attention", "linformer"))
   if task := fields.pop("task", None):
@@ -123,7 +123,7 @@ def main():
   folder, cases = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
   states = {}
   for name, (fields, devices) in cases.items():
-    config = make_config(folder, fields)
+    config = make_config(fields, folder)
     arrays, state, steps, facts = updates(config, jax.devices()[:devices])
     np.savez(folder / f"{name}.npz", **arrays)
     (folder / f"{name}.json").write_text(json.dumps(facts))

@@ -40,6 +40,16 @@ CHOICES = {
   "nystrom exact": attention.NystromConfig(num_landmarks=16),
   "performer": attention.PerformerConfig(num_features=12),
   "cosformer": attention.CosformerConfig(),
+  "causal_linformer": attention.CausalLinformerConfig(
+    block_length=4, projected_length=2
+  ),
+  "causal_linformer pyramid": attention.CausalLinformerConfig(
+    block_length=2,
+    projected_length=1,
+    previous_block=False,
+    levels=2,
+    kept_blocks=2,
+  ),
 }
 CAUSAL = [name for name, choice in CHOICES.items() if choice.causal]
 SIZES = attention.Sizes(embed_dim=M, num_heads=H, max_length=N)
@@ -235,7 +245,7 @@ def test_scan_remat_and_bfloat16(name):
   def run(variables=None, **fields):
     kind = CHOICES[name]
     config = models.ModelConfig(9, N, 2, M, H, 8, kind, **fields)
-    encoder = models.Encoder(config)
+    encoder = models.Encoder(config, kind.one_way)
     variables = variables or arrays.filled(encoder, x)
 
     def loss(variables, x):

@@ -15,6 +15,12 @@ To add an attention, write a file with a `heads.MultiHeadAttention` and an
 
 from linformer_jax.attention.adamra import AdaMRAConfig, AdaMRASelfAttention
 from linformer_jax.attention.base import AttentionConfig, Sizes
+from linformer_jax.attention.causal_linformer import (
+  CausalLinformerSelfAttention,
+)
+from linformer_jax.attention.causal_linformer_config import (
+  CausalLinformerConfig,
+)
 from linformer_jax.attention.cosformer import (
   CosformerConfig,
   CosformerSelfAttention,
@@ -52,6 +58,8 @@ __all__ = [
   "AdaMRAConfig",
   "AdaMRASelfAttention",
   "AttentionConfig",
+  "CausalLinformerConfig",
+  "CausalLinformerSelfAttention",
   "CosformerConfig",
   "CosformerSelfAttention",
   "FNetConfig",

@@ -108,6 +108,7 @@ class AttentionConfig:
     name: key of `ATTENTIONS`, the value of `config.attention.name`.
     Module: the module, with the interface of `heads.MultiHeadAttention`.
     causal: whether a causal task can use it; the module then has `causal`.
+    one_way: whether only a causal task can.
     sparse: whether a real row within reach may have weight zero.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
@@ -124,6 +125,7 @@ class AttentionConfig:
   name: ClassVar[str]
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
+  one_way: ClassVar[bool] = False
   carries: ClassVar[bool] = False
   sparse: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
@@ -170,6 +172,30 @@ class AttentionConfig:
         f"attention {self.name!r} is not causal: a row would see later rows; "
         "choose a causal one, such as 'softmax'"
       )
+    if self.one_way and not sizes.causal:
+      raise ValueError(
+        f"attention {self.name!r} is causal: a row would not see later rows, "
+        "and this task reads all; choose another, such as 'linformer'"
+      )
+
+  @property
+  def extend_block(self) -> int:
+    """Rows between which a call of `extend` begins and ends; 0 for anywhere."""
+    return 0
+
+  def init_cache(self, sizes: Sizes, length: int):
+    """Returns what `extend` keeps of one sequence, before its first row.
+
+    Args:
+      sizes: the model.
+      length: the most rows of a sequence.
+
+    Raises:
+      ValueError: if the attention has no cache.
+    """
+    raise ValueError(
+      f"attention {self.name!r} has no cache, so it cannot generate"
+    )
 
   def layers(self, count: int) -> tuple["AttentionConfig", ...]:
     """Returns the attention of each of `count` layers."""

@@ -78,6 +78,15 @@ class CosformerSelfAttention(heads.MultiHeadAttention):
     phi = feature_map(q, start, self.max_length)
     return kernelized.attend(phi, summary, start, self.causal).astype(q.dtype)
 
+  def step(self, weights, q, k, v, cache, start, count):
+    """See `kernelized.step`."""
+    del weights
+    q_rows, k = (
+      feature_map(x[None], start, self.max_length)[0] for x in (q, k)
+    )
+    out, cache = kernelized.step(q_rows, k, v, cache, count)
+    return out.astype(q.dtype), cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CosformerConfig(base.AttentionConfig):
@@ -92,6 +101,9 @@ class CosformerConfig(base.AttentionConfig):
     return self.Module(
       max_length=sizes.max_length, causal=sizes.causal, **sizes.module_fields()
     )
+
+  def init_cache(self, sizes, length):
+    return kernelized.init_sums(sizes, 2 * sizes.head_dim)
 
   def flops(self, sizes, n):
     mixing = kernelized.flops(sizes, n, 2 * sizes.head_dim)

@@ -9,6 +9,7 @@ from typing import Any
 
 from linformer_jax.attention import (
   adamra,
+  causal_linformer_config,
   cosformer,
   fnet,
   linear,
@@ -36,6 +37,7 @@ ATTENTIONS = {
     nystrom.NystromConfig,
     performer.PerformerConfig,
     cosformer.CosformerConfig,
+    causal_linformer_config.CausalLinformerConfig,
   )
 }
 DEFAULT = linformer_config.LinformerConfig()

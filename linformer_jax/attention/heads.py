@@ -1,5 +1,6 @@
 """Multi-head attention: what all kinds of attention have in common."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -196,6 +197,55 @@ class MultiHeadAttention(nn.Module, kw_only=True):
       dropout = rate, self.make_rng("dropout")
     q = layout.constrain(q, "batch", "sequence", "heads")
     return self.out(self.mix(q, summary, start, dropout))
+
+  def step(self, weights, q, k, v, cache, start, count):
+    """Does what `extend` does, for one sequence.
+
+    Args:
+      weights: as `step_weights` returns them.
+      q, k, v: [n, H, D], the queries not scaled.
+      cache, start, count: of the sequence.
+
+    Returns:
+      [n, H, D], and the cache.
+    """
+    raise NotImplementedError
+
+  def step_weights(self, head_dim, shared):
+    """Returns the parameters that `step` needs, which may not read any."""
+    del head_dim, shared
+
+  def extend(self, x, cache, start, count, *, shared=None):
+    """Attends from the next rows to themselves and to all before, if causal.
+
+    Args:
+      x: [B, n, M], the next rows of each sequence.
+      cache: of the rows before: `AttentionConfig.init_cache`, stacked.
+      start: int32 [B], how many rows those are. No multiple of `extend_block`
+        may lie within the n rows.
+      count: int32 [B], the real rows of x, which come first; the outputs of the
+        others mean nothing. A sequence with none keeps its cache.
+      shared: what layers share, or None.
+
+    Returns:
+      [B, n, M], and the cache.
+    """
+    head_dim = split_width(x.shape[-1], self.num_heads)
+    weights = self.step_weights(head_dim, shared)
+    q, k, v = (
+      dense(x, head_dim) for dense in (self.query, self.key, self.value)
+    )
+    step = functools.partial(self.step, weights)
+    out, found = jax.vmap(step)(q, k, v, cache, start, count)
+    if x.shape[1] > 1:  # one row is written where the next one will be
+      found = jax.tree.map(
+        lambda new, old: jnp.where(
+          (count > 0).reshape(-1, *(1,) * (old.ndim - 1)), new, old
+        ),
+        found,
+        cache,
+      )
+    return self.out(out), found
 
   def __call__(
     self, x, memory=None, mask=None, *, shared=None, deterministic=True

@@ -42,6 +42,14 @@ class LinearSelfAttention(heads.MultiHeadAttention):
     out = kernelized.attend(feature_map(q), summary, start, self.causal)
     return out.astype(q.dtype)
 
+  def step(self, weights, q, k, v, cache, start, count):
+    """See `kernelized.step`."""
+    del weights, start
+    out, cache = kernelized.step(
+      feature_map(q), feature_map(k), v, cache, count
+    )
+    return out.astype(q.dtype), cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearConfig(base.AttentionConfig):
@@ -50,6 +58,9 @@ class LinearConfig(base.AttentionConfig):
   name: ClassVar[str] = "linear"
   Module: ClassVar = LinearSelfAttention
   causal: ClassVar[bool] = True
+
+  def init_cache(self, sizes, length):
+    return kernelized.init_sums(sizes, sizes.head_dim)
 
   def flops(self, sizes, n):
     mixing = kernelized.flops(sizes, n, sizes.head_dim)

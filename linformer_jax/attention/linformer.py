@@ -13,6 +13,34 @@ from linformer_jax.parallel import layout
 SHARING = ("none", "headwise", "key_value", "layerwise")
 
 
+def projections(module, length: int, name: str):
+  """Returns modules that hold E and F, or one module twice if E = F.
+
+  Args:
+    module: the attention, in its `setup`: its `sharing`, `projection`,
+      `projected_length`, `num_heads` and `projection_init` are used.
+    length: the longest input of E and F.
+    name: of the module, or of what follows 'key_' and 'value_'.
+  """
+  base.require_choice("sharing", module.sharing, SHARING)
+
+  def make(name):
+    return projection_lib.SequenceProjection(
+      module.projection,
+      length,
+      module.projected_length,
+      module.num_heads if module.sharing == "none" else 0,
+      module.projection_init,
+      name=name,
+    )
+
+  weightless = module.projection in projection_lib.POOLING
+  if module.sharing in ("key_value", "layerwise") or weightless:
+    one = make(name)
+    return one, one
+  return make(f"key_{name}"), make(f"value_{name}")
+
+
 class LinformerSelfAttention(heads.MultiHeadAttention):
   """Multi-head attention over K projected keys and values, O(N K).
 
@@ -52,24 +80,7 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
 
   def setup(self):
     super().setup()
-    base.require_choice("sharing", self.sharing, SHARING)
-    by_head = self.num_heads if self.sharing == "none" else 0
-
-    def make(name):
-      return projection_lib.SequenceProjection(
-        self.projection,
-        self.max_length,
-        self.projected_length,
-        by_head,
-        self.projection_init,
-        name=name,
-      )
-
-    weightless = self.projection in projection_lib.POOLING
-    if self.sharing in ("key_value", "layerwise") or weightless:
-      self.e = self.f = make("projection")
-    else:
-      self.e, self.f = make("key_projection"), make("value_projection")
+    self.e, self.f = projections(self, self.max_length, "projection")
 
   def check(self, features, *, memory):
     super().check(features, memory=memory)

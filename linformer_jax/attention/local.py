@@ -6,8 +6,12 @@ Longformer's sliding window (Beltagy et al. 2020, arXiv 2004.05150), O(N w).
 import dataclasses
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
+
 from linformer_jax.attention import base, heads
 from linformer_jax.attention.ops import window as window_op
+from linformer_jax.attention.ops import xla
 
 
 class LocalSelfAttention(heads.MultiHeadAttention):
@@ -48,6 +52,21 @@ class LocalSelfAttention(heads.MultiHeadAttention):
     q = q * (q.shape[-1] ** -0.5)
     return window_op.attend(q, near, causal=self.causal, dropout=dropout)
 
+  def step(self, weights, q, k, v, cache, start, count):
+    """Attends to the w rows before and to the new ones, k, v [w, H, D]."""
+    del weights
+    near = [
+      jnp.concatenate([rows, new])
+      for rows, new in zip(cache, (k, v), strict=True)
+    ]
+    before = jnp.arange(len(near[0])) - self.window  # first new row is 0
+    distance = before - jnp.arange(len(q))[:, None]
+    seen = (distance <= 0) & (distance >= -self.window) & (before >= -start)
+    cache = tuple(
+      jax.lax.dynamic_slice_in_dim(rows, count, self.window) for rows in near
+    )
+    return xla.attend_allowed(q, *near, seen), cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalConfig(base.AttentionConfig):
@@ -67,6 +86,11 @@ class LocalConfig(base.AttentionConfig):
     base.require_window(
       "window", self.window, length or sizes.max_length, shards
     )
+
+  def init_cache(self, sizes, length):
+    shape = self.window, sizes.num_heads, sizes.head_dim
+    rows = jnp.zeros(shape, sizes.dtype)
+    return rows, rows
 
   def flops(self, sizes, n):
     seen = self.window + 1 + (0 if sizes.causal else self.window)

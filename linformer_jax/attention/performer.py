@@ -37,15 +37,15 @@ def exponents(x, w):
   E[phi(q) phi(k)^T] = exp(q k^T / sqrt(D)) over draws of w (lemma 1).
 
   Args:
-    x: queries or keys [B, N, H, D].
+    x: queries or keys [..., D].
     w: directions [F, D].
 
   Returns:
-    float32 [B, N, H, F].
+    float32 [..., F].
   """
   x = x.astype(jnp.float32) * x.shape[-1] ** -0.25
   norm = jnp.sum(x * x, axis=-1, keepdims=True)
-  return jnp.einsum("bnhd,fd->bnhf", x, w) - (norm + math.log(len(w))) / 2
+  return jnp.einsum("...d,fd->...f", x, w) - (norm + math.log(len(w))) / 2
 
 
 class Directions(nn.Module):
@@ -66,6 +66,22 @@ class Directions(nn.Module):
       return draw_directions(key, self.num_features, head_dim)
 
     return self.variable("constants", "kernel", draw).value
+
+
+def _largest(w):
+  """Returns what to subtract from exponents of keys, whatever the keys.
+
+  No key then overflows, as w k - |k|^2 / 2 <= |w|^2 / 2.
+  """
+  norm = jnp.max(jnp.sum(w * w, axis=1))
+  return jnp.maximum(norm / 2 - _LARGEST_EXPONENT, 0)
+
+
+def _query_features(q, w):
+  """Returns phi(q) over its largest entry, which cancels in the weights."""
+  exponent = exponents(q, w)
+  top = jnp.max(exponent, axis=-1, keepdims=True)
+  return jnp.exp(exponent - jax.lax.stop_gradient(top))
 
 
 class PerformerSelfAttention(heads.MultiHeadAttention):
@@ -101,9 +117,7 @@ class PerformerSelfAttention(heads.MultiHeadAttention):
       exponent = jnp.where(mask[..., None, None], exponent, -jnp.inf)
     # One factor for all keys, here exp(-top), cancels in the weights.
     if self.causal:  # later keys must not matter, so not the largest exponent
-      # No key overflows, as w k - |k|^2 / 2 <= |w|^2 / 2.
-      norm = jnp.max(jnp.sum(w * w, axis=1))
-      top = jnp.maximum(norm / 2 - _LARGEST_EXPONENT, 0)
+      top = _largest(w)
     else:
       top = jnp.max(exponent, axis=(1, 3), keepdims=True)
       top = jax.lax.stop_gradient(jnp.where(top > -jnp.inf, top, 0))
@@ -112,10 +126,21 @@ class PerformerSelfAttention(heads.MultiHeadAttention):
   def mix(self, q, summary, start, dropout):
     """Returns the normalized sum of values; zero if no row is real."""
     del dropout
-    exponent = exponents(q, self.directions(q.shape[-1]))
-    top = jnp.max(exponent, axis=-1, keepdims=True)
-    phi = jnp.exp(exponent - jax.lax.stop_gradient(top))
+    phi = _query_features(q, self.directions(q.shape[-1]))
     return kernelized.attend(phi, summary, start, self.causal).astype(q.dtype)
+
+  def step_weights(self, head_dim, shared):
+    """Returns w."""
+    del shared
+    return self.directions(head_dim)
+
+  def step(self, weights, q, k, v, cache, start, count):
+    """See `kernelized.step`."""
+    del start
+    keys = jnp.exp(exponents(k, weights) - _largest(weights))
+    queries = _query_features(q, weights)
+    out, cache = kernelized.step(queries, keys, v, cache, count)
+    return out.astype(q.dtype), cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,6 +158,9 @@ class PerformerConfig(base.AttentionConfig):
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)
     base.require_range("num_features", self.num_features, 1)
+
+  def init_cache(self, sizes, length):
+    return kernelized.init_sums(sizes, self.num_features)
 
   def flops(self, sizes, n):
     features = 4 * n * sizes.embed_dim * self.num_features  # of Q and of K

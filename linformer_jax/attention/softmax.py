@@ -3,7 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
+
 from linformer_jax.attention import base, heads, masks, ops
+from linformer_jax.attention.ops import xla
 
 
 class SoftmaxSelfAttention(heads.MultiHeadAttention):
@@ -40,6 +44,16 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
       implementation=self.implementation,
     )
 
+  def step(self, weights, q, k, v, cache, start, count):
+    """Attends to all rows so far, k, v [N, H, D]."""
+    del weights, count
+    k, v = (
+      jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)
+      for rows, new in zip(cache, (k, v), strict=True)
+    )
+    past = jnp.arange(len(k)) <= start + jnp.arange(len(q))[:, None]
+    return xla.attend_allowed(q, k, v, past), (k, v)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftmaxConfig(base.AttentionConfig):
@@ -62,6 +76,10 @@ class SoftmaxConfig(base.AttentionConfig):
       dropout_rate=self.dropout_rate,
       causal=sizes.causal,
     )
+
+  def init_cache(self, sizes, length):
+    rows = jnp.zeros((length, sizes.num_heads, sizes.head_dim), sizes.dtype)
+    return rows, rows
 
   def flops(self, sizes, n):
     return super().flops(sizes, n) + 4 * n * n * sizes.embed_dim

@@ -1,5 +1,6 @@
 """Models: configs, encoder layers, output heads and pretrained weights."""
 
+from linformer_jax.models.cache import extend_block, init_cache
 from linformer_jax.models.config import ModelConfig
 from linformer_jax.models.encoder import Block, Encoder
 from linformer_jax.models.heads import (
@@ -20,5 +21,7 @@ __all__ = [
   "Matcher",
   "ModelConfig",
   "TokenEncoder",
+  "extend_block",
+  "init_cache",
   "num_parameters",
 ]

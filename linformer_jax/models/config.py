@@ -123,7 +123,7 @@ class ModelConfig:
     """Raises a ValueError if an attention does not fit; see its `check`."""
     layers = dict.fromkeys(self.layers)
     for attention in layers:
-      attention.check(self.sizes(attention), length, shards)
+      attention.check(self.sizes(attention, attention.one_way), length, shards)
     sharing = [layer for layer in layers if layer.shares]
     if len(sharing) > 1:
       raise ValueError(

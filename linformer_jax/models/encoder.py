@@ -66,12 +66,20 @@ class Block(nn.Module):
 
   def _from_queries(self, x, summary, start, deterministic):
     """Applies the part of the layer after its keys and values, row-wise."""
+
+    def attend(y):
+      return self.attention.attend(
+        y, summary, start, deterministic=deterministic
+      )
+
+    return self._around(attend, x, deterministic)
+
+  def _around(self, attention, x, deterministic):
+    """Applies norms, residuals and MLP around attention, a function of rows."""
     drop = functools.partial(self.drop, deterministic=deterministic)
 
     def attend(y):
-      return drop(
-        self.attention.attend(y, summary, start, deterministic=deterministic)
-      )
+      return drop(attention(y))
 
     def mlp(y):
       y = layout.constrain(self.mlp_in(y), "batch", "sequence", "mlp")
@@ -107,16 +115,32 @@ class Block(nn.Module):
       return x
     return x, self.attention.carry(shared, summary)
 
+  def extend(self, x, cache, start, count, shared=None):
+    """Returns rows [B, n, M] and the cache; see `MultiHeadAttention.extend`."""
+    found = []
+
+    def attend(y):
+      y, new = self.attention.extend(y, cache, start, count, shared=shared)
+      found.append(new)
+      return y
+
+    return self._around(attend, x, deterministic=True), found[0]
+
 
 class _ScannedBlock(nn.Module):
-  """A Block with the signature of nn.scan: (carry, ...) -> (carry, out)."""
+  """A Block with the signature of nn.scan: (carry, ...) -> (carry, out).
+
+  Given a cache, and (start, count), it extends and returns the cache.
+  """
 
   config: ModelConfig
   kind: base.AttentionConfig
   causal: bool
 
   @nn.compact
-  def __call__(self, carry, mask, shared, deterministic):
+  def __call__(
+    self, carry, mask, shared, deterministic, cache=None, place=None
+  ):
     x, carried = carry
     block = Block
     # A layer with query blocks recomputes each block instead.
@@ -127,6 +151,9 @@ class _ScannedBlock(nn.Module):
         Block, prevent_cse=not self.config.scan_layers, static_argnums=(4,)
       )
     block = block(self.config, self.kind, self.causal, name="block")
+    if cache is not None:
+      x, cache = block.extend(x, cache, *place, shared)
+      return (x, carried), cache
     if self.kind.carries:
       return block(x, mask, carried, deterministic), None
     return (block(x, mask, shared, deterministic), carried), None
@@ -161,7 +188,7 @@ class Encoder(nn.Module):
           _ScannedBlock,
           variable_axes={"params": 0, "constants": 0, "losses": 0},
           split_rngs={"params": True, "dropout": True},
-          in_axes=nn.broadcast,
+          in_axes=(*(nn.broadcast,) * 3, 0, nn.broadcast),
           length=depth,
         )
         name = f"layers_{len(groups)}"
@@ -206,5 +233,30 @@ class Encoder(nn.Module):
       carried, shared = layout.constrain(carried, "batch"), None
     for group in self.groups:
       given = shared if group.kind.shares else None
-      (x, carried), _ = group((x, carried), mask, given, deterministic)
+      (x, carried), _ = group(
+        (x, carried), mask, given, deterministic, None, None
+      )
     return self.norm(x) if config.norm_position == "pre" else x
+
+  def extend(self, x, cache, start, count):
+    """Returns the next rows [B, n, M] of a causal encoder, and its cache.
+
+    Args:
+      x: rows [B, n, M].
+      cache: of the rows before, as `cache.init_cache` makes it.
+      start, count: int32 [B]; see `MultiHeadAttention.extend`.
+    """
+    config = self.config
+    if config.norm_position == "post":
+      x = self.norm(x)
+    x, found = x.astype(config.dtype), []
+    shared = None
+    if self.shared is not None:
+      shared = self.shared(config.embed_dim // config.num_heads)
+    for group, before in zip(self.groups, cache, strict=True):
+      given = shared if group.kind.shares else None
+      (x, _), after = group(
+        (x, None), None, given, True, before, (start, count)
+      )
+      found.append(after)
+    return (self.norm(x) if config.norm_position == "pre" else x), found

@@ -45,6 +45,12 @@ class TokenEncoder(nn.Module):
     mask = masks.check(mask, tokens.shape)
     return self.rows(self.embed(tokens, segments), mask, deterministic)
 
+  def extend(self, tokens, cache, start, count):
+    """Returns the rows of the next tokens int [B, n]; see `Encoder.extend`."""
+    return self.rows.extend(
+      self.embed.extend(tokens, start), cache, start, count
+    )
+
   def attend(self, x):
     """Returns logits from the token embeddings; see `Tokens.attend`."""
     return self.embed.attend(x)
@@ -97,7 +103,9 @@ class CausalLM(nn.Module):
 
   config: ModelConfig
 
-  @nn.compact
+  def setup(self):
+    self.encoder = TokenEncoder(self.config, causal=True)
+
   def __call__(self, tokens, mask=None, segments=None, deterministic=True):
     """Returns logits of the next token at every position.
 
@@ -110,9 +118,27 @@ class CausalLM(nn.Module):
     Raises:
       ValueError: see `TokenEncoder`; also if the attention cannot be causal.
     """
-    encoder = TokenEncoder(self.config, causal=True, name="encoder")
-    logits = encoder.attend(encoder(tokens, mask, segments, deterministic))
+    rows = self.encoder(tokens, mask, segments, deterministic)
+    logits = self.encoder.attend(rows)
     return layout.constrain(logits, "batch", "sequence", "vocab")
+
+  def extend(self, tokens, cache, start, count):
+    """Returns logits of the last of the next tokens, and the cache.
+
+    Args:
+      tokens: int [B, n], which continue sequences.
+      cache: of the tokens before, as `cache.init_cache` makes it.
+      start: int32 [B], how many those are; see `MultiHeadAttention.extend`.
+      count: int32 [B], the real ones of the n, which come first.
+
+    Returns:
+      float32 [B, V], and the cache. Logits of a sequence with count 0 mean
+      nothing.
+    """
+    rows, cache = self.encoder.extend(tokens, cache, start, count)
+    last = jnp.maximum(count - 1, 0)[:, None, None]
+    rows = jnp.take_along_axis(rows, last, axis=1)
+    return self.encoder.attend(rows)[:, 0], cache
 
 
 class Classifier(nn.Module):

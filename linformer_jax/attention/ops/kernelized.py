@@ -81,6 +81,43 @@ def attend(q, summary, start=0, causal=False):
     kv, k = summary
     total = jnp.einsum("bnhf,bhfd->bnhd", q, kv)
     weight = jnp.einsum("bnhf,bhf->bnh", q, k)
+  return _divided(total, weight)
+
+
+def init_sums(sizes, features: int):
+  """Returns the sums of `step` over no rows, float32 [H, F, D] and [H, F]."""
+  heads, width = sizes.num_heads, sizes.head_dim
+  return (
+    jnp.zeros((heads, features, width), jnp.float32),
+    jnp.zeros((heads, features), jnp.float32),
+  )
+
+
+def step(q, k, v, sums, count):
+  """Attends from the next rows of one sequence, and adds them to the sums.
+
+  Args:
+    q, k: phi(Q), phi(K) float32 [n, H, F].
+    v: [n, H, D].
+    sums: over earlier rows; see `init_sums`.
+    count: the real rows, which come first.
+
+  Returns:
+    [n, H, D] float32, and the sums.
+  """
+  at = jnp.arange(len(k))
+  k = jnp.where((at < count)[:, None, None], k, 0)
+  v = v.astype(jnp.float32)
+  weights = jnp.where(at <= at[:, None], jnp.einsum("ihf,jhf->hij", q, k), 0)
+  total = jnp.einsum("hij,jhd->ihd", weights, v)
+  total += jnp.einsum("ihf,hfd->ihd", q, sums[0])
+  weight = weights.sum(-1).T + jnp.einsum("ihf,hf->ih", q, sums[1])
+  sums = sums[0] + jnp.einsum("jhf,jhd->hfd", k, v), sums[1] + k.sum(0)
+  return _divided(total, weight), sums
+
+
+def _divided(total, weight):
+  """Returns total [..., D] over weight [...], or zero if that is small."""
   some = (weight > _LEAST_WEIGHT)[..., None]
   weight = jnp.where(some, weight[..., None], 1)
   # Divide twice: the gradient of one division would divide by weight^2, which

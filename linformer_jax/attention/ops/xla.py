@@ -26,6 +26,23 @@ def drop(weights, dropout):
   return jnp.where(kept, weights / (1 - rate), 0)
 
 
+def attend_allowed(q, k, v, allowed):
+  """Attends from the rows of one sequence to those that each may see.
+
+  Args:
+    q: [n, H, D], not scaled.
+    k, v: [K, H, D].
+    allowed: bool [n, K].
+
+  Returns:
+    [n, H, D] in v's dtype; scores and softmax are float32.
+  """
+  q = q * (q.shape[-1] ** -0.5)
+  scores = jnp.einsum("nhd,khd->hnk", q, k, preferred_element_type=jnp.float32)
+  weights = masked_softmax(scores, allowed)
+  return jnp.einsum("hnk,khd->nhd", weights.astype(v.dtype), v)
+
+
 def attend(q, k, v, mask=None, *, causal=False, start=0, dropout=None):
   """softmax(q k^T) v with all scores in memory.
 

@@ -61,6 +61,21 @@ class Tokens(nn.Module):
       raise ValueError("segments need a model with num_segments of 2 or more")
     return layout.constrain(rows, "batch", "sequence")
 
+  def extend(self, tokens, start):
+    """Returns rows float32 [B, n, M] of the next tokens.
+
+    Args:
+      tokens: int [B, n].
+      start: int [B], the tokens before them.
+    """
+    at = self.config.position_offset + start[:, None]
+    at = at + jnp.arange(tokens.shape[1])
+    rows = jnp.take(self.tokens.embedding, tokens, axis=0)
+    rows += jnp.take(self.positions, at, axis=0, mode="clip")
+    if self.config.num_segments:
+      rows += self.segments(jnp.zeros_like(tokens))
+    return rows
+
   def attend(self, x):
     """x [B, P, M] -> logits [B, P, V] float32, x times the token embeddings."""
     dtype = self.config.dtype

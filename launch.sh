@@ -35,6 +35,10 @@ Usage: ./launch.sh [COMMAND] [ARGUMENTS]
                           the likeliest tokens at each <mask> of a text, for
                           example ./launch.sh fill 'The senate <mask> the bill.';
                           by a small model of the repository without --workdir
+  generate --workdir=DIR --prompt='The people' [--number=100 --temperature=0.8]
+                          continues a text by a causal model (configs/causal.py);
+                          --input=PROMPTS.jsonl --to=FILE.jsonl many; --top_k,
+                          --top_p, --seed, --stop
   convert --from=DIR --to=FOLDER --k=K [--texts=FILES --updates=N] [--length=N]
                           a model with softmax attention gets K slots, a model
                           gets longer; distilled on texts; --help lists flags
@@ -146,7 +150,7 @@ case "$command" in
     start python -m linformer_jax.main train \
       --config="$root/configs/smoke.py" --workdir="$root/runs/smoke" "$@"
     ;;
-  train | evaluate | export | fill | predict | convert)
+  train | evaluate | export | fill | predict | generate | convert)
     setup
     case "$*" in
       "fill "*--workdir* | "fill "*--help*) ;;

@@ -6,6 +6,7 @@
   python -m linformer_jax.main export --workdir=DIR --to=FOLDER
   python -m linformer_jax.main predict --workdir=DIR --input=FILE --to=FILE
   python -m linformer_jax.main fill --workdir=DIR 'the United <mask>'
+  python -m linformer_jax.main generate --workdir=DIR --prompt='The people'
   python -m linformer_jax.main convert --from=DIR --to=FOLDER --k=128
 
 train     pretrains what the config says. A folder that holds the same run is
@@ -26,12 +27,15 @@ predict   labels a file of texts (--input, JSON lines or CSV) with a trained
           same command goes on.
 fill      the likeliest tokens at each <mask> of texts, by a masked language
           model: a run, or what export wrote.
+generate  continues a text by a causal language model, or each prompt of a
+          file (--input and --to, as for predict; it resumes).
+          --temperature=0 takes the likeliest tokens.
 convert   a model with softmax attention gets k slots in its layers (--k), and
           a model gets longer (--length). With --texts it is compared with the
           original, and --updates=N distill the original into it. It resumes.
 
-export, predict and fill take the best checkpoint of a run that keeps it
-(run.keep_best, as configs/finetune.py has it) and the newest of any other;
+export, predict, generate and fill take the best checkpoint of a run that keeps
+it (run.keep_best, as configs/finetune.py has it) and the newest of any other;
 --step=best, --step=last and --step=UPDATES choose.
 
 Every field of the config is a flag, e.g. --config.optimizer.learning_rate=3e-4
@@ -88,6 +92,8 @@ def _do(given, mode, directory, texts):
     commands.predict(
       directory, given.input, given.to, given.step, given.truncate
     )
+  elif mode == "generate":
+    commands.generate(directory, given)
   elif mode == "fill":
     commands.fill(directory, texts, given.top, given.step)
   elif mode == "convert":

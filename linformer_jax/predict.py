@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from linformer_jax.data import labeled, pipeline
 from linformer_jax.data.text import json_lines
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.data.text import tokenizer as tokenizer_lib
-from linformer_jax.run import console
+from linformer_jax.run import console, files
 from linformer_jax.tasks import classification, matching, regression
 
 _BATCH = 32
@@ -200,7 +199,7 @@ def predict(
     )
   rows = texts(source, fields)
   path = pathlib.Path(to)
-  there = _whole_lines(path)
+  there = files.whole_lines(path)
   skipped = sum(1 for _ in itertools.islice(rows, there))
   if skipped < there:
     raise ValueError(
@@ -216,17 +215,3 @@ def predict(
         file.flush()
         console.say(f"{there + written:,} rows")
   return there, written, predictor.truncated
-
-
-def _whole_lines(path: pathlib.Path) -> int:
-  """Counts the complete lines of a file, and cuts off one that is not."""
-  if not path.exists():
-    return 0
-  count = end = 0
-  with path.open("rb") as file:
-    for line in file:
-      if not line.endswith(b"\n"):
-        break
-      count, end = count + 1, end + len(line)
-  os.truncate(path, end)
-  return count

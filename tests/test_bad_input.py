@@ -79,7 +79,7 @@ BAD = {
     "'sharing'",
   ),
   "not causal": (
-    ["--config=configs/causal_lm.py:attention=linformer", RUN],
+    ["--config=configs/causal.py:attention=linformer", RUN],
     "'linformer' is not causal",
   ),
   "implementation": (

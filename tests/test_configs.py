@@ -10,7 +10,7 @@ import pytest
 
 from configs import (
   base,
-  causal_lm,
+  causal,
   classification,
   finetune,
   hybrid,
@@ -43,7 +43,7 @@ MODULES = [
   transformer,
   smoke,
   pretrain_small,
-  causal_lm,
+  causal,
   classification,
   finetune,
   lra,
@@ -109,7 +109,7 @@ def test_every_config_file_is_tested():
   files = {p.stem for p in folder.iterdir() if p.suffix == ".py"}
   assert files - {"__init__"} == {
     "base",
-    "causal_lm",
+    "causal",
     "classification",
     "finetune",
     "hybrid",
@@ -168,7 +168,7 @@ def test_transformer_differs_by_attention_alone(n, size):
   assert softmax.to_dict() == ours.to_dict()
 
 
-@pytest.mark.parametrize("module", [smoke, pretrain_small, causal_lm])
+@pytest.mark.parametrize("module", [smoke, pretrain_small, causal])
 @pytest.mark.parametrize(
   "names",
   [
@@ -190,8 +190,8 @@ def test_the_attention_is_an_argument(module, names):
   found = [layer.name for layer in step.model_config(config).layers]
   pattern = names.split("+")
   assert found == pattern * (config.model.num_layers // len(pattern))
-  causal = all(attention.ATTENTIONS[name].causal for name in pattern)
-  if config.task.name == "causal_lm" and not causal:
+  is_causal = all(attention.ATTENTIONS[name].causal for name in pattern)
+  if config.task.name == "causal_lm" and not is_causal:
     with pytest.raises(ValueError, match="not causal"):
       shapes(config)
   else:

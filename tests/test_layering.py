@@ -14,7 +14,7 @@ LINES = [
   ("run.seeds",),
   ("run.commands",),
   ("tools.plan", "train"),
-  ("origin", "predict", "convert"),
+  ("origin", "predict", "generate", "convert"),
   ("loading",),
   ("exported",),
   (

@@ -29,8 +29,8 @@ def init_cache(config: ModelConfig, batch: int, length: int):
     def repeat(x, axes=axes):
       return jnp.zeros((*axes, *x.shape), x.dtype)
 
-    repeated = jax.tree.map(repeat, one)
-    groups += [repeated] * (1 if config.scan_layers else depth)
+    copies = 1 if config.scan_layers else depth
+    groups += [jax.tree.map(repeat, one) for _ in range(copies)]
   return groups
 
 

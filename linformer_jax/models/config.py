@@ -171,7 +171,7 @@ class ModelConfig:
     self, attention: base.AttentionConfig, causal: bool = False
   ) -> base.Sizes:
     """Returns what an attention is told of the model."""
-    query_init, key_init = self._query_and_key_init(attention)
+    query_init, key_init = self._query_and_key_init(attention, causal)
     return base.Sizes(
       embed_dim=self.embed_dim,
       num_heads=self.num_heads,
@@ -219,12 +219,12 @@ class ModelConfig:
       return initializers.sinusoidal(self.embedding_std)
     return nn.initializers.normal(self.embedding_std)
 
-  def _query_and_key_init(self, attention):
+  def _query_and_key_init(self, attention, causal):
     """Returns the initializers of a layer's query and key kernels."""
     if self.position_init != "neighbours":
       return None, None
     stride = attention.stride(self.max_length)
-    offsets = initializers.head_offsets(self.num_heads, stride)
+    offsets = initializers.head_offsets(self.num_heads, stride, causal)
     return tuple(
       initializers.neighbour_heads(
         head_offsets,

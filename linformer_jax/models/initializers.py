@@ -89,12 +89,17 @@ def tokens_apart(std: float, position_dims: int) -> nn.initializers.Initializer:
   return init
 
 
-def head_offsets(num_heads: int, window: int) -> np.ndarray:
+def head_offsets(
+  num_heads: int, window: int, causal: bool = False
+) -> np.ndarray:
   """Returns each head's offset: -1, 1, -2, 2, ..., each for `window` heads.
 
-  With a strided E, `window` heads together see every row at one offset.
+  With a strided E, `window` heads together see every row at one offset. Causal
+  heads see no row on the right, so theirs are -1, -2, ...
   """
   order = np.arange(num_heads) // window
+  if causal:
+    return -1 - order
   return (order // 2 + 1) * np.where(order % 2, 1, -1)
 
 

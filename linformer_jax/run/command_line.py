@@ -14,7 +14,8 @@ from linformer_jax.run.config_file import UsageError, load_config
 make_flags = flag_list.make_flags
 
 _MOST_SEEDS = 1_000
-MODES = ("train", "evaluate", "plan", "export", "fill", "predict", "convert")
+MODES = ("train", "evaluate", "plan", "export", "fill", "predict", "generate")
+MODES += ("convert",)
 # Lists of globs: a repeated flag would silently replace the first.
 _LISTS = ("config.data.files", "config.data.validation_files")
 # Fields that have moved; a flag of the old name is understood for now.
@@ -221,6 +222,12 @@ def check(given, mode=MODES[0], *extra) -> str:
     problem = "--to=DIR is needed: a new folder for the model"
   elif mode == "predict" and not (given.input and given.to):
     problem = "--input=TEXTS.jsonl and --to=LABELS.jsonl are needed"
+  elif mode == "generate" and given.prompt is None and not given.input:
+    problem = "--prompt='A text' or --input=PROMPTS.jsonl is needed"
+  elif mode == "generate" and bool(given.input) != bool(given.to):
+    problem = "--input=PROMPTS.jsonl and --to=FILE.jsonl go together"
+  elif mode == "generate" and given.prompt is not None and given.input:
+    problem = "--prompt is one text and --input is a file of them: use one"
   elif mode == "fill" and not extra:
     problem = "fill needs a text in quotes, such as 'the United <mask>'"
   elif mode == "fill" and given.top < 1:

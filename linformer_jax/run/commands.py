@@ -6,6 +6,7 @@ import jax
 from ml_collections import config_dict
 
 from linformer_jax import exported, loading, memory, models, origin
+from linformer_jax import generate as generate_lib
 from linformer_jax import predict as predict_lib
 from linformer_jax import step as step_lib
 from linformer_jax import train as train_lib
@@ -231,6 +232,29 @@ def predict(directory, source: str, to: str, step: str, truncate: bool):
     report.say(
       f"{truncated:,} of them were longer than the model takes, and truncated"
     )
+
+
+def generate(directory, given):
+  """Continues a prompt on the terminal, or those of a file."""
+  run = _load(directory, given.step)
+  how = dict(number=given.number, seed=given.seed, stop=given.stop)
+  try:
+    sampling = generate_lib.Sampling(
+      given.temperature, given.top_k, given.top_p
+    )
+    writer = generate_lib.TextGenerator(run, sampling)
+    if given.input:
+      there, written = writer.complete_file(given.input, given.to, **how)
+      known = f", {there:,} were there" if there else ""
+      report.say(f"{written:,} prompts continued in {given.to}{known}")
+      return
+    writer.check(given.prompt, given.number)
+    report.say(given.prompt, end="")
+    for (piece,) in writer.stream([given.prompt], **how):
+      report.say(piece, end="")
+    report.say("")
+  except (ValueError, OSError) as error:
+    raise command_line.UsageError(str(error)) from error
 
 
 def plan(config, topology):

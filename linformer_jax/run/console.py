@@ -20,10 +20,10 @@ def open_streams():
       stream.reconfigure(errors="backslashreplace")
 
 
-def say(line: str):
+def say(line: str, end: str = "\n"):
   """Prints a line; silent once the pipe is closed, as by `| head`."""
   try:
-    print(line, flush=True)
+    print(line, end=end, flush=True)
   except BrokenPipeError:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -77,6 +77,20 @@ def write_atomically(path, content: str | bytes):
   temporary.replace(path)
 
 
+def whole_lines(path) -> int:
+  """Counts the complete lines of a file, and cuts off one that is not."""
+  if not path.exists():
+    return 0
+  count = end = 0
+  with path.open("rb") as file:
+    for line in file:
+      if not line.endswith(b"\n"):
+        break
+      count, end = count + 1, end + len(line)
+  os.truncate(path, end)
+  return count
+
+
 class Appended:
   """A file to append to; in a bucket, `flush` rewrites the whole object."""
 

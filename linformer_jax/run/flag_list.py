@@ -21,8 +21,8 @@ _FLAGS = (
     "string",
     "to",
     None,
-    "For export and convert: a new folder for the model. For predict: a file, "
-    "JSON lines.",
+    "For export and convert: a new folder for the model. For predict and "
+    "generate: a file, JSON lines.",
   ),
   (
     "string",
@@ -87,7 +87,8 @@ _FLAGS = (
     "string",
     "input",
     None,
-    "For predict: texts as JSON lines, CSV or TSV, as for training.",
+    "For predict: texts as JSON lines, CSV or TSV, as for training. For "
+    "generate: prompts likewise; --to has their completions.",
   ),
   (
     "string",
@@ -101,13 +102,35 @@ _FLAGS = (
     5,
     "For fill: how many tokens to print for each <mask>.",
   ),
+  ("string", "prompt", None, "For generate: the text to continue."),
+  ("integer", "number", 100, "For generate: tokens to add, at most."),
+  (
+    "float",
+    "temperature",
+    1.0,
+    "For generate: divides the logits; 0 takes the likeliest token.",
+  ),
+  (
+    "integer",
+    "top_k",
+    0,
+    "For generate: draw from so many of the likeliest tokens; 0: all.",
+  ),
+  (
+    "float",
+    "top_p",
+    1.0,
+    "For generate: draw from the likeliest tokens with this probability.",
+  ),
+  ("string", "stop", "", "For generate: a string that ends a text."),
+  ("integer", "seed", 0, "For generate: of the draws."),
   (
     "string",
     "step",
     "",
-    "For export, fill, predict and evaluate: best, last or a number of updates."
-    " By default the checkpoint that run.keep_best kept, or the newest; for "
-    "evaluate the newest.",
+    "For export, fill, predict, generate and evaluate: best, last or a number "
+    "of updates. By default the checkpoint that run.keep_best kept, or the "
+    "newest; for evaluate the newest.",
   ),
   (
     "string",

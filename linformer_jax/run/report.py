@@ -16,10 +16,10 @@ class NonFiniteError(Exception):
   """The loss, gradient or parameters of an update are not finite."""
 
 
-def say(line: str):
+def say(line: str, end: str = "\n"):
   """Prints a line on the first process."""
   if jax.process_index() == 0:
-    console.say(line)
+    console.say(line, end)
 
 
 def clock(seconds: float) -> str:

@@ -49,6 +49,11 @@ MODELS = {
     "adamra",
     {"ratios": RATIOS, "route": "uniform"},
   ),
+  "exact": (
+    "AdaMRA, soft, softmax over slots",
+    "adamra",
+    {"ratios": RATIOS, "kernel": "softmax"},
+  ),
   "coarse": (f"windows of {BLOCK} alone", "adamra", {"ratios": (BLOCK,)}),
   "linear": ("linear attention: rows alone", "linear", {}),
   "linformer": (

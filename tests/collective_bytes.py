@@ -39,7 +39,7 @@ def compile_layer(mesh, kind, fields, length):
   )
   config = model_config.ModelConfig(**sizes, **fields)
   sharding.check_model(config, length, mesh)
-  block = models.Block(config, kind)
+  block = models.Block(config, kind, kind.one_way)
 
   def on_rows(*shape, dtype=jnp.float32, axes=(None, "sequence")):
     at = NamedSharding(mesh, PartitionSpec(*axes))

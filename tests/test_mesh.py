@@ -123,6 +123,26 @@ MODELS = {
     "model.dropout_rate": 0.0,
     "model.query_block": 3,
   },
+  "causal slots": NO_DROPOUT
+  | {
+    "task": "causal_lm",
+    "attention": "causal_linformer",
+    "attention.block_length": 2,
+    "attention.projected_length": 1,
+    "attention.sharing": "none",
+    "model.query_block": 2,
+  },
+  "causal pyramid": NO_DROPOUT
+  | {
+    "task": "causal_lm",
+    "attention": "causal_linformer",
+    "attention.block_length": 2,
+    "attention.projected_length": 1,
+    "attention.levels": 2,
+    "attention.kept_blocks": 2,
+    "attention.previous_block": False,
+    "model.remat": True,
+  },
   "matching": {"task": "matching"},
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.

@@ -11,7 +11,7 @@ from tests import compiling
 
 FLOAT = 4  # bytes
 ROWS = FLOAT * sizes.BATCH * sizes.K * sizes.WIDTH  # [B, K, M] or [B, K, H, D]
-WINDOW = 3
+WINDOW, BLOCK = 3, 8
 
 
 def projected(*, model=None, **fields):
@@ -23,6 +23,11 @@ QUICK = {
   "key_value": projected(sharing="key_value"),
   "softmax": ("softmax", {}, {}),
   "local": ("local", {"window": WINDOW}, {}),
+  "causal slots": (
+    "causal_linformer",
+    {"block_length": BLOCK, "projected_length": 1},
+    {},
+  ),
 }
 ALL = {
   f"{kind} {sharing}": projected(projection=kind, sharing=sharing)
@@ -95,6 +100,18 @@ def test_a_window_exchanges_the_rows_at_the_borders_alone(quick):
   short, _ = quick["local"]["forward"]
   rows = 2 * sizes.BATCH * WINDOW * (2 * FLOAT * sizes.WIDTH + 1)
   assert short == {"collective-permute": rows}
+
+
+def test_causal_blocks_exchange_their_slots_and_the_rows_at_the_borders(quick):
+  """And which slots saw a real row, and which rows are real, as bools."""
+  a_row = sizes.BATCH * (2 * FLOAT * sizes.WIDTH + 1)  # a key, a value, a bool
+  for n, found in zip(
+    sizes.LENGTHS, quick["causal slots"]["forward"], strict=True
+  ):
+    assert found == {
+      "all-gather": n // BLOCK * a_row,
+      "collective-permute": BLOCK * a_row,
+    }
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""Times updates of several configs in turns."""
+"""Times several functions, such as updates of configs, in turns."""
 
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,35 @@ def in_turns(configs: dict) -> dict[str, dict]:
     memory of an update by name.
   """
   updaters = {name: _updater(config) for name, config in configs.items()}
-  seconds = {name: [] for name in updaters}
-  for done in range(ROUNDS + 1):
-    for name, (update, _) in updaters.items():
-      taken = update()
-      if done:  # The first one warms up.
-        seconds[name].append(round(taken, 5))
+  seconds = rounds({name: update for name, (update, _) in updaters.items()})
   sizes = {name: size for name, (_, size) in updaters.items()}
   return {"seconds": seconds, "bytes": sizes}
+
+
+def rounds(functions: dict[str, Callable[[], float]], count: int = ROUNDS):
+  """Calls functions in turns; returns the seconds that each call returned.
+
+  Args:
+    functions: each does something and returns its seconds.
+    count: rounds, after one that warms up.
+
+  Returns:
+    dict of lists of floats.
+  """
+  seconds = {name: [] for name in functions}
+  for done in range(count + 1):
+    for name, function in functions.items():
+      taken = function()
+      if done:
+        seconds[name].append(round(taken, 6))
+  return seconds
+
+
+def timed(function: Callable, *arguments) -> float:
+  """Returns the seconds until a function's result is there."""
+  start = time.perf_counter()
+  jax.block_until_ready(function(*arguments))
+  return time.perf_counter() - start
 
 
 def ratio(

@@ -115,12 +115,25 @@ class Generator:
     self._allowed = allowed
     self.block = models.extend_block(model.config) or _BLOCK
     self._read = jax.jit(self._extend, donate_argnums=2)
-    self._write = jax.jit(self._steps, static_argnums=5, donate_argnums=1)
+    self._jitted = jax.jit(self._steps, static_argnums=5, donate_argnums=1)
 
   def _extend(self, variables, tokens, cache, start, count):
     return self._model.apply(
       variables, tokens, cache, start, count, method="extend"
     )
+
+  def write(self, cache, logits, at, keys, count: int):
+    """Draws `count` tokens of each sequence, a program for each count.
+
+    Args:
+      cache, logits, at: as `prefill` returns them; the cache is donated.
+      keys: a random key for each sequence.
+      count: tokens to draw.
+
+    Returns:
+      (cache, logits, at) after them, and the tokens, int32 [B, count].
+    """
+    return self._jitted(self._variables, cache, logits, at, keys, count)
 
   def _steps(self, variables, cache, logits, at, keys, count):
     """Draws `count` tokens; returns the state, and them, [B, count]."""
@@ -214,7 +227,7 @@ class Generator:
     state = self.prefill(prompts, most + number)
     for first in range(0, number, stride):
       count = min(stride, number - first)
-      state, drawn = self._write(self._variables, *state, keys, count)
+      state, drawn = self.write(*state, keys, count)
       yield np.asarray(drawn)
 
 

@@ -9,8 +9,7 @@ for pieces in writer.stream(["The people"], number=50):
   print(pieces[0], end="", flush=True)
 
 What earlier tokens leave is in a cache, so a token costs what its attention
-costs for one row: O(n) of softmax attention, and O(b + slots) of causal
-Linformer, however long the text.
+costs for one row.
 """
 
 import dataclasses

@@ -100,7 +100,7 @@ def get_config() -> config_dict.ConfigDict:
   model.num_segments = 0  # token types that mark pairs of texts; 0: none
   model.norm_position = "post"  # or 'pre'
   model.position_offset = 2  # rows that RoBERTa leaves unused
-  model.position_init = "normal"  # or sinusoidal, neighbours
+  model.position_init = "normal"  # or sinusoidal, neighbours, rotary
   model.position_dims = 64  # features 'neighbours' reserves for positions
   model.position_gain = 1.7  # of query and key kernels on those features
   model.initializer_std = 0.02  # 0: Xavier kernels, 1/sqrt(width) embeddings

@@ -41,7 +41,8 @@ def last(logits, ends):
 def prefill(extend, model, tokens, prompts, step):
   """Reads prompts of several lengths, some rows at a time."""
   cache = models.init_cache(model.config, len(prompts), N)
-  found = np.zeros((len(prompts), V), np.float32)
+  vocabulary = model.config.vocab_size
+  found = np.zeros((len(prompts), vocabulary), np.float32)
   for at in range(0, prompts.max(), step):
     count = np.clip(prompts - at, 0, step)
     rows = np.where(

@@ -50,35 +50,45 @@ class Schedule(NamedTuple):
   enough: float = 0.999
 
 
-def train(config, draw, schedule: Schedule, seed: int) -> dict:
-  """Trains a masked language model to answer.
+def answers(module, variables, batch: Batch):
+  """Returns the logits of a language model where a batch asks, [B, A, V]."""
+  if isinstance(module, models.CausalLM):
+    found = auxiliary.apply(module, variables, batch.tokens)
+    return jnp.take_along_axis(found, batch.asked[..., None], axis=1)
+  return auxiliary.apply(
+    module, variables, batch.tokens,
+    positions=batch.asked, segments=batch.segments,
+  )  # fmt: skip
+
+
+def train(
+  config, draw, schedule: Schedule, seed: int, kind=models.MaskedLM, after=None
+) -> dict:
+  """Trains a language model to answer.
 
   Args:
     config: its ModelConfig.
     draw: (key, rows) -> Batch.
     schedule: how long.
     seed: of the weights and the batches.
+    kind: models.MaskedLM or models.CausalLM.
+    after: the trained variables -> dict that is added to the result, or None.
 
   Returns:
     'right', the share of right answers after each `every` updates;
     'parameters'; 'run_seconds'; and, if batches tell distances, 'by_distance':
     the share in the end for each quarter of N, None where nothing is asked.
   """
-  module = models.MaskedLM(config)
+  module = kind(config)
   start, stream, test = jax.random.split(jax.random.key(seed), 3)
   rate = optax.warmup_constant_schedule(0.0, schedule.rate, schedule.every)
   rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
   first = draw(test, 1)
-  variables = dict(
-    module.init(start, first.tokens, None, first.asked, first.segments)
-  )
+  variables = dict(module.init(start, first.tokens, segments=first.segments))
   params = variables.pop("params")
 
   def logits(params, batch):
-    return auxiliary.apply(
-      module, {"params": params} | variables, batch.tokens,
-      positions=batch.asked, segments=batch.segments,
-    )  # fmt: skip
+    return answers(module, {"params": params} | variables, batch)
 
   def loss(params, batch):
     with auxiliary.collected() as sown:
@@ -118,7 +128,7 @@ def train(config, draw, schedule: Schedule, seed: int) -> dict:
   distance = draw(test, schedule.tested).distance
   if distance is not None:
     result["by_distance"] = by_distance(hits, distance, config.max_length)
-  return result
+  return result | (after({"params": state[0]} | variables) if after else {})
 
 
 def by_distance(hits, distance, n: int) -> list[float | None]:

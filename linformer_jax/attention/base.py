@@ -76,6 +76,7 @@ class Sizes:
     dtype: dtype of matrix products.
     kernel_init: initializer of the four dense kernels.
     query_init, key_init: override `kernel_init` for W_Q and W_K unless None.
+    rotary: whether queries and keys are rotated by their positions.
   """
 
   embed_dim: int
@@ -87,6 +88,7 @@ class Sizes:
   kernel_init: Any = nn.initializers.xavier_uniform()
   query_init: Any = None
   key_init: Any = None
+  rotary: bool = False
 
   @property
   def head_dim(self) -> int:
@@ -96,7 +98,7 @@ class Sizes:
   def module_fields(self) -> dict[str, Any]:
     """Returns the attributes of `heads.MultiHeadAttention` that follow."""
     names = ("num_heads", "query_block", "dtype")
-    names += ("kernel_init", "query_init", "key_init")
+    names += ("kernel_init", "query_init", "key_init", "rotary")
     return {name: getattr(self, name) for name in names}
 
 
@@ -109,6 +111,7 @@ class AttentionConfig:
     Module: the module, with the interface of `heads.MultiHeadAttention`.
     causal: whether a causal task can use it; the module then has `causal`.
     one_way: whether only a causal task can.
+    rotates: whether it can rotate queries and keys by their positions.
     sparse: whether a real row within reach may have weight zero.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
@@ -126,6 +129,7 @@ class AttentionConfig:
   Module: ClassVar[type[nn.Module]]
   causal: ClassVar[bool] = False
   one_way: ClassVar[bool] = False
+  rotates: ClassVar[bool] = False
   carries: ClassVar[bool] = False
   sparse: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
@@ -171,6 +175,11 @@ class AttentionConfig:
       raise ValueError(
         f"attention {self.name!r} is not causal: a row would see later rows; "
         "choose a causal one, such as 'softmax'"
+      )
+    if sizes.rotary and not self.rotates:
+      raise ValueError(
+        f"attention {self.name!r} does not rotate queries and keys: "
+        "position_init 'rotary' is for softmax, local and causal_linformer"
       )
     if self.one_way and not sizes.causal:
       raise ValueError(

@@ -83,7 +83,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     """
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
     mask = masks.check(mask, memory.shape[:2])
-    k, v = self.key(memory, head_dim), self.value(memory, head_dim)
+    k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
     e, f = self._projections(head_dim, shared)
     if mask is None:
       mask = jnp.ones(memory.shape[:2], bool)

@@ -39,6 +39,7 @@ class CausalLinformerConfig(base.AttentionConfig):
   name: ClassVar[str] = "causal_linformer"
   Module: ClassVar = causal_linformer.CausalLinformerSelfAttention
   causal: ClassVar[bool] = True
+  rotates: ClassVar[bool] = True
   one_way: ClassVar[bool] = True
   parameters: ClassVar = (
     *base.AttentionConfig.parameters,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from linformer_jax.attention import masks
+from linformer_jax.attention import rotary as rotary_lib
 from linformer_jax.parallel import blocks, gradients, layout
 
 
@@ -140,6 +141,7 @@ class MultiHeadAttention(nn.Module, kw_only=True):
     dtype: dtype of the matrix products.
     kernel_init: initializer of the four dense kernels.
     query_init, key_init: override `kernel_init` for W_Q and W_K unless None.
+    rotary: whether queries and keys are rotated by their positions.
   """
 
   query_block: int = 0
@@ -147,6 +149,7 @@ class MultiHeadAttention(nn.Module, kw_only=True):
   kernel_init: Any = nn.initializers.xavier_uniform()
   query_init: Any = None
   key_init: Any = None
+  rotary: bool = False
 
   def setup(self):
     inits = (self.query_init, self.key_init, None)
@@ -166,6 +169,15 @@ class MultiHeadAttention(nn.Module, kw_only=True):
     split_width(features, self.num_heads)
     if memory and getattr(self, "causal", False):
       raise ValueError("causal attention is for attention to itself")
+    if memory and self.rotary:
+      raise ValueError(
+        "rotary positions are for attention to itself: the rows of a memory "
+        "have no distance from a query"
+      )
+
+  def rotate(self, x, start=0):
+    """Returns queries or keys as `rotary` has them."""
+    return rotary_lib.rotate(x, start) if self.rotary else x
 
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns what queries attend to, as a pytree of arrays [B, ...].
@@ -192,6 +204,7 @@ class MultiHeadAttention(nn.Module, kw_only=True):
   def attend(self, x, summary, start=0, *, deterministic=True):
     """Attends from rows x [B, N, M], which begin at `start`, to a summary."""
     q = self.query(x, split_width(x.shape[-1], self.num_heads))
+    q = self.rotate(q, start)
     rate, dropout = getattr(self, "dropout_rate", 0.0), None
     if rate and not deterministic:
       dropout = rate, self.make_rng("dropout")
@@ -235,6 +248,7 @@ class MultiHeadAttention(nn.Module, kw_only=True):
     q, k, v = (
       dense(x, head_dim) for dense in (self.query, self.key, self.value)
     )
+    q, k = self.rotate(q, start), self.rotate(k, start)
     step = functools.partial(self.step, weights)
     out, found = jax.vmap(step)(q, k, v, cache, start, count)
     if x.shape[1] > 1:  # one row is written where the next one will be

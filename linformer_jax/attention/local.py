@@ -43,7 +43,7 @@ class LocalSelfAttention(heads.MultiHeadAttention):
     """Returns a `blocks.Halo` of k, v [B, N, H, D] and the mask."""
     del shared
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
-    k, v = self.key(memory, head_dim), self.value(memory, head_dim)
+    k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
     return window_op.halo(k, v, mask, self.window)
 
   def mix(self, q, summary, start, dropout):
@@ -78,6 +78,7 @@ class LocalConfig(base.AttentionConfig):
   name: ClassVar[str] = "local"
   Module: ClassVar = LocalSelfAttention
   causal: ClassVar[bool] = True
+  rotates: ClassVar[bool] = True
 
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)

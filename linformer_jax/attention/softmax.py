@@ -29,7 +29,7 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
     """Returns k, v [B, H, N, D], and the mask."""
     del shared
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
-    k, v = self.key(memory, head_dim), self.value(memory, head_dim)
+    k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
     return *heads.by_head(k, v), masks.check(mask, memory.shape[:2])
 
   def mix(self, q, summary, start, dropout):
@@ -65,6 +65,7 @@ class SoftmaxConfig(base.AttentionConfig):
   name: ClassVar[str] = "softmax"
   Module: ClassVar = SoftmaxSelfAttention
   causal: ClassVar[bool] = True
+  rotates: ClassVar[bool] = True
   is_softmax: ClassVar[bool] = True
 
   def check(self, sizes, length=None, shards=1):

@@ -287,6 +287,8 @@ def _check_is_roberta(config):
     raise ValueError(
       f"RoBERTa has softmax attention, and this model {', '.join(others)}"
     )
+  if config.rotary:
+    raise ValueError("RoBERTa has a table of positions, and this model none")
   if config.norm_position != "post":
     raise ValueError(
       "RoBERTa has its layer norms after each sublayer, and this model before "

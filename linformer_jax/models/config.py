@@ -10,7 +10,7 @@ from linformer_jax.attention import base
 from linformer_jax.models import initializers
 
 NORM_POSITIONS = ("post", "pre")
-POSITION_INITS = ("normal", "sinusoidal", "neighbours")
+POSITION_INITS = ("normal", "sinusoidal", "neighbours", "rotary")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -53,7 +53,8 @@ class ModelConfig:
       RoBERTa.
     position_init: 'normal'; 'sinusoidal' (Vaswani et al. 2017, scaled to the
       std of the token embeddings); or 'neighbours', with which heads initially
-      attend to neighbours (see `initializers`). All are then trained.
+      attend to neighbours (see `initializers`). All are then trained. 'rotary'
+      has no table: queries and keys are rotated (see `attention.rotary`).
     position_dims: features that 'neighbours' reserves for positions.
     position_gain: gain of the query and key kernels on those features.
     initializer_std: std of embeddings and dense kernels; 0.02 in RoBERTa. 0
@@ -107,6 +108,11 @@ class ModelConfig:
       )
     if self.position_init == "neighbours":
       self._check_neighbours()
+    if self.rotary and self.embed_dim // self.num_heads % 2:
+      raise ValueError(
+        "position_init 'rotary' rotates pairs of features, and head_dim "
+        f"{self.embed_dim // self.num_heads} is odd"
+      )
     if not isinstance(self.attention, base.AttentionConfig):
       object.__setattr__(self, "attention", tuple(self.attention))
     self.check_attention()
@@ -161,6 +167,11 @@ class ModelConfig:
     return self.attention * (self.num_layers // count)
 
   @property
+  def rotary(self) -> bool:
+    """Whether attention has the positions, and the rows have none."""
+    return self.position_init == "rotary"
+
+  @property
   def has_dropout(self) -> bool:
     """Whether training draws random numbers."""
     return bool(
@@ -182,6 +193,7 @@ class ModelConfig:
       kernel_init=self.kernel_init(),
       query_init=query_init,
       key_init=key_init,
+      rotary=self.rotary,
     )
 
   def kernel_init(self):

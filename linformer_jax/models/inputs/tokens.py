@@ -8,7 +8,10 @@ from linformer_jax.parallel import gradients, layout
 
 
 class Tokens(nn.Module):
-  """Sum of token, position and segment embeddings, tied by `attend`."""
+  """Sum of token, position and segment embeddings, tied by `attend`.
+
+  With rotary positions, there are no position embeddings.
+  """
 
   config: ModelConfig
 
@@ -17,11 +20,12 @@ class Tokens(nn.Module):
     self.tokens = nn.Embed(
       config.vocab_size, config.embed_dim, embedding_init=config.token_init()
     )
-    self.positions = self.param(
-      "positions",
-      config.positions_init(),
-      (config.max_length + config.position_offset, config.embed_dim),
-    )
+    if not config.rotary:
+      self.positions = self.param(
+        "positions",
+        config.positions_init(),
+        (config.max_length + config.position_offset, config.embed_dim),
+      )
     if config.num_segments:
       self.segments = nn.Embed(
         config.num_segments,
@@ -46,13 +50,14 @@ class Tokens(nn.Module):
         f"input of {length} tokens is longer than the model's max_length "
         f"{config.max_length}"
       )
-    start = config.position_offset
-    positions = self.positions[start : start + length]
-    # Reshard in two steps; XLA lowers each to an all-to-all.
-    positions = layout.constrain(positions, None, "columns")
-    positions = layout.constrain(positions, "sequence")
     table = layout.constrain(self.tokens.embedding, "vocab")
-    rows = jnp.take(table, tokens, axis=0) + positions
+    rows = jnp.take(table, tokens, axis=0)
+    if not config.rotary:
+      start = config.position_offset
+      positions = self.positions[start : start + length]
+      # Reshard in two steps; XLA lowers each to an all-to-all.
+      positions = layout.constrain(positions, None, "columns")
+      rows += layout.constrain(positions, "sequence")
     if config.num_segments:
       rows += self.segments(
         jnp.zeros_like(tokens) if segments is None else segments
@@ -68,10 +73,11 @@ class Tokens(nn.Module):
       tokens: int [B, n].
       start: int [B], the tokens before them.
     """
-    at = self.config.position_offset + start[:, None]
-    at = at + jnp.arange(tokens.shape[1])
     rows = jnp.take(self.tokens.embedding, tokens, axis=0)
-    rows += jnp.take(self.positions, at, axis=0, mode="clip")
+    if not self.config.rotary:
+      at = self.config.position_offset + start[:, None]
+      at = at + jnp.arange(tokens.shape[1])
+      rows += jnp.take(self.positions, at, axis=0, mode="clip")
     if self.config.num_segments:
       rows += self.segments(jnp.zeros_like(tokens))
     return rows

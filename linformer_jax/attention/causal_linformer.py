@@ -194,7 +194,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
   def step(self, weights, q, k, v, cache, start, count):
     """Attends to slots and to the exact rows, a ring of blocks.
 
-    The cache has rows k, v [b or 2 b, H, D], and slots: k, v [T r, H, D], or
+    The cache has rows k, v [H, b or 2 b, D], and slots: k, v [H, T r, D], or
     the store of a pyramid. Slots of a block are written before it is complete,
     but not read.
     """
@@ -203,30 +203,30 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     index, offset = start // b, start % b  # of the block
     here = index % (1 + previous) * b
     rows = tuple(
-      jax.lax.dynamic_update_slice_in_dim(x, new, here + offset, 0)
+      jax.lax.dynamic_update_slice_in_dim(
+        x, new.swapaxes(0, 1), here + offset, 1
+      )
       for x, new in zip(rows, (k, v), strict=True)
     )
-    at = jnp.arange(len(rows[0])) - here
+    at = jnp.arange((1 + previous) * b) - here
     own = (at >= 0) & (at <= offset + jnp.arange(len(q))[:, None])
     before = ((at < 0) | (at >= b)) & (index > 0)
     done = jnp.maximum(index - previous, 0)
     if self.levels:
       seen, shown = self._pyramid.read(slots, done)
+      seen = (x.swapaxes(0, 1) for x in seen)
     else:
       seen, shown = (
         slots,
-        jnp.arange(len(slots[0])) < done * self.projected_length,
+        jnp.arange(slots[0].shape[1]) < done * self.projected_length,
       )
-    allowed = jnp.concatenate(
-      [jnp.broadcast_to(shown, (len(q), len(shown))), own | before], axis=1
-    )
-    both = (jnp.concatenate(x) for x in zip(seen, rows, strict=True))
-    out = xla.attend_allowed(q, *both, allowed)
+    shown = jnp.broadcast_to(shown, (len(q), len(shown)))
+    out = xla.attend_allowed(q, (*seen, shown), (*rows, own | before))
     # The block whose rows are no longer exact once this one is complete.
     first = (index - previous) % (1 + previous) * b
     new = tuple(
       projection_lib.project_sequence(
-        jax.lax.dynamic_slice_in_dim(x, first, b)[None], e
+        jax.lax.dynamic_slice_in_dim(x, first, b, 1).swapaxes(0, 1)[None], e
       )[0][0]
       for x, e in zip(rows, weights, strict=True)
     )
@@ -236,7 +236,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     else:
       slots = tuple(
         jax.lax.dynamic_update_slice_in_dim(
-          x, y, done * self.projected_length, 0
+          x, y.swapaxes(0, 1), done * self.projected_length, 1
         )
         for x, y in zip(slots, new, strict=True)
       )

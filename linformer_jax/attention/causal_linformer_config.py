@@ -105,16 +105,16 @@ class CausalLinformerConfig(base.AttentionConfig):
     return self.block_length
 
   def init_cache(self, sizes, length):
-    def zeros(count):
-      x = jnp.zeros((count, sizes.num_heads, sizes.head_dim), sizes.dtype)
+    def zeros(*shape):
+      x = jnp.zeros((*shape, sizes.head_dim), sizes.dtype)
       return x, x
 
-    b, r = self.block_length, self.projected_length
-    rows = zeros(b * (1 + self.previous_block))
+    h, b, r = sizes.num_heads, self.block_length, self.projected_length
+    rows = zeros(h, b * (1 + self.previous_block))
     if not self.levels:
-      return rows, zeros(-(-length // b) * r)
+      return rows, zeros(h, -(-length // b) * r)
     pyramid = pyramid_lib.Pyramid(self.levels, self.kept_blocks)
-    return rows, pyramid.empty(zeros(r))
+    return rows, pyramid.empty(zeros(r, h))
 
   def flops(self, sizes, n):
     m, b, r = sizes.embed_dim, self.block_length, self.projected_length

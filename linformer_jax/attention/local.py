@@ -53,19 +53,19 @@ class LocalSelfAttention(heads.MultiHeadAttention):
     return window_op.attend(q, near, causal=self.causal, dropout=dropout)
 
   def step(self, weights, q, k, v, cache, start, count):
-    """Attends to the w rows before and to the new ones, k, v [w, H, D]."""
+    """Attends to the w rows before and to the new ones, k, v [H, w, D]."""
     del weights
     near = [
-      jnp.concatenate([rows, new])
+      jnp.concatenate([rows, new.swapaxes(0, 1)], axis=1)
       for rows, new in zip(cache, (k, v), strict=True)
     ]
-    before = jnp.arange(len(near[0])) - self.window  # first new row is 0
+    before = jnp.arange(self.window + len(q)) - self.window  # first new is 0
     distance = before - jnp.arange(len(q))[:, None]
     seen = (distance <= 0) & (distance >= -self.window) & (before >= -start)
     cache = tuple(
-      jax.lax.dynamic_slice_in_dim(rows, count, self.window) for rows in near
+      jax.lax.dynamic_slice_in_dim(rows, count, self.window, 1) for rows in near
     )
-    return xla.attend_allowed(q, *near, seen), cache
+    return xla.attend_allowed(q, (*near, seen)), cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class LocalConfig(base.AttentionConfig):
     )
 
   def init_cache(self, sizes, length):
-    shape = self.window, sizes.num_heads, sizes.head_dim
+    shape = sizes.num_heads, self.window, sizes.head_dim
     rows = jnp.zeros(shape, sizes.dtype)
     return rows, rows
 

@@ -45,14 +45,14 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
     )
 
   def step(self, weights, q, k, v, cache, start, count):
-    """Attends to all rows so far, k, v [N, H, D]."""
+    """Attends to all rows so far, k, v [H, N, D]."""
     del weights, count
     k, v = (
-      jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)
+      jax.lax.dynamic_update_slice_in_dim(rows, new.swapaxes(0, 1), start, 1)
       for rows, new in zip(cache, (k, v), strict=True)
     )
-    past = jnp.arange(len(k)) <= start + jnp.arange(len(q))[:, None]
-    return xla.attend_allowed(q, k, v, past), (k, v)
+    past = jnp.arange(k.shape[1]) <= start + jnp.arange(len(q))[:, None]
+    return xla.attend_allowed(q, (k, v, past)), (k, v)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class SoftmaxConfig(base.AttentionConfig):
     )
 
   def init_cache(self, sizes, length):
-    rows = jnp.zeros((length, sizes.num_heads, sizes.head_dim), sizes.dtype)
+    rows = jnp.zeros((sizes.num_heads, length, sizes.head_dim), sizes.dtype)
     return rows, rows
 
   def flops(self, sizes, n):

@@ -26,21 +26,30 @@ def drop(weights, dropout):
   return jnp.where(kept, weights / (1 - rate), 0)
 
 
-def attend_allowed(q, k, v, allowed):
+def attend_allowed(q, *parts):
   """Attends from the rows of one sequence to those that each may see.
 
   Args:
     q: [n, H, D], not scaled.
-    k, v: [K, H, D].
-    allowed: bool [n, K].
+    *parts: (k, v, allowed), keys and values [H, K, D] and bool [n, K], all in
+      one softmax. Several are not concatenated, which would copy them.
 
   Returns:
     [n, H, D] in v's dtype; scores and softmax are float32.
   """
   q = q * (q.shape[-1] ** -0.5)
-  scores = jnp.einsum("nhd,khd->hnk", q, k, preferred_element_type=jnp.float32)
-  weights = masked_softmax(scores, allowed)
-  return jnp.einsum("hnk,khd->nhd", weights.astype(v.dtype), v)
+  scores = [
+    jnp.einsum("nhd,hkd->hnk", q, k, preferred_element_type=jnp.float32)
+    for k, _, _ in parts
+  ]
+  allowed = jnp.concatenate([allowed for *_, allowed in parts], axis=-1)
+  weights = masked_softmax(jnp.concatenate(scores, axis=-1), allowed)
+  out, first = 0, 0
+  for _, v, _ in parts:
+    some = weights[..., first : first + v.shape[1]].astype(v.dtype)
+    out += jnp.einsum("hnk,hkd->nhd", some, v)
+    first += v.shape[1]
+  return out
 
 
 def attend(q, k, v, mask=None, *, causal=False, start=0, dropout=None):

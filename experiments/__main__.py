@@ -23,6 +23,7 @@ EXPERIMENTS = {
   "probes": ("probes.measure", "probes.render"),
   "lra": ("lra.measure", "lra.render"),
   "adamra": ("adamra.measure", "adamra.render"),
+  "causal": ("causal.measure", "causal.render"),
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),
   "finetune": ("finetune.measure", "finetune.render"),

@@ -21,7 +21,7 @@ PAGE = pathlib.Path(__file__).parent / "README.md"
 FIGURE = measure.RESULTS.with_name("routes.png")
 MARK = "<!-- experiments/adamra/render.py: {} -->"
 # What the router does with a query in training: model, field of a record.
-ROUTES = {"soft": "weights", "hard": "chosen"}
+ROUTES = {"soft": "weights", "hard": "chosen", "exact": "weights"}
 
 
 def _runs(records, model: str) -> list[dict]:
@@ -79,8 +79,8 @@ def routes(records) -> str:
 
 def figure(records, to=FIGURE):
   """Draws the same as stacked bars, one panel a route and layer."""
-  drawing = figure_lib.Figure(figsize=(8, 3), layout="constrained")
-  panels = drawing.subplots(1, 4, sharey=True)
+  drawing = figure_lib.Figure(figsize=(11, 3), layout="constrained")
+  panels = drawing.subplots(1, 2 * len(ROUTES), sharey=True)
   colors = colormaps["viridis"](np.linspace(0, 0.8, len(measure.RATIOS)))
   places = [(model, layer) for model in ROUTES for layer in range(2)]
   for axes, (model, layer) in zip(panels, places, strict=True):

@@ -11,12 +11,14 @@ from linformer_jax.models.heads import (
   TokenEncoder,
   num_parameters,
 )
+from linformer_jax.models.seq2seq import EncoderDecoder
 
 __all__ = [
   "Block",
   "CausalLM",
   "Classifier",
   "Encoder",
+  "EncoderDecoder",
   "MaskedLM",
   "Matcher",
   "ModelConfig",

@@ -1,0 +1,1 @@
+"""A decoder that attends to slots of a source, projected once."""

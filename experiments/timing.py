@@ -49,12 +49,14 @@ def in_turns(configs: dict) -> dict[str, dict]:
     memory of an update by name.
   """
   updaters = {name: _updater(config) for name, config in configs.items()}
-  seconds = rounds({name: update for name, (update, _) in updaters.items()})
+  seconds = rounds(
+    {name: update for name, (update, _) in updaters.items()}, ROUNDS
+  )
   sizes = {name: size for name, (_, size) in updaters.items()}
   return {"seconds": seconds, "bytes": sizes}
 
 
-def rounds(functions: dict[str, Callable[[], float]], count: int = ROUNDS):
+def rounds(functions: dict[str, Callable[[], float]], count: int):
   """Calls functions in turns; returns the seconds that each call returned.
 
   Args:

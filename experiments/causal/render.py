@@ -20,7 +20,7 @@ PAGE = pathlib.Path(__file__).parent / "README.md"
 MARK = "<!-- experiments/causal/render.py: {} -->"
 FIGURE = measure.RESULTS.with_name("causal.png")
 NAMES = {"bytes": "bytes", "subwords": "4,096 subwords"}
-BASE = "softmax"
+BASE, NEAR = "softmax", "local"
 
 
 def settings(records) -> list[tuple[str, int]]:
@@ -53,11 +53,12 @@ def losses(records) -> str:
   """Returns the losses, and differences from softmax attention's."""
   lines = [
     "| tokens | n | attention | seeds | nats | over softmax attention | "
-    "perplexity, relative | FLOPs | time |",
+    "perplexity, relative | over windows alone | FLOPs |",
     "|---|---:|---|---:|---:|---:|---:|---:|---:|",
   ]
   for tokens, n in settings(records):
     base, _ = pooled(records, tokens, n, BASE)
+    near, _ = pooled(records, tokens, n, NEAR)
     first = records.get(Item(tokens, n, BASE))
     for model, (label, *_) in measure.MODELS.items():
       sums, seeds = pooled(records, tokens, n, model)
@@ -67,16 +68,19 @@ def losses(records) -> str:
       nats = documents.nats(sums.sum(1))
       cells = [NAMES[tokens], f"{n:,}", label, str(seeds), f"{nats:.3f}"]
       if base is None or model == BASE:
-        cells += ["", "", "100%" if model == BASE else "", ""]
+        cells += ["", ""]
       else:
-        share = record["update_flops"] / first["update_flops"]
         other = documents.nats(base.sum(1))
         cells += [
           _difference(sums.sum(1), base.sum(1)),
           f"{100 * (np.exp(nats - other) - 1):+.1f}%",
-          f"{100 * share:.0f}%",
-          f"{100 * record['run_seconds'] / first['run_seconds']:.0f}%",
         ]
+      if near is None or model == NEAR:
+        cells.append("")
+      else:
+        cells.append(_difference(sums.sum(1), near.sum(1)))
+      share = record["update_flops"] / first["update_flops"] if first else None
+      cells.append(f"{100 * share:.0f}%" if share else "")
       lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
@@ -85,19 +89,19 @@ def positions(records) -> str:
   """Returns what is better than windows alone, by range of positions."""
   blocks = []
   for tokens, n in settings(records):
-    base, seeds = pooled(records, tokens, n, "local")
+    base, seeds = pooled(records, tokens, n, NEAR)
     if not seeds:
       continue
     ends = measure.edges(n)
     starts = [0, *ends[:-1]]
-    spans = [f"{a:,} to {b - 1:,}" for a, b in zip(starts, ends, strict=True)]
+    spans = [f"{a + 1:,} to {b:,}" for a, b in zip(starts, ends, strict=True)]
     blocks += [
       f"| {NAMES[tokens]}, n = {n:,} | " + " | ".join(spans) + " |",
       "|---|" + "---:|" * len(spans),
     ]
     for model, (label, *_) in measure.MODELS.items():
       sums, found = pooled(records, tokens, n, model)
-      if not found or model == "local":
+      if not found or model == NEAR:
         continue
       cells = [_difference(sums[:, i], base[:, i]) for i in range(len(ends))]
       blocks.append(f"| {label} | {' | '.join(cells)} |")
@@ -172,16 +176,16 @@ def passkeys(records) -> str:
 
 def draw(records, path):
   """Draws losses over windows alone by position, a panel for each setting."""
-  where = [w for w in settings(records) if pooled(records, *w, "local")[1]]
+  where = [w for w in settings(records) if pooled(records, *w, NEAR)[1]]
   if not where:
     return
   canvas = figure.Figure(figsize=(4.5 * len(where), 3.4), layout="constrained")
   panels = canvas.subplots(1, len(where), squeeze=False)[0]
   for panel, (tokens, n) in zip(panels, where, strict=True):
-    base, _ = pooled(records, tokens, n, "local")
+    base, _ = pooled(records, tokens, n, NEAR)
     for model, (label, *_) in measure.MODELS.items():
       sums, found = pooled(records, tokens, n, model)
-      if not found or model in ("local", "linear"):
+      if not found or model in (NEAR, "linear"):
         continue
       every = [
         documents.interval(sums[:, i], base[:, i]) for i in range(sums.shape[1])
@@ -192,6 +196,7 @@ def draw(records, path):
       panel.fill_between(ends, low, high, alpha=0.15)
     panel.axhline(0, color="gray", linewidth=0.8)
     panel.set_xscale("log", base=2)
+    panel.set_xticks(measure.edges(n), measure.edges(n))
     panel.set_title(f"{NAMES[tokens]}, n = {n:,}")
     panel.set_xlabel("tokens before, up to")
   panels[0].set_ylabel("nats over windows alone")

@@ -1,8 +1,8 @@
 """An encoder and a decoder that attends to its rows (Vaswani et al. 2017).
 
-Cross-attention may be any that takes a memory. With projected slots, the rows of
-the source are projected once to K slots, so a generated token costs O(K) in
-each layer, whatever the length of the source; softmax attention's costs O(N).
+Cross-attention may be any that takes a memory. If it projects the rows of the
+source to K slots, it does so once, and a generated token costs O(K) in each
+layer, whatever the length of the source; that of softmax attention costs O(N).
 """
 
 import functools

@@ -24,6 +24,7 @@ EXPERIMENTS = {
   "lra": ("lra.measure", "lra.render"),
   "adamra": ("adamra.measure", "adamra.render"),
   "causal": ("causal.measure", "causal.render"),
+  "seq2seq": ("seq2seq.measure", "seq2seq.render"),
   "gap": ("gap.measure", "gap.render"),
   "warm": ("warm.measure", "warm.render"),
   "finetune": ("finetune.measure", "finetune.render"),

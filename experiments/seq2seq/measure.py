@@ -5,10 +5,8 @@
 A source has 128 tokens, of which 16 are letters and the others noise; the
 target is the letters from the last to the first. Encoder and decoder have two
 layers of width 64; models differ in the decoder's attention to the source.
-Scores are those of greedy targets, written with a cache. Then a token of the
-decoder is timed for longer sources, with weights and caches that hold no text.
-Stop it when you like; the same command resumes. A run takes some minutes on a
-core.
+Scores are those of greedy targets, written with a cache. Stop it when you like;
+the same command resumes. A run takes about five minutes on a core.
 """
 
 import dataclasses
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import grid, timing
+from experiments import grid
 from linformer_jax import attention, models
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "runs.jsonl"
@@ -32,8 +30,6 @@ BEGIN = 0  # of a target; then letters, then noise
 SEEDS = (0, 1)
 RATE, BATCH, UPDATES, EVERY = 1e-3, 32, 3_000, 250
 TESTED = 256
-LONG = (1_024, 4_096, 16_384, 65_536)
-TOKENS, ROUNDS = 16, 7
 _MEANS = {"projection_init": "mean_pool", "projection_std": 0.02}
 # name: (label, attention to the source)
 MODELS = {
@@ -165,37 +161,6 @@ def train(item: Item, updates: int = UPDATES) -> tuple[dict, dict]:
     "parameters": models.num_parameters(variables),
     "run_seconds": round(time.time() - began, 1),
   }, state[0]
-
-
-def token_seconds() -> dict[str, dict[str, list[float]]]:
-  """Returns seconds of a token, by length of the source and by model."""
-  found = {}
-  for n in LONG:
-    functions = {}
-    for cross in MODELS:
-      model = Item(cross).model(n)
-      source = jax.ShapeDtypeStruct((1, n), jnp.int32)
-      target = jax.ShapeDtypeStruct((1, LETTERS_IN), jnp.int32)
-      shapes = jax.eval_shape(model.init, jax.random.key(0), source, target)
-      caches = jax.eval_shape(
-        lambda v, s, model=model: model.apply(
-          v, s, None, LETTERS_IN, method="begin"
-        ),
-        shapes,
-        source,
-      )
-      empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-      cache = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), caches)
-
-      @jax.jit
-      def step(variables, cache, model=model):
-        one = jnp.ones(1, jnp.int32)
-        arguments = jnp.zeros((1, 1), jnp.int32), cache, 0 * one, one
-        return model.apply(variables, *arguments, method="extend")[0]
-
-      functions[cross] = lambda f=step, v=empty, c=cache: timing.timed(f, v, c)
-    found[str(n)] = timing.rounds(functions, ROUNDS)
-  return found
 
 
 def run(item: Item) -> dict:

@@ -184,56 +184,70 @@ def test_no_special_token_is_drawn(run):
   )
 
 
-def test_the_command(command, tmp_path):
+@pytest.fixture
+def trained(command, tmp_path):
+  """The command, with a causal run in tmp/c."""
   (tmp_path / "causal.py").write_text(
     "from tests import tiny\n"
     "def get_config(argument=''):\n"
     "  config = tiny.get_config('local+causal_linformer')\n"
     "  config.attention.causal_linformer.block_length = 8\n"
+    "  config.train.num_steps = 3\n"
     "  with config.unlocked(): config.task = {'name': 'causal_lm'}\n"
     "  return config\n"
   )
-  run = ("--config={tmp}/causal.py", "--workdir={tmp}/c")
-  status, _, err = command("train", *run)
+  status, _, err = command(
+    "train", "--config={tmp}/causal.py", "--workdir={tmp}/c"
+  )
   assert status == 0, err
-  call = ("generate", "--workdir={tmp}/c", "--number=9", "--seed=2")
-  status, out, err = command(*call, "--prompt=ab c")
-  assert status == 0 and out.startswith("ab c"), err
-  assert command(*call, "--prompt=ab c")[1] == out
-  model = loading.load(str(tmp_path / "c"))
-  writer = generate.TextGenerator(model)
-  assert "ab c" + writer.complete(["ab c"], 9, seed=2)[0] == out.rstrip("\n")
   rows = [{"text": f"ab {i}"} for i in range(20)]
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   (tmp_path / "p.jsonl").write_text(lines)
-  files = ("--input={tmp}/p.jsonl", "--to={tmp}/out.jsonl")
-  status, out, err = command(*call, *files)
-  assert status == 0 and "20 prompts continued" in out, err
-  whole = (tmp_path / "out.jsonl").read_bytes()
-  found = [json.loads(line) for line in whole.decode().splitlines()]
-  assert [line["text"] for line in found] == [row["text"] for row in rows]
-  assert (
-    found[17]["completion"] == writer.complete(["ab 17"], 9, 2, names=[17])[0]
-  )
-  (tmp_path / "out.jsonl").write_bytes(whole[: len(whole) // 2])
-  assert command(*call, *files)[0] == 0
-  assert (tmp_path / "out.jsonl").read_bytes() == whole
-  # An export generates the same.
-  assert command("export", "--workdir={tmp}/c", "--to={tmp}/small")[0] == 0
-  small = ("generate", "--workdir={tmp}/small", *call[2:], "--prompt=ab 0")
-  assert command(*small)[1].startswith("ab 0" + found[0]["completion"][:3])
   (tmp_path / "long.jsonl").write_text(
     lines + '{"text": "' + "ab " * 99 + '"}\n'
   )
+  return command
+
+
+CALL = ("generate", "--workdir={tmp}/c", "--number=9", "--seed=2")
+FILES = ("--input={tmp}/p.jsonl", "--to={tmp}/out.jsonl")
+
+
+def test_the_command(trained, tmp_path):
+  status, out, err = trained(*CALL, "--prompt=ab c")
+  assert status == 0 and out.startswith("ab c"), err
+  writer = generate.TextGenerator(loading.load(str(tmp_path / "c")))
+  assert "ab c" + writer.complete(["ab c"], 9, seed=2)[0] == out.rstrip("\n")
   for words, message in (
-    (call, "--prompt='A text' or --input="),
-    ((*call, files[0]), "--to=FILE.jsonl go together"),
-    ((*call, *files, "--prompt=a"), "use one"),
-    ((*call, "--prompt=a", "--top_p=2"), "top_p 2.0 must be above 0"),
-    ((*call[:2], "--prompt=a", "--number=99"), "max_length 32: ask for fewer"),
-    ((*call, "--input={tmp}/none.jsonl", files[1]), "none.jsonl"),
-    ((*call, "--input={tmp}/long.jsonl", files[1]), "long.jsonl:21: "),
+    (CALL, "--prompt='A text' or --input="),
+    ((*CALL, FILES[0]), "--to=FILE.jsonl go together"),
+    ((*CALL, *FILES, "--prompt=a"), "use one"),
+    ((*CALL, "--prompt=a", "--top_p=2"), "top_p 2.0 must be above 0"),
+    ((*CALL[:2], "--prompt=a", "--number=99"), "max_length 32: ask for fewer"),
+    ((*CALL, "--input={tmp}/none.jsonl", FILES[1]), "none.jsonl"),
   ):
-    status, _, err = command(*words)
+    status, _, err = trained(*words)
     assert status == 2 and message in err, err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_prompts_of_a_file(trained, tmp_path):
+  """A stopped call goes on, and an export generates the same."""
+  status, out, err = trained(*CALL, *FILES)
+  assert status == 0 and "20 prompts continued" in out, err
+  whole = (tmp_path / "out.jsonl").read_bytes()
+  found = [json.loads(line) for line in whole.decode().splitlines()]
+  assert [line["text"] for line in found] == [f"ab {i}" for i in range(20)]
+  writer = generate.TextGenerator(loading.load(str(tmp_path / "c")))
+  (alone,) = writer.complete(["ab 17"], 9, 2, names=[17])
+  assert found[17]["completion"] == alone
+  (tmp_path / "out.jsonl").write_bytes(whole[: len(whole) // 2])
+  assert trained(*CALL, *FILES)[0] == 0
+  assert (tmp_path / "out.jsonl").read_bytes() == whole
+  assert trained("export", "--workdir={tmp}/c", "--to={tmp}/small")[0] == 0
+  small = ("generate", "--workdir={tmp}/small", *CALL[2:], "--prompt=ab 0")
+  assert trained(*small)[1] == "ab 0" + found[0]["completion"] + "\n"
+  status, _, err = trained(*CALL, "--input={tmp}/long.jsonl", FILES[1])
+  assert status == 2 and "long.jsonl:21: " in err, err
+  assert len(err.strip().splitlines()) == 1

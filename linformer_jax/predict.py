@@ -199,13 +199,7 @@ def predict(
     )
   rows = texts(source, fields)
   path = pathlib.Path(to)
-  there = files.whole_lines(path)
-  skipped = sum(1 for _ in itertools.islice(rows, there))
-  if skipped < there:
-    raise ValueError(
-      f"{to} has {there:,} lines, and {source} only {skipped:,} rows: name "
-      "another file"
-    )
+  there = files.skip_answered(rows, source, to)
   written = 0
   with path.open("a", encoding="utf-8") as file:
     for line in predictor.lines(rows):

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -77,7 +79,31 @@ def write_atomically(path, content: str | bytes):
   temporary.replace(path)
 
 
-def whole_lines(path) -> int:
+def skip_answered(rows: Iterator, source: str, to: str) -> int:
+  """Skips the rows of a file that another has complete lines for already.
+
+  Args:
+    rows: of `source`.
+    source: name of the file of rows.
+    to: name of the file with a line for each.
+
+  Returns:
+    How many were skipped.
+
+  Raises:
+    ValueError: if `to` has more lines than there are rows.
+  """
+  there = _whole_lines(pathlib.Path(to))
+  skipped = sum(1 for _ in itertools.islice(rows, there))
+  if skipped < there:
+    raise ValueError(
+      f"{to} has {there:,} lines, and {source} only {skipped:,} rows: name "
+      "another file"
+    )
+  return there
+
+
+def _whole_lines(path: pathlib.Path) -> int:
   """Counts the complete lines of a file, and cuts off one that is not."""
   if not path.exists():
     return 0

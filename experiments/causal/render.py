@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from matplotlib import figure
 
-from experiments import documents, grid
+from experiments import documents, grid, runs
 from experiments import page as page_lib
 from experiments.causal import cost, measure, passkey
 from experiments.causal.measure import Item
@@ -19,7 +19,6 @@ from experiments.causal.measure import Item
 PAGE = pathlib.Path(__file__).parent / "README.md"
 MARK = "<!-- experiments/causal/render.py: {} -->"
 FIGURE = measure.RESULTS.with_name("causal.png")
-NAMES = {"bytes": "bytes", "subwords": "4,096 subwords"}
 BASE, NEAR = "softmax", "local"
 
 
@@ -66,7 +65,7 @@ def losses(records) -> str:
         continue
       record = records[Item(tokens, n, model)]
       nats = documents.nats(sums.sum(1))
-      cells = [NAMES[tokens], f"{n:,}", label, str(seeds), f"{nats:.3f}"]
+      cells = [runs.NAMES[tokens], f"{n:,}", label, str(seeds), f"{nats:.3f}"]
       if base is None or model == BASE:
         cells += ["", ""]
       else:
@@ -96,7 +95,7 @@ def positions(records) -> str:
     starts = [0, *ends[:-1]]
     spans = [f"{a + 1:,} to {b:,}" for a, b in zip(starts, ends, strict=True)]
     blocks += [
-      f"| {NAMES[tokens]}, n = {n:,} | " + " | ".join(spans) + " |",
+      f"| {runs.NAMES[tokens]}, n = {n:,} | " + " | ".join(spans) + " |",
       "|---|" + "---:|" * len(spans),
     ]
     for model, (label, *_) in measure.MODELS.items():
@@ -197,7 +196,7 @@ def draw(records, path):
     panel.axhline(0, color="gray", linewidth=0.8)
     panel.set_xscale("log", base=2)
     panel.set_xticks(measure.edges(n), measure.edges(n))
-    panel.set_title(f"{NAMES[tokens]}, n = {n:,}")
+    panel.set_title(f"{runs.NAMES[tokens]}, n = {n:,}")
     panel.set_xlabel("tokens before, up to")
   panels[0].set_ylabel("nats over windows alone")
   panels[0].legend(frameon=False, fontsize=7)

@@ -70,11 +70,6 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
   def _pyramid(self):
     return pyramid_lib.Pyramid(self.levels, self.kept_blocks)
 
-  def _projections(self, head_dim, shared):
-    e = self.e(head_dim) if shared is None else shared
-    f = e if shared is not None or self.f is self.e else self.f(head_dim)
-    return e, f
-
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns (slots, their mask) and a halo of rows.
 
@@ -84,7 +79,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
     mask = masks.check(mask, memory.shape[:2])
     k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
-    e, f = self._projections(head_dim, shared)
+    e, f = self.step_weights(head_dim, shared)
     if mask is None:
       mask = jnp.ones(memory.shape[:2], bool)
     slots, seen = self._slots(k, e, mask), self._slots_mask(e, mask)
@@ -189,7 +184,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
 
   def step_weights(self, head_dim, shared):
     """Returns E and F."""
-    return self._projections(head_dim, shared)
+    return linformer.matrices(self, head_dim, shared)
 
   def step(self, weights, q, k, v, cache, start, count):
     """Attends to slots and to the exact rows, a ring of blocks.

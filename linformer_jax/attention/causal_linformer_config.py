@@ -5,12 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from linformer_jax.attention import (
-  base,
-  causal_linformer,
-  initializers,
-  linformer,
-)
+from linformer_jax.attention import base, causal_linformer, linformer_config
 from linformer_jax.attention import projection as projection_lib
 from linformer_jax.attention.ops import pyramid as pyramid_lib
 
@@ -51,17 +46,13 @@ class CausalLinformerConfig(base.AttentionConfig):
   def shares(self) -> bool:
     return self.sharing == "layerwise"
 
-  def _weights_init(self):
-    inits = initializers.DENSE
-    if self.projection == "convolution":
-      inits = initializers.KERNELS
-    return inits[self.projection_init](self.projection_std)
-
   def module(self, sizes):
     fields = dataclasses.asdict(self)
     del fields["projection_init"], fields["projection_std"]
     return causal_linformer.CausalLinformerSelfAttention(
-      projection_init=self._weights_init(), **fields, **sizes.module_fields()
+      projection_init=linformer_config.weights_init(self),
+      **fields,
+      **sizes.module_fields(),
     )
 
   def shared(self, sizes):
@@ -69,18 +60,14 @@ class CausalLinformerConfig(base.AttentionConfig):
       self.projection,
       self.block_length,
       self.projected_length,
-      weights_init=self._weights_init(),
+      weights_init=linformer_config.weights_init(self),
       name="slots",
     )
 
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)
     b = self.block_length
-    base.require_choice("sharing", self.sharing, linformer.SHARING)
-    base.require_choice(
-      "projection_init", self.projection_init, initializers.DENSE
-    )
-    base.require_range("projection_std", self.projection_std, 0, 3e38)
+    linformer_config.check_choices(self)
     base.require_rate("dropout_rate", self.dropout_rate)
     base.require_range("block_length", b, 1)
     base.require_range("levels", self.levels, 0, 30)
@@ -88,13 +75,15 @@ class CausalLinformerConfig(base.AttentionConfig):
     projection_lib.weights_shape(
       self.projection, b, self.projected_length, sizes.head_dim
     )
+    if shards == 1:
+      return
     length = length or sizes.max_length
-    if shards > 1 and sizes.query_block % b:
+    if sizes.query_block % b:
       raise ValueError(
         f"model.query_block {sizes.query_block} is not divisible by "
         f"block_length {b}, as mesh.sequence={shards} needs"
       )
-    if length % (b * shards) and shards > 1:  # blocks do not cross devices
+    if length % (b * shards):  # blocks do not cross devices
       raise ValueError(
         f"data.sequence_length {length} is not divisible by block_length {b} * "
         f"mesh.sequence={shards}"

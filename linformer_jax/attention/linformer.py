@@ -41,6 +41,20 @@ def projections(module, length: int, name: str):
   return make(f"key_{name}"), make(f"value_{name}")
 
 
+def matrices(module, head_dim: int, shared):
+  """Returns E and F of a layer, or twice what layers share, if anything.
+
+  Args:
+    module: an attention whose `e` and `f` are made by `projections`.
+    head_dim: D.
+    shared: a `Projection`, or None.
+  """
+  if shared is not None:
+    return shared, shared
+  e = module.e(head_dim)
+  return e, e if module.f is module.e else module.f(head_dim)
+
+
 class LinformerSelfAttention(heads.MultiHeadAttention):
   """Multi-head attention over K projected keys and values, O(N K).
 
@@ -100,8 +114,7 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
     m, m_in = features or memory.shape[-1], memory.shape[-1]
     head_dim = heads.split_width(m, self.num_heads)
     x = jnp.asarray(memory, self.dtype)
-    e = self.e(head_dim) if shared is None else shared
-    f = e if shared is not None or self.f is self.e else self.f(head_dim)
+    e, f = matrices(self, head_dim, shared)
 
     def project(x, by):  # E X: [B, N, ...] -> [B, K, ...]
       x = projection_lib.project_sequence(x, by, mask)[0]

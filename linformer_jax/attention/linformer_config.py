@@ -8,6 +8,23 @@ from linformer_jax.attention import order as order_lib
 from linformer_jax.attention import projection as projection_lib
 
 
+def weights_init(config):
+  """Returns the initializer of E and F that a config chooses."""
+  inits = initializers.DENSE
+  if config.projection == "convolution":
+    inits = initializers.KERNELS
+  return inits[config.projection_init](config.projection_std)
+
+
+def check_choices(config):
+  """Raises a ValueError for an unknown sharing or start of E and F."""
+  base.require_choice("sharing", config.sharing, linformer.SHARING)
+  base.require_choice(
+    "projection_init", config.projection_init, initializers.DENSE
+  )
+  base.require_range("projection_std", config.projection_std, 0, 3e38)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinformerConfig(base.AttentionConfig):
   """Attributes as of `LinformerSelfAttention`, and:
@@ -71,11 +88,7 @@ class LinformerConfig(base.AttentionConfig):
         f"projected_lengths {self.projected_lengths} are for all layers, and "
         "this attention is that of one: give it a projected_length"
       )
-    base.require_choice("sharing", self.sharing, linformer.SHARING)
-    base.require_choice(
-      "projection_init", self.projection_init, initializers.DENSE
-    )
-    base.require_range("projection_std", self.projection_std, 0, 3e38)
+    check_choices(self)
     base.require_range("local_window", self.local_window, 0)
     base.require_rate("dropout_rate", self.dropout_rate)
     ops.check(
@@ -100,12 +113,6 @@ class LinformerConfig(base.AttentionConfig):
         f"of a window * mesh.sequence={shards}"
       )
 
-  def _projection_init(self):
-    inits = initializers.DENSE
-    if self.projection == "convolution":
-      inits = initializers.KERNELS
-    return inits[self.projection_init](self.projection_std)
-
   def module(self, sizes):
     return linformer.LinformerSelfAttention(
       max_length=sizes.max_length,
@@ -115,7 +122,7 @@ class LinformerConfig(base.AttentionConfig):
       local_window=self.local_window,
       dropout_rate=self.dropout_rate,
       implementation=self.implementation,
-      projection_init=self._projection_init(),
+      projection_init=weights_init(self),
       **sizes.module_fields(),
     )
 
@@ -124,7 +131,7 @@ class LinformerConfig(base.AttentionConfig):
       self.projection,
       sizes.max_length,
       self.projected_length,
-      weights_init=self._projection_init(),
+      weights_init=weights_init(self),
       name="projection",
     )
 

@@ -7,7 +7,8 @@ Argument, any of: n=512 (a multiple of 32), attention=causal_linformer (softmax,
 local, linear, performer, cosformer; local+causal_linformer for layers in turn),
 block=32 (rows in a block of causal_linformer), k=4 (its slots), levels=0 (all
 slots are kept; 3 for a cache that does not grow), window=64 (rows before a
-row that local sees), updates=1200.
+row that local sees), updates=1200. With --config.task.document_mask=True tokens
+see their own document alone (softmax, local, causal_linformer).
 
 Command: ./launch.sh train --config=configs/causal.py --workdir=runs/causal
 Hardware: two CPU cores.
@@ -37,7 +38,7 @@ def get_config(argument: str = ""):
   config.model.vocab_size = VOCABULARY
   config.data.holdout_fraction = base.get_config().data.holdout_fraction
   with config.unlocked():
-    config.task = {"name": "causal_lm"}
+    config.task = {"name": "causal_lm", "document_mask": False}
   base.set_attention(config, given["attention"])
   fields = {
     "causal_linformer": {

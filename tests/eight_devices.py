@@ -30,6 +30,8 @@ def make_config(fields, folder=None):
   if task := fields.pop("task", None):
     with config.unlocked():
       config.task = {"name": task}
+      if task == "causal_lm":
+        config.task.document_mask = False
       if task == "matching":
         config.task.update(num_classes=3, metric="accuracy")
         config.data.source, config.data.separate_pairs = "labeled", True
@@ -47,7 +49,18 @@ def batches(config, task):
   train = pipeline.train_iterator(corpus, task, config.data.seed, size)
   # The last batch has padding and filler rows.
   *_, last = pipeline.validation_batches(corpus, task, size)
-  return [next(train), next(train)], last
+  first = [_divided(next(train)), _divided(next(train))]
+  return first, _divided(last)
+
+
+def _divided(batch):
+  """A batch whose documents have seven tokens, where they are kept apart."""
+  if "documents" not in batch:
+    return batch
+  rows, length = batch["documents"].shape
+  ids = 1 + (np.arange(length) + np.arange(rows)[:, None]) // 7
+  ids = np.where(batch["documents"] > 0, ids, 0).astype(np.int32)
+  return batch | {"documents": ids}
 
 
 def updates(config, devices):

@@ -143,6 +143,21 @@ MODELS = {
     "attention.previous_block": False,
     "model.remat": True,
   },
+  "documents": {
+    "task": "causal_lm",
+    "task.document_mask": True,
+    "attention": "softmax+local+causal_linformer",
+    "attention.softmax.dropout_rate": 0.0,
+    "attention.local.dropout_rate": 0.0,
+    "attention.local.window": 3,
+    "attention.causal_linformer.dropout_rate": 0.0,
+    "attention.causal_linformer.block_length": 2,
+    "attention.causal_linformer.projected_length": 1,
+    "attention.causal_linformer.levels": 2,
+    "model.dropout_rate": 0.0,
+    "model.num_layers": 3,
+    "model.query_block": 2,
+  },
   "matching": {"task": "matching"},
 }
 # Sizes that eight divides; random numbers do not depend on the mesh.

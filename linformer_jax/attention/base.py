@@ -112,6 +112,7 @@ class AttentionConfig:
     causal: whether a causal task can use it; the module then has `causal`.
     one_way: whether only a causal task can.
     rotates: whether it can rotate queries and keys by their positions.
+    documents: whether it keeps packed documents apart; see `masks.Documents`.
     sparse: whether a real row within reach may have weight zero.
     is_softmax: whether softmax(Q K^T / sqrt(D)) over the outputs of its `query`
       and `key` is all of the attention, so a spectrum can be read.
@@ -130,6 +131,7 @@ class AttentionConfig:
   causal: ClassVar[bool] = False
   one_way: ClassVar[bool] = False
   rotates: ClassVar[bool] = False
+  documents: ClassVar[bool] = False
   carries: ClassVar[bool] = False
   sparse: ClassVar[bool] = False
   parameters: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
@@ -185,6 +187,14 @@ class AttentionConfig:
       raise ValueError(
         f"attention {self.name!r} is causal: a row would not see later rows, "
         "and this task reads all; choose another, such as 'linformer'"
+      )
+
+  def check_documents(self):
+    """Raises a ValueError unless it keeps packed documents apart."""
+    if not self.documents:
+      raise ValueError(
+        f"attention {self.name!r} does not keep documents apart: choose "
+        "softmax, local or causal_linformer, or task.document_mask=False"
       )
 
   @property

@@ -73,23 +73,28 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns (slots, their mask) and a halo of rows.
 
-    Slots are k, v [B, H, T r, D] and bool [B, T r]; or, with `levels`, a halo
-    of what each block sees: [B, T, S, H, D] and bool [B, T, S].
+    Slots are k, v [B, H, T r, D] and ids [B, T r]; or, with `levels`, a halo of
+    what each block sees: [B, T, S, H, D] and ids [B, T, S]. Ids are those of
+    documents (1 if they are not kept apart), and 0 at slots of padding. A block
+    projects the rows of its last document, as no other one continues after it.
     """
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
-    mask = masks.check(mask, memory.shape[:2])
+    shape = memory.shape[:2]
+    mask = masks.check(mask, shape, documents=True)
+    ids = masks.ids(mask, shape)
     k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
     e, f = self.step_weights(head_dim, shared)
-    if mask is None:
-      mask = jnp.ones(memory.shape[:2], bool)
-    slots, seen = self._slots(k, e, mask), self._slots_mask(e, mask)
-    slots = slots, self._slots(v, f, mask)
+    whole = self._whole(ids)
+    last = jnp.max(whole, axis=2)  # [B, T]
+    real = masks.same(last[..., None], whole)
+    slots = self._slots(k, e, real), self._slots(v, f, real)
+    seen = jnp.where(self._slots_mask(e, real), last[..., None], 0)
     parts = layout.shards("sequence")
     # Without a mesh a query block may begin anywhere, and so need more rows.
     width = self._near if parts > 1 else 2 * self.block_length
-    rows = blocks.with_halo((k, v, mask), width)
+    rows = blocks.with_halo((k, v, ids), width)
     if self.levels:
-      return self._states(slots, seen, memory.shape[1], parts), rows
+      return self._states(slots, seen, shape[1], parts), rows
 
     def joined(x):  # [B, T, r, ...] -> [B, T r, ...]
       return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
@@ -104,22 +109,22 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     x = x[:, : count * self.block_length]
     return x.reshape(len(x), count, self.block_length, *x.shape[2:])
 
-  def _slots(self, x, projection, mask):
+  def _slots(self, x, projection, real):
     """Projects complete blocks of x [B, N, H, D]: [B, T, r, H, D]."""
 
     def project(rows, real):
       return projection_lib.project_sequence(rows, projection, real)[0]
 
-    x = jax.vmap(project, 1, 1)(self._whole(x), self._whole(mask))
+    x = jax.vmap(project, 1, 1)(self._whole(x), real)
     return layout.constrain(x, "batch", None, None, "heads")
 
-  def _slots_mask(self, projection, mask):
+  def _slots_mask(self, projection, real):
     """Returns bool [B, T, r], True at slots that saw a real row."""
 
     def of_block(real):
       return projection_lib.slot_mask(projection, real)
 
-    return jax.vmap(of_block, 1, 1)(self._whole(mask))
+    return jax.vmap(of_block, 1, 1)(real)
 
   def _states(self, slots, seen, length, parts):
     """Returns what each block of queries sees, as a `blocks.Halo`."""
@@ -127,7 +132,7 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     if parts == 1:
       count += 2  # for query blocks that do not begin with a block of rows
     done = jnp.maximum(jnp.arange(count) - self.previous_block, 0)
-    shown = self._pyramid.shown(*slots, seen.astype(jnp.float32), done)
+    shown = self._pyramid.shown(*slots, seen, done)
 
     def by_shard(x):  # [B, T, ...] -> [B, S, T / S, ...]
       x = x.reshape(len(x), parts, -1, *x.shape[2:])
@@ -160,9 +165,10 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
     found = rows.around(
       start - near + rows.width, near + count * b - 2 * rows.width
     )
-    k, v, real = (self._with_previous(x) for x in found)
+    k, v, ids = (self._with_previous(x) for x in found)
+    own = ids[:, :, near:, None]
     at = jnp.arange(near + b) - near
-    allowed = real[:, :, None] & (at <= jnp.arange(b)[:, None])
+    allowed = masks.same(own, ids[:, :, None]) & (at <= jnp.arange(b)[:, None])
     first = start // b  # of the blocks of queries
     if self.levels:
       *slots, seen = slots.around(first, count)
@@ -170,7 +176,8 @@ class CausalLinformerSelfAttention(heads.MultiHeadAttention):
       *slots, seen = slots
       done = first + jnp.arange(count) - self.previous_block
       of = jnp.arange(seen.shape[1]) // self.projected_length
-      seen = seen[:, None] & (of < done[:, None])
+      seen = jnp.where(of < done[:, None], seen[:, None], 0)
+    seen = masks.same(own, seen[:, :, None])
     out = _attend(whole, (k, v, allowed), (*slots, seen), dropout)
     out = out.reshape(len(out), -1, *out.shape[3:])
     return jax.lax.dynamic_slice_in_dim(out, offset, length, 1)
@@ -244,8 +251,8 @@ def _attend(q, rows, slots, dropout):
   Args:
     q: [B, T, b, H, D], scaled.
     rows: k, v [B, T, n, H, D] and which a query may see, bool [B, T, b, n].
-    slots: k, v and a mask, bool [B, T, S]. The former are [B, H, S, D] for all
-      blocks, or [B, T, S, H, D].
+    slots: k, v and which a query may see, bool [B, T, b, S]. The former are [B,
+      H, S, D] for all blocks, or [B, T, S, H, D].
     dropout: see `xla.attend`.
 
   Returns:
@@ -263,7 +270,6 @@ def _attend(q, rows, slots, dropout):
     axis=-1,
   )
   count = seen.shape[-1]
-  seen = jnp.broadcast_to(seen[:, :, None], (*allowed.shape[:3], count))
   allowed = jnp.concatenate([seen, allowed], axis=-1)
   weights = xla.masked_softmax(scores, allowed[:, None])
   weights = xla.drop(weights, dropout).astype(v.dtype)

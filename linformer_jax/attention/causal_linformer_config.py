@@ -35,6 +35,7 @@ class CausalLinformerConfig(base.AttentionConfig):
   Module: ClassVar = causal_linformer.CausalLinformerSelfAttention
   causal: ClassVar[bool] = True
   rotates: ClassVar[bool] = True
+  documents: ClassVar[bool] = True
   one_way: ClassVar[bool] = True
   parameters: ClassVar = (
     *base.AttentionConfig.parameters,

@@ -10,7 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from linformer_jax.attention import base, heads
+from linformer_jax.attention import base, heads, masks
 from linformer_jax.parallel import layout
 
 
@@ -45,7 +45,8 @@ class FNetMixing(heads.MultiHeadAttention):
 
   def summarise(self, memory, mask=None, *, features=None, shared=None):
     """Returns the output at all N rows, float32 [B, N, M]."""
-    del mask, features, shared  # padding rows are zero
+    del features, shared
+    masks.check(mask, memory.shape[:2])  # padding rows are zero
     length = memory.shape[1]
     if length > self.max_length:
       raise ValueError(

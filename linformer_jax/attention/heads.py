@@ -100,9 +100,10 @@ def split_width(embed_dim: int, num_heads: int) -> int:
 def select_real(x, mask):
   """Sets padding rows of x [B, N, M] to zero.
 
-  The mask is bool [B, N] or None, as `masks.check` returns it. A select, not a
-  product, keeps NaN and inf in padding out of the output and the gradient.
+  The mask is as `masks.check` returns it. A select, not a product, keeps NaN
+  and inf in padding out of the output and the gradient.
   """
+  mask = masks.real(mask)
   if mask is None:
     return x
   return jnp.where(mask[..., None], x, 0)
@@ -184,7 +185,8 @@ class MultiHeadAttention(nn.Module, kw_only=True):
 
     Args:
       memory: rows [B, N, M'], with padding rows zeroed.
-      mask: bool [B, N], True at real rows, or None.
+      mask: bool [B, N], True at real rows, or None, or `masks.Documents` for an
+        attention that keeps them apart.
       features: M, the width of all heads together; None for M'.
       shared: what layers share, or None.
     """
@@ -271,7 +273,8 @@ class MultiHeadAttention(nn.Module, kw_only=True):
       memory: rows [B, N', M'] that make keys and values; None for x.
       mask: bool or integers 0 and 1, True at real rows of the memory ([B, N'],
         or [B, N] if x is the memory), or None; see `masks.check`. In
-        cross-attention queries are not masked.
+        cross-attention queries are not masked. `masks.Documents` if x is the
+        memory and the attention keeps documents apart.
       shared: what layers share, in place of this module's own, or None.
       deterministic: False applies dropout (rng 'dropout').
 
@@ -283,7 +286,8 @@ class MultiHeadAttention(nn.Module, kw_only=True):
         (such as an additive mask), or an attribute does not fit.
     """
     self.check(x.shape[-1], memory=memory is not None)
-    mask = masks.check(mask, (x if memory is None else memory).shape[:2])
+    rows = (x if memory is None else memory).shape[:2]
+    mask = masks.check(mask, rows, documents=memory is None)
     if memory is None:
       x = memory = select_real(x, mask)
     else:

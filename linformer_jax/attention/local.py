@@ -79,6 +79,7 @@ class LocalConfig(base.AttentionConfig):
   Module: ClassVar = LocalSelfAttention
   causal: ClassVar[bool] = True
   rotates: ClassVar[bool] = True
+  documents: ClassVar[bool] = True
 
   def check(self, sizes, length=None, shards=1):
     super().check(sizes, length, shards)

@@ -30,7 +30,8 @@ class SoftmaxSelfAttention(heads.MultiHeadAttention):
     del shared
     head_dim = heads.split_width(features or memory.shape[-1], self.num_heads)
     k, v = self.rotate(self.key(memory, head_dim)), self.value(memory, head_dim)
-    return *heads.by_head(k, v), masks.check(mask, memory.shape[:2])
+    mask = masks.check(mask, memory.shape[:2], documents=True)
+    return *heads.by_head(k, v), mask
 
   def mix(self, q, summary, start, dropout):
     """Returns softmax(q k^T / sqrt(D)) v."""
@@ -66,6 +67,7 @@ class SoftmaxConfig(base.AttentionConfig):
   Module: ClassVar = SoftmaxSelfAttention
   causal: ClassVar[bool] = True
   rotates: ClassVar[bool] = True
+  documents: ClassVar[bool] = True
   is_softmax: ClassVar[bool] = True
 
   def check(self, sizes, length=None, shards=1):

@@ -97,7 +97,7 @@ class Block(nn.Module):
     If the attention carries `shared` and is given it, the layer also returns
     what the next one is given.
     """
-    mask = masks.check(mask, x.shape[:2])
+    mask = masks.check(mask, x.shape[:2], self.kind.documents)
     memory = x = heads.select_real(x, mask)
     if self.config.norm_position == "pre":
       memory = heads.select_real(self.attention_norm(x), mask)
@@ -205,7 +205,7 @@ class Encoder(nn.Module):
     Args:
       x: rows [B, N, M], N at most `max_length`.
       mask: bool or integers 0 and 1 [B, N], True at real rows, or None if all
-        are; see `masks.check`.
+        are; see `masks.check`. `masks.Documents` keeps packed documents apart.
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
@@ -218,7 +218,7 @@ class Encoder(nn.Module):
         f"an Encoder works on rows [B, N, M], not on an array {x.shape}; "
         "TokenEncoder takes tokens"
       )
-    mask = masks.check(mask, x.shape[:2])
+    mask = masks.check(mask, x.shape[:2], documents=True)
     x = heads.select_real(layout.constrain(x, "batch", "sequence"), mask)
     if config.norm_position == "post":
       x = self.norm(x)

@@ -35,15 +35,19 @@ class TokenEncoder(nn.Module):
 
     Args:
       tokens: ids [B, N], N at most `max_length`.
-      mask: see `Encoder`.
+      mask: see `Encoder`. Positions count from the start of each document.
       segments: see `inputs.tokens.Tokens`.
       deterministic: False applies dropout (rng 'dropout').
 
     Raises:
       ValueError: see `Encoder` and `inputs.tokens.Tokens`.
     """
-    mask = masks.check(mask, tokens.shape)
-    return self.rows(self.embed(tokens, segments), mask, deterministic)
+    mask = masks.check(mask, tokens.shape, documents=True)
+    positions = None
+    if isinstance(mask, masks.Documents):
+      positions = mask.positions()
+    rows = self.embed(tokens, segments, positions)
+    return self.rows(rows, mask, deterministic)
 
   def extend(self, tokens, cache, start, count):
     """Returns the rows of the next tokens int [B, n]; see `Encoder.extend`."""

@@ -116,15 +116,20 @@ def create(config: Any, model: ModelConfig) -> Task:
     model: its validated `model` group.
 
   Raises:
-    ValueError: for a task not in `TASKS`, or unknown or missing fields.
+    ValueError: for a task not in `TASKS`, or unknown or missing fields; those
+      with a default may be missing.
   """
   fields = config.task.to_dict()
   name = fields.pop("name")
   if name not in TASKS:
     raise ValueError(f"task.name {name!r} is not one of {', '.join(TASKS)}")
   task = TASKS[name]
-  known = {field.name for field in dataclasses.fields(task)}
-  for field in sorted(fields.keys() ^ known):
+  known = {
+    field.name: field.default is dataclasses.MISSING
+    for field in dataclasses.fields(task)
+  }
+  missing = {name for name, needed in known.items() if needed} - fields.keys()
+  for field in sorted(missing | (fields.keys() - known.keys())):
     said = "has no" if field in fields else "needs the"
     raise ValueError(
       f"task {name!r} {said} field task.{field}: start from a config file of "

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from linformer_jax.attention import masks
 from linformer_jax.data.text import special as special_lib
 from linformer_jax.tasks import auxiliary
 from linformer_jax.tasks.field import Field
@@ -111,11 +112,14 @@ class TokenRows:
 
   def logits(self, variables, batch, key, **arguments) -> jax.Array:
     """Applies the module to a batch; a dropout key of None is deterministic."""
+    mask = batch.get("mask")
+    if "documents" in batch:
+      mask = masks.Documents(batch["documents"])
     return auxiliary.apply(
       self.module(),
       variables,
       batch["tokens"],
-      batch.get("mask"),
+      mask,
       **arguments,
       deterministic=key is None,
       rngs={} if key is None else {"dropout": key},

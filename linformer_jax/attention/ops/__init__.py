@@ -96,7 +96,7 @@ def attend(
   rate = dropout[0] if dropout else 0.0
   check(implementation, causal=causal, dropout_rate=rate)
   found = IMPLEMENTATIONS[implementation]
-  mask = masks.check(mask, (len(k), k.shape[2]))
+  mask = masks.check(mask, (len(k), k.shape[2]), documents=found.weights)
   q = jax.numpy.asarray(q) * (q.shape[-1] ** -0.5)
   if found.weights:  # XLA partitions it by itself
     function = functools.partial(

@@ -58,36 +58,38 @@ class Pyramid:
       end = first // 2
     return found, first
 
-  def shown(self, k, v, weights, blocks):
+  def shown(self, k, v, ids, blocks):
     """Returns what is shown after some numbers of blocks.
 
     Args:
       k, v: [B, T, r, H, D], the slots of T blocks.
-      weights: float32 [B, T, r], 1 at slots that saw a real row, else 0.
+      ids: int [B, T, r], the document of a slot, or 0 if it saw no real row. A
+        block has slots of one document, and documents are in order.
       blocks: int [S], numbers of blocks.
 
     Returns:
-      k, v [B, S, G r + 1, H, D] and bool [B, S, G r + 1], True at slots that
-      saw a real row.
+      k, v [B, S, G r + 1, H, D] and their ids [B, S, G r + 1]. Groups are of
+      the last document in them, as no other one continues after them.
     """
     spans, older = self.spans(blocks)
-    if not weights.shape[1]:  # nothing to take
-      k, v, weights = (
-        jnp.zeros((len(x), 1, *x.shape[2:]), x.dtype) for x in (k, v, weights)
+    if not ids.shape[1]:  # nothing to take
+      k, v, ids = (
+        jnp.zeros((len(x), 1, *x.shape[2:]), x.dtype) for x in (k, v, ids)
       )
-    slots, parts = (k, v, weights), []
+    weights, last = (ids > 0).astype(jnp.float32), ids.max(2)
+    slots, parts = (k, v, weights, last), []
     for level, (at, seen) in enumerate(spans):
       if level:
         slots = _merged(*slots)
-      *rows, real = (_take(x, at) for x in slots)
-      real *= jnp.repeat(seen, weights.shape[2], axis=1)
-      parts.append((*rows, real))
+      *rows, weights, last = slots
+      ids = jnp.where(weights > 0, last[..., None], 0)
+      *rows, ids = (_take(x, at) for x in (*rows, ids))
+      parts.append((*rows, ids * jnp.repeat(seen, weights.shape[2], axis=1)))
     parts.append(_means_before(*slots, older))
-    k, v, weights = (
+    return tuple(
       layout.constrain(jnp.concatenate(x, axis=2), "batch", "sequence")
       for x in zip(*parts, strict=True)
     )
-    return k, v, weights > 0
 
   def empty(self, slots):
     """Returns the store of one sequence without blocks.
@@ -170,49 +172,73 @@ def _take(x, at):
   return found.reshape(*found.shape[:2], -1, *x.shape[3:])
 
 
-def _merged(k, v, weights):
-  """Returns the slots of groups of two, [B, T / 2, r, ...], and their weights.
+def _merged(k, v, weights, last):
+  """Returns groups of two: slots [B, T / 2, r, ...], weights, and documents.
 
-  A weight is the number of slots of blocks that saw a real row.
+  A weight is the number of slots of blocks that saw a real row. Only those of
+  the last document [B, T / 2] count.
   """
   b, t, r = weights.shape
   if t == 1:  # no group of two, but something to take
-    return k, v, jnp.zeros_like(weights)
+    return k, v, jnp.zeros_like(weights), last
 
   def pairs(x):  # [B, T, r, ...] -> [B, T / 2, r, 2, ...]
     return x[:, : t // 2 * 2].reshape(b, t // 2, r, 2, *x.shape[3:])
 
-  by = pairs(weights)
+  two = last[:, : t // 2 * 2].reshape(b, t // 2, 2)
+  last = two.max(2)
+  counts = jnp.broadcast_to(
+    (two == last[..., None])[..., None], (*two.shape, r)
+  )
+  by = pairs(weights) * counts.reshape(b, t // 2, r, 2)
   total = by.sum(3)
   shares = by / jnp.maximum(total, 1)[..., None]
   k, v = (
     jnp.einsum("btrp,btrphd->btrhd", shares.astype(x.dtype), pairs(x))
     for x in (k, v)
   )
-  return k, v, total
+  return k, v, total, last
 
 
-def _means_before(k, v, weights, ends):
-  """Returns the mean of all groups before each end, and its weight.
+def _means_before(k, v, weights, last, ends):
+  """Returns the means of the groups of one document before each end.
 
   Args:
     k, v: [B, T, r, H, D].
     weights: [B, T, r].
+    last: int [B, T], the document of each group.
     ends: int [S].
 
   Returns:
-    k, v [B, S, 1, H, D], and [B, S, 1].
+    k, v [B, S, 1, H, D], and the document int [B, S, 1], the last one that has
+    a group before the end, or 0.
   """
 
-  def before(x):  # [B, T, ...] -> [B, S, ...], sums
+  def add(left, right):
+    """Sums of two parts, of which only the last document's count."""
+    *_, one = left
+    *_, other = right
+    last = jnp.maximum(one, other)
+
+    def sums(x, y):
+      shape = *last.shape, *(1,) * (x.ndim - last.ndim)
+      x = jnp.where((one == last).reshape(shape), x, 0)
+      return x + jnp.where((other == last).reshape(shape), y, 0)
+
+    return (*map(sums, left[:-1], right[:-1]), last)
+
+  def before(x):
     x = jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.take(jnp.cumsum(x, axis=1), ends, axis=1, mode="clip")
+    return jnp.take(x, ends, axis=1, mode="clip")
 
-  total = before(weights.sum(2))
-
-  def mean(x):
-    sums = jnp.einsum("btr,btrhd->bthd", weights, x.astype(jnp.float32))
-    mean = before(sums) / jnp.maximum(total, 1)[..., None, None]
-    return mean[:, :, None].astype(x.dtype)
-
-  return mean(k), mean(v), total[..., None]
+  sums = (
+    jnp.einsum("btr,btrhd->bthd", weights, x.astype(jnp.float32))
+    for x in (k, v)
+  )
+  parts = *sums, weights.sum(2), last
+  *sums, total, last = map(before, jax.lax.associative_scan(add, parts, axis=1))
+  means = (
+    (x / jnp.maximum(total, 1)[..., None, None])[:, :, None].astype(k.dtype)
+    for x in sums
+  )
+  return *means, jnp.where(total > 0, last, 0)[..., None]

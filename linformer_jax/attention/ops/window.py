@@ -19,12 +19,17 @@ def halo(k, v, mask, width: int) -> blocks.Halo:
 
   Args:
     k, v: keys and values of the rows.
-    mask: bool, True at real rows, or None.
+    mask: as `masks.check` takes it, or `Documents`.
     width: rows on either side.
+
+  Returns:
+    A halo of k, v, and the mask, or the ids of its documents.
   """
-  mask = masks.check(mask, k.shape[:2])
+  mask = masks.check(mask, k.shape[:2], documents=True)
   if mask is None:
     mask = jnp.ones(k.shape[:2], bool)
+  elif isinstance(mask, masks.Documents):
+    mask = mask.ids
   return blocks.with_halo((k, v, jnp.asarray(mask)), width)
 
 
@@ -47,7 +52,8 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   Args:
     q: queries [B, N, H, D], scaled.
     near: (k, v [B, N + 2 width, H, D], bool [B, N + 2 width]) of the rows from
-      `width` before the first query to `width` after the last.
+      `width` before the first query to `width` after the last. In place of bool
+      int, ids of documents that are kept apart.
     slots: (k, v [B, H, K, D], bool [B, K] or None) of slots that all queries
       attend to, or None.
     causal: whether a query attends to no row after its own.
@@ -66,6 +72,7 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   pad = (0, 0), (0, short)
   q = jnp.pad(q, [*pad, (0, 0), (0, 0)])
   q = q.reshape(len(q), -1, block, *q.shape[2:])
+  own = jnp.pad(real[:, width : width + length], pad).reshape(*q.shape[:3])
   rows_k, rows_v, real = (
     _overlapping(jnp.pad(x, [*pad] + [(0, 0)] * (x.ndim - 2)), block, reach)
     for x in (rows_k, rows_v, real)
@@ -73,7 +80,10 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   # Row j of an extended block lies j - width rows from the block's start.
   distance = jnp.arange(reach) - jnp.arange(block)[:, None] - width
   seen = (distance >= -width) & (distance <= (0 if causal else width))
-  allowed = real[:, :, None] & seen
+  if real.dtype == bool:
+    allowed = real[:, :, None] & seen
+  else:
+    allowed = masks.same(own[..., None], real[:, :, None]) & seen
   float32 = dict(preferred_element_type=jnp.float32)
   scores = jnp.einsum("btqhd,btkhd->bhtqk", q, rows_k, **float32)
   count = 0

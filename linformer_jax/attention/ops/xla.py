@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from linformer_jax.attention import masks
+
 
 def masked_softmax(scores, allowed=None):
   """Softmax over the last axis; a row with nothing allowed gets zeros.
@@ -58,7 +60,7 @@ def attend(q, k, v, mask=None, *, causal=False, start=0, dropout=None):
   Args:
     q: queries [B, N, H, D], scaled.
     k, v: keys and values [B, H, K, D].
-    mask: bool [B, K], True at slots to attend to, or None.
+    mask: bool [B, K], True at slots to attend to, or None; or `Documents`.
     causal: whether query i attends to keys 0 to start + i only.
     start: index of the first query among the keys.
     dropout: (rate, key) of dropout on the weights, or None.
@@ -69,7 +71,8 @@ def attend(q, k, v, mask=None, *, causal=False, start=0, dropout=None):
   scores = jnp.einsum(
     "bnhd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32
   )
-  allowed = None if mask is None else mask[:, None, None]
+  allowed = masks.allowed(mask, start, q.shape[1])
+  allowed = None if allowed is None else allowed[:, None]
   if causal:
     rows = start + jnp.arange(q.shape[1])
     past = jnp.arange(k.shape[2]) <= rows[:, None]

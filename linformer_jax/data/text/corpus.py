@@ -82,6 +82,11 @@ class Corpus:
   record: provenance.Record
 
   @property
+  def special(self) -> special_lib.Special:
+    """The tokenizer's special tokens."""
+    return self.train.special
+
+  @property
   def tokenizer_json(self) -> str:
     """The tokenizer.json whose hash is in the record."""
     return ingest.tokenizer_json(self.directory)

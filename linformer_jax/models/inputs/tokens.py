@@ -33,12 +33,13 @@ class Tokens(nn.Module):
         embedding_init=nn.initializers.normal(config.embedding_std),
       )
 
-  def __call__(self, tokens, segments=None):
+  def __call__(self, tokens, segments=None, positions=None):
     """Returns rows float32 [B, N, M].
 
     Args:
       tokens: int [B, N], N at most `max_length`.
       segments: int [B, N], BERT's token types, or None for all 0.
+      positions: int [B, N] from 0, or None for 0 to N - 1.
 
     Raises:
       ValueError: for more tokens than `max_length`, or segments of a model
@@ -52,12 +53,14 @@ class Tokens(nn.Module):
       )
     table = layout.constrain(self.tokens.embedding, "vocab")
     rows = jnp.take(table, tokens, axis=0)
-    if not config.rotary:
-      start = config.position_offset
+    start = config.position_offset
+    if not config.rotary and positions is None:
       positions = self.positions[start : start + length]
       # Reshard in two steps; XLA lowers each to an all-to-all.
       positions = layout.constrain(positions, None, "columns")
       rows += layout.constrain(positions, "sequence")
+    elif not config.rotary:
+      rows += jnp.take(self.positions, start + positions, axis=0)
     if config.num_segments:
       rows += self.segments(
         jnp.zeros_like(tokens) if segments is None else segments

@@ -5,7 +5,7 @@ import pytest
 
 from experiments import grid
 from experiments import page as page_lib
-from experiments.convert import compare, measure, render
+from experiments.convert import compare, longer, measure, render
 from experiments.convert import time as time_lib
 from experiments.convert.measure import Item
 
@@ -38,3 +38,14 @@ def test_ties_have_their_mean_rank():
 def test_the_speedup_is_over_the_faster_softmax():
   line = {"seconds": {"softmax": [3, 4, 9], "other": [5], "slots": [2, 2, 1]}}
   assert time_lib.ratio(line) == 2
+
+
+def test_training_on_starts_from_what_was_stretched(tmp_path):
+  made = longer.Runs("texts", str(tmp_path), "pretrained")
+  trained = [item for item in longer.items() if item.updates]
+  assert len(trained) == 4
+  for item in trained:
+    run = made.run(item)
+    assert f"--init_from={tmp_path}/{item.point().name}-start" in run.words
+    assert run.config.data.sequence_length == item.n
+    assert run.config.train.num_steps == longer.UPDATES

@@ -49,3 +49,5 @@ def test_training_on_starts_from_what_was_stretched(tmp_path):
     assert f"--init_from={tmp_path}/{item.point().name}-start" in run.words
     assert run.config.data.sequence_length == item.n
     assert run.config.train.num_steps == longer.UPDATES
+    offset = 2 if item.model == "softmax" else 0
+    assert run.config.model.position_offset == offset

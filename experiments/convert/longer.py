@@ -18,6 +18,7 @@ from experiments.hybrid import attentions
 from experiments.hybrid import measure as hybrid
 from experiments.perplexity import sweep
 from linformer_jax import convert, exported, loading
+from linformer_jax.models import bert_names
 from linformer_jax.models import convert as models
 from linformer_jax.run import files
 
@@ -55,6 +56,8 @@ class Item:
     name = f"{self.model}-n{self.n}-{self.positions}"
     flags = dict(point.flags) | runs.kept(updates)
     flags["optimizer.warmup_steps"] = str(updates // 6)
+    if self.model == "softmax":  # written in RoBERTa's format
+      flags["model.position_offset"] = str(bert_names.ROBERTA.offset)
     return dataclasses.replace(point, name=name, flags=tuple(flags.items()))
 
 

@@ -124,7 +124,7 @@ def get_config() -> config_dict.ConfigDict:
   attention.projection_std = 0.02  # std of its noise
   attention.local_window = 0  # rows on either side to attend to; 0: off
   attention.dropout_rate = 0.1  # on attention weights
-  attention.implementation = "xla"  # or flash, cpu, cudnn (bfloat16, GPU)
+  attention.implementation = "xla"  # flash, cpu, pallas_tpu, cudnn (GPU)
 
   data = config.data = config_dict.ConfigDict()
   data.source = "sotu"  # synthetic, files, tfds; labeled, for classification

@@ -143,6 +143,8 @@ MODELS = {
     "attention.previous_block": False,
     "model.remat": True,
   },
+  "kernel": NO_DROPOUT
+  | {"attention.implementation": "pallas_tpu", "model.query_block": 3},
   "documents": {
     "task": "causal_lm",
     "task.document_mask": True,

@@ -34,8 +34,10 @@ def projected_attention(
       which recomputes them.
     implementation: 'xla', einsum and softmax as XLA fuses them; 'flash', which
       also blocks the keys, recomputes the scores in the backward pass and loops
-      over heads on a CPU; 'cpu', the same with that loop everywhere; 'cudnn', a
-      fused GPU kernel that needs bfloat16 or float16.
+      over heads on a CPU; 'cpu', the same with that loop everywhere;
+      'pallas_tpu', a kernel for TPUs that keeps the slots in vector memory, in
+      float32 or bfloat16; 'cudnn', a fused GPU kernel that needs bfloat16 or
+      float16.
     dropout_rate: dropout on the attention weights; only 'xla' has it.
     dropout_key: a random key, needed with dropout.
 

@@ -143,6 +143,24 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
         halo = window.halo(rows_k, rows_v, mask, self.local_window)
     return *heads.by_head(k, v), projection_lib.slot_mask(e, mask), halo
 
+  def attend(self, x, summary, start=0, *, deterministic=True):
+    """See `MultiHeadAttention.attend`; some implementations fuse all of it."""
+    k, v, slots, halo = summary
+    if halo is None and not self.is_initializing():
+      dense = self.query, self.out
+      weights = ops.pallas_tpu.Weights(
+        *(
+          layer.get_variable("params", name)
+          for layer in dense
+          for name in ("kernel", "bias")
+        )
+      )
+      rows = jnp.asarray(x, self.dtype)
+      found = ops.sublayer(self.implementation, rows, weights, k, v, slots)
+      if found is not None:
+        return found
+    return super().attend(x, summary, start, deterministic=deterministic)
+
   def mix(self, q, summary, start, dropout):
     """Returns softmax(q K'^T / sqrt(D)) V'."""
     k, v, slots, halo = summary

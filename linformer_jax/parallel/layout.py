@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _IN_USE = contextvars.ContextVar("mesh and rules", default=None)
+_KIND = contextvars.ContextVar("device kind", default=None)
 _FLOAT32 = contextvars.ContextVar("float32 gradients", default=False)
 
 
@@ -32,9 +33,11 @@ def on_mesh(
   """
   token = _IN_USE.set((mesh, rules) if mesh.size > 1 else None)
   before = _FLOAT32.set(float32_gradients and mesh.size > 1)
+  kind = _KIND.set(mesh.devices.flat[0].device_kind)
   try:
     yield
   finally:
+    _KIND.reset(kind)
     _FLOAT32.reset(before)
     _IN_USE.reset(token)
 
@@ -42,6 +45,11 @@ def on_mesh(
 def float32_gradients() -> bool:
   """Returns whether devices sum gradients in float32; see `gradients`."""
   return _FLOAT32.get()
+
+
+def device_kind() -> str:
+  """Returns the kind of the devices of the mesh, or of JAX's first one."""
+  return _KIND.get() or jax.devices()[0].device_kind
 
 
 def spec(rules, *names: str | None) -> PartitionSpec:
@@ -65,6 +73,8 @@ def shards(name: str) -> int:
   if _IN_USE.get() is None:
     return 1
   mesh, rules = _IN_USE.get()
+  if mesh is None:  # inside `per_device`
+    mesh = jax.sharding.get_abstract_mesh()
   return ways(mesh, rules.get(name) or ())
 
 

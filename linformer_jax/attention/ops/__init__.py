@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 
 from linformer_jax.attention import masks
-from linformer_jax.attention.ops import cpu, cudnn, flash, xla
+from linformer_jax.attention.ops import cpu, cudnn, flash, pallas_tpu, xla
 from linformer_jax.parallel import layout
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -27,17 +27,25 @@ class Implementation:
     weights: whether it holds the weights, so that `attend` also takes causal,
       start and dropout.
     dtypes: of the queries, keys and values.
+    sublayer: (x, weights, k, v, mask) -> [B, N, M], with the dense layers
+      before and after, as `pallas_tpu.sublayer`; or None.
   """
 
   attend: Callable
   weights: bool = False
   dtypes: tuple[str, ...] = _FLOATS
+  sublayer: Callable | None = None
 
 
 IMPLEMENTATIONS = {
   "xla": Implementation(xla.attend, weights=True),
   "flash": Implementation(flash.attend),
   "cpu": Implementation(functools.partial(flash.attend, apply=cpu.one_by_one)),
+  "pallas_tpu": Implementation(
+    pallas_tpu.attend,
+    dtypes=_FLOATS[:2],
+    sublayer=pallas_tpu.sublayer,
+  ),
   "cudnn": Implementation(cudnn.attend, dtypes=("bfloat16", "float16")),
 }
 
@@ -109,3 +117,25 @@ def attend(
       found.attend, (rows, slots, slots, ("batch",)), rows
     )
   return function(q, k, v, mask)
+
+
+def sublayer(implementation: str, x, weights, k, v, mask):
+  """Attends from rows x [B, N, M] with the dense layers before and after.
+
+  Args:
+    implementation: key of `IMPLEMENTATIONS`.
+    x: rows, in the dtype of the products.
+    weights: see `pallas_tpu.Weights`.
+    k, v: keys and values [B, H, K, D].
+    mask: bool [B, K], or None.
+
+  Returns:
+    [B, N, M]; or None if the implementation has no such function, or devices
+    divide the heads.
+  """
+  function = IMPLEMENTATIONS[implementation].sublayer
+  if function is None or layout.shards("heads") > 1:
+    return None
+  rows, slots = ("batch", "sequence"), ("batch",)
+  function = layout.per_device(function, (rows, (), slots, slots, slots), rows)
+  return function(x, weights, k, v, mask)

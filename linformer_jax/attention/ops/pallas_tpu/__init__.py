@@ -1,0 +1,67 @@
+"""Kernels for TPUs: attention to slots, and the sublayer around it.
+
+Off a TPU, each computes the same with `flash`. `slots` and `fused` have the
+kernels, which `interpret=True` runs anywhere, and `head` their mathematics.
+"""
+
+import jax
+
+from linformer_jax.attention import masks
+from linformer_jax.attention.ops import flash
+from linformer_jax.attention.ops.pallas_tpu import fused, head, slots
+from linformer_jax.attention.ops.pallas_tpu.fused import Weights
+
+__all__ = ["Weights", "attend", "sublayer"]
+
+
+def attend(q, k, v, mask=None):
+  """softmax(q k^T) v; arguments as for `xla.attend`.
+
+  Off a TPU, `flash` computes the same.
+  """
+  mask = masks.check(mask, (k.shape[0], k.shape[2]))
+  return jax.lax.platform_dependent(
+    q, k, v, mask, tpu=_attend, default=flash.attend
+  )
+
+
+def _attend(q, k, v, mask):
+  """Runs the kernel, or `flash` if its slots do not fit vector memory."""
+  sizes = q.shape[1], q.shape[2], q.shape[3], k.shape[2], q.dtype
+  blocks = slots.choose(*sizes, head.budget())
+  if blocks is None:
+    return flash.attend(q, k, v, mask)
+  return slots.kernel(q, k, v, mask, blocks)
+
+
+def sublayer(x, weights, k, v, mask=None):
+  """W_Q, attention to K slots and W_O for rows x [B, N, M].
+
+  Args:
+    x: rows [B, N, M].
+    weights: W_Q, W_O and their biases, see `Weights`.
+    k, v: K' and V' [B, H, K, D].
+    mask: [B, K] or None, as `masks.check` takes it.
+
+  Returns:
+    [B, N, M] in the dtype of x.
+  """
+  mask = masks.check(mask, (k.shape[0], k.shape[2]))
+  return jax.lax.platform_dependent(
+    x,
+    weights,
+    k,
+    v,
+    mask,
+    tpu=_sublayer,
+    default=fused.reference,
+  )
+
+
+def _sublayer(x, weights, k, v, mask):
+  """Runs the kernel, or its parts if all does not fit vector memory."""
+  budget = head.budget()
+  rows = fused.choose(x.shape, k.shape, x.dtype, budget)
+  if rows is None:
+    return fused.reference(x, weights, k, v, mask, attend=_attend)
+  return fused.kernel(x, weights, k, v, mask, rows=rows, budget=budget)

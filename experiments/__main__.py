@@ -16,6 +16,7 @@ EXPERIMENTS = {
   "smoke": (None, "smoke.render"),
   "speed": ("speed.measure", "speed.render"),
   "memory": ("speed.memory", "speed.render"),
+  "kernels": ("kernels.measure", "kernels.render"),
   "accelerator": ("speed.accelerator", "speed.render"),
   "perplexity": ("perplexity.sweep", "perplexity.render"),
   "mechanism": ("mechanism.measure", "mechanism.render"),

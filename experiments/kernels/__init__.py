@@ -1,0 +1,1 @@
+"""Kernels for TPUs: what compiles, and how many bytes it moves."""

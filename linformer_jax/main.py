@@ -1,4 +1,4 @@
-"""Trains, evaluates or plans a masked language model.
+"""Trains, evaluates, plans and uses models.
 
   python -m linformer_jax.main [train] --config=FILE.py[:ARGUMENT] --workdir=DIR
   python -m linformer_jax.main evaluate --workdir=DIR
@@ -9,7 +9,7 @@
   python -m linformer_jax.main generate --workdir=DIR --prompt='The people'
   python -m linformer_jax.main convert --from=DIR --to=FOLDER --k=128
 
-train     pretrains what the config says. A folder that holds the same run is
+train     trains what the config says. A folder that holds the same run is
           resumed, or told to be complete; one that holds another config is
           refused. Ctrl-C and SIGTERM save and stop; the same command resumes.
           --extend trains a complete run further; --init_from=RUN starts a new

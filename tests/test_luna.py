@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention, models
-from tests import arrays, layer_costs
+from tests import arrays, costs
 
 B, N, M, H, K, F, LAYERS = 2, 13, 16, 2, 3, 24, 3
 D = M // H
@@ -177,8 +177,8 @@ def test_what_is_packed_passes_other_layers_by():
 
 def test_the_cost_is_linear_in_the_length():
   kind = attention.LunaConfig(projected_length=32)
-  layer_costs.assert_agree(kind)
-  layer_costs.assert_linear(kind)
+  costs.assert_flops(kind)
+  costs.assert_linear(kind)
 
 
 def test_what_it_does_not_go_with():

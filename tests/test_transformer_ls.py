@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linformer_jax import attention
-from tests import arrays, layer_costs
+from tests import arrays, costs
 
 B, N, M, H, K = 2, 13, 16, 2, 3
 D = M // H
@@ -155,8 +155,8 @@ def test_parameters_in_closed_form():
 
 def test_the_cost_is_linear_in_the_length():
   slots = attention.TransformerLSConfig(projected_length=32, window=0)
-  layer_costs.assert_agree(slots)
-  layer_costs.assert_linear(
+  costs.assert_flops(slots)
+  costs.assert_linear(
     attention.TransformerLSConfig(projected_length=32, window=16)
   )
 

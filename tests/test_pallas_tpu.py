@@ -1,6 +1,7 @@
 """Kernels for TPUs compute what the reference does, and compile for chips."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from linformer_jax import attention
 from linformer_jax.attention import ops
 from linformer_jax.attention.ops import pallas_tpu, xla
-from linformer_jax.attention.ops.pallas_tpu import fused, head, slots
+from linformer_jax.attention.ops.pallas_tpu import fused, head, slots, stream
 from linformer_jax.parallel import layout
 from linformer_jax.tools import aot
 from tests import arrays
@@ -107,6 +108,16 @@ def test_the_sublayer_is_the_reference(name, masked, dtype):
   )
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ("n", "m", "r", "rows"), [(40, 24, 6, 40), (300, 16, 10, 128), (1, 8, 1, 1)]
+)
+def test_the_projection_is_the_reference(n, m, r, rows, dtype):
+  w, x = draw(r, n, seed=0), draw(3, n, m, seed=1, dtype=dtype)
+  kernel = functools.partial(stream.kernel, rows=rows, interpret=True)
+  assert_same(kernel, stream.reference, (w, x), dtype, 3 * n, m, r)
+
+
 def test_under_vmap_scan_and_remat():
   n, h, d, k, rows = SIZES["a short last block"]
   x, weights = draw(B, n, h * d, seed=0), weights_of(h * d)
@@ -134,14 +145,19 @@ def test_under_vmap_scan_and_remat():
   )
 
 
-@pytest.mark.parametrize("fields", [{}, {"query_block": 8}])
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"query_block": 8, "projection": "mean_pool"},
+    {"order": "before"},
+    {"order": "before", "sharing": "key_value", "query_block": 8},
+  ],
+)
 def test_a_module_computes_the_same_with_it(fields):
   n, m, h, k = 20, 16, 2, 4
   x, mask = draw(B, n, m, seed=0), np.arange(n) < np.array([[n], [13]])
   modules = [
-    attention.LinformerSelfAttention(
-      h, n, k, implementation=name, projection="mean_pool", **fields
-    )
+    attention.LinformerSelfAttention(h, n, k, implementation=name, **fields)
     for name in ("pallas_tpu", "xla")
   ]
   variables = arrays.filled(modules[1], x)
@@ -198,7 +214,7 @@ def test_chips_compile_it_once_in_each_pass(chip, dtype):
   """The sublayer where it fits, else attention to slots alone."""
   n, m, h, k = 1_000, 768, 12, 256
   module = attention.LinformerSelfAttention(
-    h, n, k, implementation="pallas_tpu", dtype=dtype
+    h, n, k, implementation="pallas_tpu", dtype=dtype, order="before"
   )
   x = jax.ShapeDtypeStruct((2, n, m), dtype)
   variables = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -210,12 +226,11 @@ def test_chips_compile_it_once_in_each_pass(chip, dtype):
     return jax.grad(loss, (0, 1))(variables, x)
 
   text = compiled(chip, gradient, (variables, x)).as_text()
-  name = "projected_attention" if chip == "v4:1" else "sublayer"
+  names = "projection", "projected_attention" if chip == "v4:1" else "sublayer"
   calls = [line for line in text.splitlines() if "tpu_custom_call" in line]
-  for which in ("forward", "backward"):
-    found = [line for line in calls if f"{name}_{which}" in line]
-    assert len(found) == 1
-  assert len(calls) == 2
+  for name, which in itertools.product(names, ("forward", "backward")):
+    assert len([line for line in calls if f"{name}_{which}" in line]) == 1
+  assert len(calls) == 4
 
 
 @pytest.mark.tpu

@@ -21,7 +21,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import grid
 from linformer_jax.attention.ops import flash, xla
-from linformer_jax.attention.ops.pallas_tpu import Weights, fused, head, slots
+from linformer_jax.attention.ops.pallas_tpu import (
+  Weights,
+  fused,
+  head,
+  slots,
+  stream,
+)
 from linformer_jax.parallel import layout
 from linformer_jax.tools import aot
 
@@ -31,6 +37,7 @@ SLOTS, DIMS = (16, 256, 2_048), (32, 64, 128)
 HEADS, WIDTH, BATCH = 12, 768, 8
 # Implementations of the sublayer whose traffic is compared.
 LAYERS = ("sublayer", "slots", "flash", "xla")
+PROJECTIONS = ("projection", "einsum")  # E X and F X, in the same way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Item:
   Attributes:
     group: 'compile' or 'traffic'.
     layer: 'sublayer' and 'slots' are kernels; 'flash' and 'xla' are left to
-      XLA. All have W_Q, attention to slots and W_O.
+      XLA. All have W_Q, attention to slots and W_O. Of E X and F X,
+      'projection' is a kernel, and 'einsum' is left to XLA.
     chip: the slice.
     n: rows of a sequence; there are 8.
     k: slots.
@@ -64,7 +72,10 @@ def items() -> list[Item]:
   found = [
     Item("traffic", layer, "v5e:1", n, k, passes=passes)
     for n, k, passes, layer in itertools.product(
-      (1_024, 4_096, 16_384), (128, 256), ("forward", "both"), LAYERS
+      (1_024, 4_096, 16_384),
+      (128, 256),
+      ("forward", "both"),
+      LAYERS + PROJECTIONS,
     )
   ]
   for layer, chip, k in itertools.product(LAYERS[:2], CHIPS, SLOTS):
@@ -74,8 +85,14 @@ def items() -> list[Item]:
 
 
 def shapes(item: Item):
-  """Returns X, parameters, K' and V' as shapes, as dense layers make them."""
+  """Returns X, parameters, K' and V' as shapes, as dense layers make them.
+
+  Of a projection, X, E and F.
+  """
   x = jax.ShapeDtypeStruct((BATCH, item.n, WIDTH), item.dtype)
+  if item.layer in PROJECTIONS:
+    e = jax.ShapeDtypeStruct((item.k, item.n), jnp.float32)
+    return x, e, e
   slot = jax.ShapeDtypeStruct((BATCH, item.k, WIDTH), item.dtype)
   matrix, bias = (
     jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -88,14 +105,20 @@ def floor(item: Item) -> int:
   """Returns the bytes of what must be read and written, each once.
 
   Forward X, Y, parameters, K' and V'; backward X, dY, dX, parameters and their
-  gradients, K' and V' and theirs. Parameters are float32.
+  gradients, K' and V' and theirs. Parameters are float32. Of a projection,
+  forward X, E, F, E X and F X; backward X, dX, E, F and the gradients of all.
   """
-  x, weights, k, v = shapes(item)
 
   def size(tree):
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
-  rows, rest = size(x), size((weights, k, v))
+  x, *rest = shapes(item)
+  rows, rest = size(x), size(rest)
+  if item.layer in PROJECTIONS:
+    slots_of = 2 * rows * item.k // item.n
+    forward = rows + rest + slots_of
+    both = forward + 2 * rows + 2 * rest + slots_of
+    return forward if item.passes == "forward" else both
   forward = 2 * rows + rest
   return forward if item.passes == "forward" else forward + 3 * rows + 2 * rest
 
@@ -111,7 +134,11 @@ def blocks(item: Item, budget: int) -> int | None:
 
 
 def layer(item: Item):
-  """Returns the function of X, parameters, K' and V'."""
+  """Returns the function of the arrays of `shapes`."""
+  if item.layer == "projection":
+    return lambda x, e, f: stream.kernel(jnp.concatenate([e, f]), x)
+  if item.layer == "einsum":
+    return lambda x, *by: tuple(stream.reference(e, x) for e in by)
   ways = {"slots": slots.kernel, "flash": flash.attend, "xla": xla.attend}
   function = fused.kernel
   if item.layer in ways:
@@ -145,7 +172,8 @@ def run(item: Item) -> dict:
   place = NamedSharding(mesh, PartitionSpec())
   function, args = layer(item), shapes(item)
   if item.passes == "both":
-    function, args = both_passes(function), (args[0], *args)
+    dy = jax.eval_shape(function, *args)
+    function, args = both_passes(function), (dy, *args)
   args = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), args
   )
@@ -157,7 +185,7 @@ def run(item: Item) -> dict:
     "message": None,
   }
   with layout.on_mesh(mesh, {}):
-    if item.layer in LAYERS[:2]:
+    if item.layer in LAYERS[:2]:  # kernels that may not fit
       budget = head.budget()
       found |= {"rows": blocks(item, budget), "budget": budget}
       if found["rows"] is None:

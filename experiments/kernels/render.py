@@ -20,23 +20,25 @@ NAMES = {
   "slots": "attention as a kernel",
   "flash": "`flash`, by XLA",
   "xla": "`xla`",
+  "projection": "E X and F X as a kernel",
+  "einsum": "by XLA",
 }
 
 
-def traffic(records) -> str:
+def traffic(records, layers) -> str:
   """Returns bytes over the floor, by length, slots and passes."""
   lines = [
     "| n | k | passes | floor, MB | "
-    + " | ".join(NAMES[name] for name in measure.LAYERS)
+    + " | ".join(NAMES[name] for name in layers)
     + " |",
-    "|---:|---:|---|---:|" + "---:|" * len(measure.LAYERS),
+    "|---:|---:|---|---:|" + "---:|" * len(layers),
   ]
   for item in measure.items():
-    if item.group != "traffic" or item.layer != measure.LAYERS[0]:
+    if item.group != "traffic" or item.layer != layers[0]:
       continue
     cells = [f"{item.n:,}", str(item.k), item.passes]
     cells.append(f"{measure.floor(item) / 1e6:.0f}")
-    for layer in measure.LAYERS:
+    for layer in layers:
       record = records.get(Item(**vars(item) | {"layer": layer}))
       cells.append(f"{record['bytes'] / record['floor']:.2f}" if record else "")
     lines.append(f"| {' | '.join(cells)} |")
@@ -77,7 +79,12 @@ def parts() -> dict[str, str]:
       f"{len(records)} programs, {sum(seconds) / 60:.0f} minutes of compiling, "
       f"on {page_lib.machines(records.values(), cpu=True)}."
     )
-  made = {"traffic": traffic(records), "compiles": compiles(records), "on": on}
+  made = {
+    "traffic": traffic(records, measure.LAYERS),
+    "projections": traffic(records, measure.PROJECTIONS),
+    "compiles": compiles(records),
+    "on": on,
+  }
   return {MARK.format(name): text for name, text in made.items()}
 
 

@@ -133,15 +133,25 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
     )
     halo = None
     if order == "before":  # E X W_K: fewer rows go through W_K
-      rows = project(x, e)
-      k = self.key(rows, head_dim)
-      v = self.value(rows if f is e else project(x, f), head_dim)
+      rows = self._project(x, e, f)
+      if rows is None:
+        rows = project(x, e)
+        rows = rows, rows if f is e else project(x, f)
+      k, v = self.key(rows[0], head_dim), self.value(rows[1], head_dim)
     else:  # E (X W_K)
       k, rows_k = self.key(x, head_dim, lambda rows: project(rows, e))
       v, rows_v = self.value(x, head_dim, lambda rows: project(rows, f))
       if self.local_window:
         halo = window.halo(rows_k, rows_v, mask, self.local_window)
     return *heads.by_head(k, v), projection_lib.slot_mask(e, mask), halo
+
+  def _project(self, x, e, f):
+    """Returns E X and F X by an implementation that reads X once, or None."""
+    if e.kind not in projection_lib.DENSE or jnp.ndim(e.weights) != 2:
+      return None
+    weights = [e.weights] if f is e else [e.weights, f.weights]
+    found = ops.project(self.implementation, weights, x)
+    return found and (found[0], found[-1])
 
   def attend(self, x, summary, start=0, *, deterministic=True):
     """See `MultiHeadAttention.attend`; some implementations fuse all of it."""

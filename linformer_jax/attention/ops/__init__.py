@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from linformer_jax.attention import masks
 from linformer_jax.attention.ops import cpu, cudnn, flash, pallas_tpu, xla
@@ -29,12 +31,14 @@ class Implementation:
     dtypes: of the queries, keys and values.
     sublayer: (x, weights, k, v, mask) -> [B, N, M], with the dense layers
       before and after, as `pallas_tpu.sublayer`; or None.
+    project: (w, x) -> w x [B, R, M], as `pallas_tpu.project`; or None.
   """
 
   attend: Callable
   weights: bool = False
   dtypes: tuple[str, ...] = _FLOATS
   sublayer: Callable | None = None
+  project: Callable | None = None
 
 
 IMPLEMENTATIONS = {
@@ -45,6 +49,7 @@ IMPLEMENTATIONS = {
     pallas_tpu.attend,
     dtypes=_FLOATS[:2],
     sublayer=pallas_tpu.sublayer,
+    project=pallas_tpu.project,
   ),
   "cudnn": Implementation(cudnn.attend, dtypes=("bfloat16", "float16")),
 }
@@ -70,10 +75,10 @@ def check(name: str, dtype=None, **needs):
         f"{field} {value} is not supported with implementation {name!r}: use "
         f"implementation 'xla', or {field}={type(value)(0)}"
       )
-  if dtype is not None and jax.numpy.dtype(dtype).name not in found.dtypes:
+  if dtype is not None and jnp.dtype(dtype).name not in found.dtypes:
     raise ValueError(
       f"implementation {name!r} needs dtype {' or '.join(found.dtypes)}, not "
-      f"{jax.numpy.dtype(dtype).name}"
+      f"{jnp.dtype(dtype).name}"
     )
 
 
@@ -105,7 +110,7 @@ def attend(
   check(implementation, causal=causal, dropout_rate=rate)
   found = IMPLEMENTATIONS[implementation]
   mask = masks.check(mask, (len(k), k.shape[2]), documents=found.weights)
-  q = jax.numpy.asarray(q) * (q.shape[-1] ** -0.5)
+  q = jnp.asarray(q) * (q.shape[-1] ** -0.5)
   if found.weights:  # XLA partitions it by itself
     function = functools.partial(
       found.attend, causal=causal, start=start, dropout=dropout
@@ -139,3 +144,19 @@ def sublayer(implementation: str, x, weights, k, v, mask):
   rows, slots = ("batch", "sequence"), ("batch",)
   function = layout.per_device(function, (rows, (), slots, slots, slots), rows)
   return function(x, weights, k, v, mask)
+
+
+def project(implementation: str, matrices, x):
+  """Projects rows x [B, N, M] by several matrices [K, N], and reads them once.
+
+  Returns:
+    [B, K, M] for each matrix; or None if the implementation has no such
+    function, or devices share the rows of a sequence.
+  """
+  function = IMPLEMENTATIONS[implementation].project
+  if function is None or layout.shards("sequence") > 1:
+    return None
+  function = layout.per_device(function, ((), ("batch",)), ("batch",))
+  joined = jnp.concatenate(matrices)[:, : x.shape[1]]
+  ends = np.cumsum([len(matrix) for matrix in matrices])[:-1]
+  return jnp.split(function(joined, x), ends, axis=1)

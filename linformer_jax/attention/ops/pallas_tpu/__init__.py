@@ -1,17 +1,17 @@
-"""Kernels for TPUs: attention to slots, and the sublayer around it.
+"""Kernels for TPUs: projections, attention to slots, the sublayer around it.
 
-Off a TPU, each computes the same with `flash`. `slots` and `fused` have the
-kernels, which `interpret=True` runs anywhere, and `head` their mathematics.
+Off a TPU, each computes the same by XLA. `stream`, `slots` and `fused` have the
+kernels, which `interpret=True` runs anywhere, and `head` what they share.
 """
 
 import jax
 
 from linformer_jax.attention import masks
 from linformer_jax.attention.ops import flash
-from linformer_jax.attention.ops.pallas_tpu import fused, head, slots
+from linformer_jax.attention.ops.pallas_tpu import fused, head, slots, stream
 from linformer_jax.attention.ops.pallas_tpu.fused import Weights
 
-__all__ = ["Weights", "attend", "sublayer"]
+__all__ = ["Weights", "attend", "project", "sublayer"]
 
 
 def attend(q, k, v, mask=None):
@@ -65,3 +65,22 @@ def _sublayer(x, weights, k, v, mask):
   if rows is None:
     return fused.reference(x, weights, k, v, mask, attend=_attend)
   return fused.kernel(x, weights, k, v, mask, rows=rows, budget=budget)
+
+
+def project(w, x):
+  """W X [B, R, M] for W [R, N], such as E and F together, and rows x [B, N, M].
+
+  Rows of padding are zero.
+  """
+  return jax.lax.platform_dependent(
+    w, x, tpu=_project, default=stream.reference
+  )
+
+
+def _project(w, x):
+  """Runs the kernel, or einsum if a block does not fit vector memory."""
+  budget = head.budget()
+  rows = stream.choose(x.shape[1], x.shape[2], len(w), x.dtype, budget)
+  if rows is None:
+    return stream.reference(w, x)
+  return stream.kernel(w, x, rows=rows, budget=budget)

@@ -63,7 +63,16 @@ def test_both_directions(name):
   assert_apart(name, causal=False)
 
 
-@pytest.mark.parametrize("name", KINDS)
+QUICK = ("softmax", "local", "linear", "three levels")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in KINDS
+  ],
+)
 def test_gradients_to_other_documents_are_zero(name):
   """Exactly, for documents of random lengths."""
   rng = np.random.default_rng(list(KINDS).index(name))

@@ -28,6 +28,19 @@ SIZES = {
   "one row and one slot": (1, 1, 32, 1, 1),
   "a long block": (9, 2, 96, 130, 16),
 }
+# All of them in float32 with a mask; the others with --slow.
+CASES = [
+  pytest.param(
+    name,
+    masked,
+    dtype,
+    marks=() if masked and dtype == jnp.float32 else pytest.mark.slow,
+  )
+  for name in SIZES
+  for masked in (True, False)
+  for dtype in (jnp.float32, jnp.bfloat16)
+]
+CASES.append(("a short last block", False, jnp.bfloat16))
 
 
 def some_slots(k):
@@ -59,9 +72,7 @@ def assert_same(function, reference, args, dtype, *lengths):
     np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(("name", "masked", "dtype"), CASES)
 def test_attention_to_slots_is_the_reference(name, masked, dtype):
   n, h, d, k, rows = SIZES[name]
   q = draw(B, n, h, d, seed=0, dtype=dtype) * jnp.asarray(d**-0.5, dtype)
@@ -89,9 +100,7 @@ def weights_of(m, dtype=jnp.float32):
   )
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(("name", "masked", "dtype"), CASES)
 def test_the_sublayer_is_the_reference(name, masked, dtype):
   n, h, d, k, rows = SIZES[name]
   x = draw(B, n, h * d, seed=0, dtype=dtype)

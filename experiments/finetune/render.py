@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import documents, grid
 from experiments import page as page_lib
-from experiments.finetune import data, floors, measure
+from experiments.finetune import buckets, data, floors, measure
 from experiments.finetune.measure import Item
 
 HERE = pathlib.Path(__file__).parent
@@ -221,6 +221,26 @@ def pilots(records) -> str:
   return "\n".join(lines)
 
 
+def speedups(records) -> str:
+  """Returns how much faster updates in length buckets are."""
+  lines = [
+    "| task | "
+    + " | ".join(LABELS[model] for model in buckets.MODELS)
+    + " | tokens, padded to 128 | tokens in buckets |",
+    "|---|" + "---:|" * (len(buckets.MODELS) + 2),
+  ]
+  for name, task in data.TASKS.items():
+    found = [records.get(buckets.Item(name, model)) for model in buckets.MODELS]
+    if None in found:
+      continue
+    cells = [task.label]
+    for ratio, low, high in map(buckets.speedup, found):
+      cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
+    cells += [f"{count:,}" for count in found[0]["tokens"].values()]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def parts(records) -> dict[str, str]:
   """Returns the rendered parts of the page, by marker."""
   made = {
@@ -228,6 +248,7 @@ def parts(records) -> dict[str, str]:
     "against": against(records),
     "pretraining": pretraining(records),
     "pilots": pilots(records),
+    "buckets": speedups(grid.records(buckets.RESULTS, buckets.Item)),
     "on": page_lib.runs(
       record for record in records.values() if record.get("run_seconds")
     ),

@@ -67,16 +67,16 @@ def words_of(text: str) -> list[str]:
 class Run:
   """One seed of a point: its command line, folder and config.
 
-  `extra` are flags besides those of the config.
+  `extra` are further flags, of the config or not.
   """
 
   def __init__(self, point, seed: int, text: str, workdir: str, extra=()):
     self.point, self.seed = point, seed
     self.name = f"{point.name}-s{seed}"
     self.workdir = os.path.join(workdir, self.name)
-    words = [*point.words(seed), *words_of(text)]
-    self.words = [*words, *extra, f"--workdir={self.workdir}"]
-    self.config = config_of(words)
+    words = [*point.words(seed), *words_of(text), *extra]
+    self.words = [*words, f"--workdir={self.workdir}"]
+    self.config = config_of([x for x in words if x.startswith("--config")])
     self.flops = curves.update_flops(self.config) * self.config.train.num_steps
 
   def record(self) -> dict:

@@ -223,6 +223,8 @@ def pilots(records) -> str:
 
 def speedups(records) -> str:
   """Returns how much faster updates in length buckets are."""
+  if not records:
+    return "Not run yet."
   lines = [
     "| task | "
     + " | ".join(LABELS[model] for model in buckets.MODELS)

@@ -156,7 +156,8 @@ class LinformerSelfAttention(heads.MultiHeadAttention):
   def attend(self, x, summary, start=0, *, deterministic=True):
     """See `MultiHeadAttention.attend`; some implementations fuse all of it."""
     k, v, slots, halo = summary
-    if halo is None and not self.is_initializing():
+    fuses = ops.IMPLEMENTATIONS[self.implementation].sublayer is not None
+    if fuses and halo is None and not self.is_initializing():
       dense = self.query, self.out
       weights = ops.pallas_tpu.Weights(
         *(

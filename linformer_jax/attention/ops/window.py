@@ -72,7 +72,7 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   pad = (0, 0), (0, short)
   q = jnp.pad(q, [*pad, (0, 0), (0, 0)])
   q = q.reshape(len(q), -1, block, *q.shape[2:])
-  own = jnp.pad(real[:, width : width + length], pad).reshape(*q.shape[:3])
+  own = real[:, width : width + length]
   rows_k, rows_v, real = (
     _overlapping(jnp.pad(x, [*pad] + [(0, 0)] * (x.ndim - 2)), block, reach)
     for x in (rows_k, rows_v, real)
@@ -83,6 +83,7 @@ def attend(q, near, slots=None, causal=False, dropout=None):
   if real.dtype == bool:
     allowed = real[:, :, None] & seen
   else:
+    own = jnp.pad(own, pad).reshape(q.shape[:3])
     allowed = masks.same(own[..., None], real[:, :, None]) & seen
   float32 = dict(preferred_element_type=jnp.float32)
   scores = jnp.einsum("btqhd,btkhd->bhtqk", q, rows_k, **float32)

@@ -23,8 +23,8 @@ from jax.experimental import pallas as pl
 from linformer_jax.parallel import layout
 
 LANES = 128
-# Bytes of vector memory that blocks may take; the compiler is told so. The
-# chips from v5e on have 64 MiB or more, a v4 has 16.
+# Bytes of vector memory that blocks may take; the compiler is told so. It takes
+# the default for v5e, v5p and v6e; a v4 has 16 MiB.
 BUDGETS = {"TPU v4": 14 << 20}
 DEFAULT_BUDGET = 96 << 20
 ROWS = (512, 256, 128, 64, 32, 16, 8)  # of a block, the most first
